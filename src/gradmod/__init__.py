@@ -1,0 +1,48 @@
+"""gradmod: balanced multi-modal training in PyTorch, with Adaptive Gradient Modulation (AGM) at its heart.
+
+Names are imported when they are first used, so that `import gradmod` costs nothing and the command line starts fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradmod import functional as functional
+    from gradmod.adapters import adapt as adapt
+    from gradmod.coalitions.protocols import Output as Output
+    from gradmod.methods.agm import AGM as AGM
+    from gradmod.methods.base import Method as Method
+    from gradmod.methods.joint import Joint as Joint
+    from gradmod.tasks import Classification as Classification
+    from gradmod.tasks import Task as Task
+    from gradmod.wrapper import ModulatedModel as ModulatedModel
+
+__version__ = "0.1.0.dev0"
+
+_EXPORTS = {
+    "AGM": "gradmod.methods.agm",
+    "Classification": "gradmod.tasks",
+    "Joint": "gradmod.methods.joint",
+    "Method": "gradmod.methods.base",
+    "ModulatedModel": "gradmod.wrapper",
+    "Output": "gradmod.coalitions.protocols",
+    "Task": "gradmod.tasks",
+    "adapt": "gradmod.adapters",
+}
+_MODULES = {"functional", "tasks", "coalitions", "methods", "wrapper", "metrics"}
+
+__all__ = ["__version__", "functional", *_EXPORTS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"gradmod.{name}")
+    raise AttributeError(f"module 'gradmod' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

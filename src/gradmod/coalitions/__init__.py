@@ -1,0 +1,7 @@
+"""Evaluating a model on every coalition of its modalities: exact strategies that give the same numbers, and `shared`."""
+
+from gradmod.coalitions.choice import STRATEGIES, choose_strategy
+from gradmod.coalitions.protocols import Additive, Encodes, Output
+from gradmod.coalitions.strategy import Evaluation, Strategy
+
+__all__ = ["STRATEGIES", "Additive", "Encodes", "Evaluation", "Output", "Strategy", "choose_strategy"]

@@ -1,0 +1,114 @@
+"""Train and eval mode: masked passes in eval mode, and which modules compute the same in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+# Exact types whose output does not depend on the mode. A subclass may do anything, so it does not count.
+_MODE_FREE = {
+    nn.modules.linear.NonDynamicallyQuantizableLinear,  # the output projection of nn.MultiheadAttention
+    *(
+        nn.Linear,
+        nn.Bilinear,
+        nn.Identity,
+        nn.Flatten,
+        nn.Unflatten,
+        nn.Embedding,
+        nn.Sequential,
+        nn.ModuleList,
+        nn.ModuleDict,
+    ),
+    *(
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+        nn.Fold,
+        nn.Unfold,
+    ),
+    *(
+        nn.ReLU,
+        nn.ReLU6,
+        nn.LeakyReLU,
+        nn.PReLU,
+        nn.ELU,
+        nn.SELU,
+        nn.CELU,
+        nn.GELU,
+        nn.SiLU,
+        nn.Mish,
+        nn.Softplus,
+    ),
+    *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax, nn.GLU),
+    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.Upsample, nn.PixelShuffle, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d),
+}
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_RECURRENT = {nn.RNN, nn.LSTM, nn.GRU}
+# Types whose own dropout is in a `dropout` attribute, or in children that are looked at themselves.
+_TRANSFORMER = {
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+}
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def same_in_both_modes(module: nn.Module) -> bool:
+    """Whether `module` would compute the same in eval mode as it does in its present mode.
+
+    Decided by a list of module types; anything unknown counts as different. A class whose own `forward` does not look at
+    `self.training` (nor calls functional dropout or batch norm) says so with the class attribute
+    `forward_ignores_mode = True`; its children are still looked at. A module frozen in eval mode computes the same.
+    """
+    return all(_own_forward_is_mode_free(child) for child in module.modules() if child.training)
+
+
+def _own_forward_is_mode_free(module: nn.Module) -> bool:
+    kind = type(module)
+    if kind in _MODE_FREE or kind in _TRANSFORMER or kind.__dict__.get("forward_ignores_mode", False):
+        return True
+    if kind in _DROPOUTS:
+        return bool(getattr(module, "p", 1.0) == 0)
+    if kind in _RECURRENT or kind is nn.MultiheadAttention:
+        return bool(getattr(module, "dropout", 1.0) == 0)
+    return False
+
+
+def has_training_batch_norm(module: nn.Module) -> bool:
+    """Whether a forward of `module` in its present mode would change running statistics."""
+    return any(
+        child.training and child.track_running_stats for child in module.modules() if isinstance(child, _BATCH_NORMS)
+    )
+
+
+@contextmanager
+def masked_pass_mode(module: nn.Module) -> Iterator[None]:
+    """Put every submodule in eval mode; on leaving, also by an exception, restore each one's own mode exactly.
+
+    Recurrent layers stay in train mode with their dropout set to 0, which computes the same: cuDNN refuses the backward
+    of a recurrent layer in eval mode.
+    """
+    training = [child for child in module.modules() if child.training]
+    recurrent = [(child, child.dropout) for child in training if isinstance(child, nn.RNNBase)]
+    try:
+        for child in training:
+            if not isinstance(child, nn.RNNBase):
+                child.training = False
+        for child, _ in recurrent:
+            child.dropout = 0.0
+        yield
+    finally:
+        for child in training:
+            child.training = True
+        for child, dropout in recurrent:
+            child.dropout = dropout

@@ -1,0 +1,98 @@
+"""Coalitions from features that are encoded once, for models that say how they encode and fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradmod.coalitions.masking import map_tensors, mask, masked_row_is_constant, proper_coalitions
+from gradmod.coalitions.modes import masked_pass_mode, same_in_both_modes
+from gradmod.coalitions.protocols import Encodes
+from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions
+from gradmod.functional import at_least_float32
+
+
+class EncoderReuse(Strategy):
+    """Each encoder once in train mode and once in eval mode; then only the fusion and the head for each coalition.
+
+    An encoder that computes the same in both modes runs once.
+
+    Args:
+        share_train_pass: True: take the features of the train-mode pass for every encoder, batch norm and dropout or not.
+            An approximation (`shared`): masked passes then see this batch's statistics in place of the running ones.
+    """
+
+    def __init__(self, share_train_pass: bool = False) -> None:
+        self.share_train_pass = share_train_pass
+        self.exact = not share_train_pass
+        self.name = "shared" if share_train_pass else "reuse"
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        modalities: Sequence[str],
+        *,
+        masked_gradient: bool = True,
+    ) -> Evaluation:
+        """See `Strategy.evaluate`."""
+        if not isinstance(model, Encodes):
+            raise TypeError(
+                f"{type(model).__name__} does not declare encode, fuse, head and encoders; use 'batched' or 'looped'"
+            )
+        shared = {m for m in modalities if self.share_train_pass or same_in_both_modes(model.encoders[m])}
+        features = {m: model.encode(m, inputs[m]) for m in modalities}
+        full = model.head(model.fuse(features))
+        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()), masked_pass_mode(model):
+            if len(modalities) == 1:
+                return Evaluation(full, responses_from_coalitions(full, ()))
+            shown = {m: features[m] if m in shared else model.encode(m, inputs[m]) for m in modalities}
+            hidden = {m: _hidden_feature(model, m, inputs[m]) for m in modalities}
+            responses = self._responses(model, full, shown, hidden)
+        return Evaluation(full, responses)
+
+    def _responses(self, model: Any, full: Tensor, shown: Mapping[str, Tensor], hidden: Mapping[str, Tensor]) -> Tensor:
+        """Mono-modal responses [M, ..., K] from each modality's feature, shown [B, ...] and hidden [1 or B, ...]."""
+        coalitions = proper_coalitions(tuple(shown))
+        stacked = {
+            m: torch.cat([shown[m] if m in coalition else hidden[m].expand_as(shown[m]) for coalition in coalitions])
+            for m in shown
+        }
+        logits: Tensor = model.head(model.fuse(stacked))
+        return responses_from_coalitions(full, logits.chunk(len(coalitions)))
+
+
+class AdditiveHead(EncoderReuse):
+    """Encoder reuse where the logits are a sum over modalities: the responses in closed form, for any M.
+
+    With terms c^m of the shown and z^m of the hidden modality (eval mode), the game is additive but for v(empty) = 0 and
+    for v(all), which is the train-mode pass; both deviations are shared equally:
+
+        phi^m = c^m - z^m + 1/M * [ v(all) - sum_j (c^j - z^j) ]
+    """
+
+    def __init__(self, share_train_pass: bool = False) -> None:
+        super().__init__(share_train_pass)
+        self.name = "shared (additive head)" if share_train_pass else "additive"
+
+    def _responses(self, model: Any, full: Tensor, shown: Mapping[str, Tensor], hidden: Mapping[str, Tensor]) -> Tensor:
+        full = at_least_float32(full)
+        # A power of two small enough that sums of large but finite terms stay finite; exact, and undone at the end.
+        scale = 0.25 / (1 << len(shown).bit_length())
+        gains = torch.stack(
+            [(model.contribution(m, shown[m]) * scale - model.contribution(m, hidden[m]) * scale) for m in shown]
+        ).to(full.dtype)
+        responses = gains + (full * scale - gains.sum(0)) / len(shown)
+        limit = torch.finfo(full.dtype).max * scale
+        return responses.clamp(-limit, limit) / scale
+
+
+def _hidden_feature(model: Any, modality: str, x: Any) -> Tensor:
+    """Feature of the masked input: [1, ...] where it is the same for every sample, else [B, ...]."""
+    if masked_row_is_constant(model):
+        x = map_tensors(lambda leaf: leaf[:1], x)
+    feature: Tensor = model.encode(modality, mask(model, modality, x))
+    return feature

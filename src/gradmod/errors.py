@@ -1,0 +1,39 @@
+"""What gradmod raises when a setting, a file or a checkpoint is wrong, and the exit code of each on the command line."""
+
+from __future__ import annotations
+
+
+class GradmodError(Exception):
+    """Base of gradmod's own errors; the command line prints it as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(GradmodError, ValueError):
+    """A setting has a value that it cannot have."""
+
+    exit_code = 2
+
+
+class DataError(GradmodError, ValueError):
+    """A data set is missing, truncated or not of the form that its loader reads."""
+
+    exit_code = 2
+
+
+class CheckpointError(GradmodError):
+    """A run folder or a checkpoint in it cannot be read."""
+
+    exit_code = 2
+
+
+class TrainingError(GradmodError):
+    """Training cannot go on, because of a value that is not finite; named with its step and modality."""
+
+    exit_code = 1
+
+
+class InterruptedRunError(GradmodError):
+    """Ctrl-C: the step was finished and saved; the message says how to go on."""
+
+    exit_code = 130

@@ -1,0 +1,41 @@
+"""Which modules belong to which modality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+
+def check_modality_modules(
+    encoders: Mapping[str, nn.Module], modalities: Sequence[str], heads: Mapping[str, nn.Module] | None = None
+) -> None:
+    """Check that every modality has an encoder and that no parameter belongs to two modalities, or twice to one.
+
+    Args:
+        encoders: a module for each modality.
+        modalities: their names.
+        heads: where there are any, the modules that read one modality alone.
+
+    Raises:
+        ValueError: a modality without encoder, an encoder or head of no modality, or a parameter claimed twice.
+    """
+    missing = [m for m in modalities if m not in encoders]
+    if missing:
+        raise ValueError(
+            f"no encoder for {', '.join(map(repr, missing))}: encoders are given for {list(encoders)}, the method's modalities are "
+            f"{list(modalities)}. Name a module for each"
+        )
+    owners: dict[int, str] = {}
+    for kind, modules in (("encoder", encoders), ("head", heads or {})):
+        for modality, module in modules.items():
+            if modality not in encoders:
+                raise ValueError(f"{kind}s name {modality!r}, which has no encoder; the encoders are {list(encoders)}")
+            owner = f"the {kind} of {modality!r}"
+            for name, parameter in module.named_parameters():
+                other = owners.setdefault(id(parameter), owner)
+                if other != owner:
+                    raise ValueError(
+                        f"parameter {name!r} of {owner} also belongs to {other}; expected every parameter in one place: give shared "
+                        "modules to no modality"
+                    )

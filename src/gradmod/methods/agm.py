@@ -1,0 +1,136 @@
+"""AGM, Adaptive Gradient Modulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gradmod import functional
+from gradmod.coalitions.protocols import Output, split_output
+from gradmod.coalitions.strategy import Strategy
+from gradmod.methods.base import Method, StepRecord
+from gradmod.tasks import Task
+
+DEFAULT_CAP = 2.0
+"""See docs/methods/agm.md for the measurements behind it."""
+
+MAX_EXPONENT = 88.0
+"""alpha x cap stays below the logarithm of the largest float32."""
+
+
+class AGM(Method):
+    """Adaptive Gradient Modulation (Li et al., ICCV 2023, arXiv 2308.07686).
+
+    Each step splits the logits into one mono-modal response phi^m per modality (Shapley values over coalitions), scores
+    each against the target, and multiplies the gradient through phi^m by
+
+        kappa^m = exp(alpha * min(tau^m - r^m, cap))
+
+    where r^m says how far the modality is ahead in this step and tau^m how far it has been ahead on average so far.
+
+    Args:
+        modalities: names of the inputs; M >= 1. With one modality, AGM is joint training.
+        alpha: strength, >= 0; 0 is joint training.
+        cap: upper limit on tau^m - r^m; None: no limit, as published for AV-MNIST, AVE and MOSEI.
+        epochs: (first, last) epoch that is modulated, both included, counted from 1; `last` may be None. Outside it the
+            coefficients are 1 and only the statistics are kept. None: always. With a window, call `set_epoch`.
+
+    Attributes:
+        mean_score: [M] float64 buffer, cumulative mean of the scores over all steps so far.
+        steps: float64 buffer, their number. A step whose scores are not finite is not counted.
+
+    Raises:
+        ValueError: negative or infinite alpha, a cap that is not a positive number, alpha * cap >= 88, an empty window.
+    """
+
+    mean_score: Tensor
+    steps: Tensor
+    needs_coalitions = True
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        alpha: float = 1.0,
+        cap: float | None = DEFAULT_CAP,
+        epochs: tuple[int, int | None] | None = None,
+    ) -> None:
+        super().__init__(modalities)
+        if not (math.isfinite(alpha) and alpha >= 0):
+            raise ValueError(f"alpha is {alpha}; expected a finite number >= 0 (0 is joint training)")
+        if cap is not None and not (math.isfinite(cap) and cap > 0):
+            raise ValueError(f"cap is {cap}; expected a finite number > 0, or None for no cap")
+        if cap is not None and alpha * cap >= MAX_EXPONENT:
+            raise ValueError(
+                f"alpha * cap is {alpha * cap:g} (alpha {alpha:g}, cap {cap:g}); expected less than {MAX_EXPONENT:g}, where exp "
+                "leaves the range of float32: lower one of them"
+            )
+        if epochs is not None and (epochs[0] < 1 or (epochs[1] is not None and epochs[1] < epochs[0])):
+            raise ValueError(f"epochs is {epochs}; expected (first, last) with 1 <= first <= last, or last None")
+        self.alpha, self.cap, self.epochs = float(alpha), cap, epochs
+        self.register_buffer("mean_score", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
+
+    def extra_repr(self) -> str:
+        """Settings, for `repr`."""
+        return f"modalities={self.modalities}, alpha={self.alpha:g}, cap={self.cap}, epochs={self.epochs}"
+
+    def is_active(self) -> bool:
+        """Whether the present epoch lies in the window of epochs.
+
+        Raises:
+            RuntimeError: there is a window, but `set_epoch` was never called.
+        """
+        if self.epochs is None:
+            return True
+        if self.epoch is None:
+            raise RuntimeError(
+                f"AGM has a window of epochs {self.epochs} but was not told where training is: call model.set_epoch(epoch), counted "
+                "from 1, at the start of every epoch"
+            )
+        first, last = self.epochs
+        return first <= self.epoch and (last is None or self.epoch <= last)
+
+    def forward(
+        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+    ) -> Tensor | Output:
+        """Logits v(all), whose gradient through each mono-modal response is multiplied by its coefficient."""
+        modulates = self.is_active() and self.alpha > 0
+        evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=modulates)
+        logits, extra_loss = split_output(evaluation.output)
+        task.check(logits, target)
+        coefficients = self._observe(evaluation.responses.detach(), target, task, modulates)
+        if not modulates:
+            return evaluation.output
+        modulated = functional.modulate(logits, evaluation.responses, coefficients)
+        return modulated if extra_loss is None else Output(modulated, extra_loss)
+
+    @torch.no_grad()
+    def _observe(self, responses: Tensor, target: Tensor, task: Task, modulates: bool) -> Tensor:
+        """Score the responses, update the statistics, record the step; return the coefficients [M]."""
+        scores = _mean_over_processes(task.scores(responses, target).flatten(1))
+        ratios = functional.discrepancy_ratio(scores)
+        running_ratios = functional.discrepancy_ratio(self.mean_score)
+        if modulates:
+            coefficients = functional.modulation_coefficients(ratios, running_ratios, self.alpha, self.cap)
+        else:
+            coefficients = torch.ones_like(scores)
+        finite = scores.isfinite().all()
+        updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
+        self.mean_score.copy_(torch.where(finite, updated, self.mean_score))
+        # Not add_(bool): under torch.compile that in-place promotion was seen to be dropped.
+        self.steps.copy_(self.steps + finite.to(self.steps.dtype))
+        self.last_step = StepRecord(scores, ratios, running_ratios, coefficients, task.accuracies(responses, target))
+        return coefficients
+
+
+def _mean_over_processes(scores: Tensor) -> Tensor:
+    """[M] float64 mean of the scores [M, samples] over the samples of all processes."""
+    totals = torch.cat([scores.double().sum(1), scores.new_full((1,), scores.shape[1], dtype=torch.float64)])
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(totals)
+    return totals[:-1] / totals[-1]

@@ -1,0 +1,1 @@
+"""Encoders, fusions, and the networks made of them."""

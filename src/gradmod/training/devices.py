@@ -1,0 +1,52 @@
+"""From the settings to Fabric: devices, processes, precision."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradmod.errors import ConfigError
+from gradmod.experiments.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Fabric for the run's devices, not launched yet.
+
+    Raises:
+        ConfigError: the device is not there, or the precision needs another one.
+    """
+    accelerator, _, numbers = config.device.partition(":")
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    chosen = [int(number) for number in numbers.split(",")] if numbers else []
+    if accelerator in present and present[accelerator] <= max([0, *chosen]):
+        raise ConfigError(
+            f"train.device is {config.device!r}, but torch {torch.__version__} sees {present[accelerator]} {accelerator} device(s) "
+            "here; use auto or cpu"
+        )
+    if config.precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError("train.precision is '16-mixed', which needs a GPU; on the CPU use bf16-mixed or 32-true")
+    if chosen and config.devices not in (1, len(chosen)):
+        raise ConfigError(
+            f"train.devices is {config.devices}, but train.device {config.device!r} names {len(chosen)}; leave out one of them"
+        )
+    from lightning_fabric import Fabric
+
+    devices: Any = chosen or config.devices
+    processes = (len(chosen) or config.devices) * config.nodes
+    strategy = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=config.nodes,
+            strategy=strategy,
+            precision=config.precision,  # type: ignore[arg-type]
+        )

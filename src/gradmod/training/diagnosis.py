@@ -1,0 +1,61 @@
+"""Why a loss is not finite: which step, which modality, which samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from gradmod.errors import TrainingError
+from gradmod.methods.base import StepRecord
+from gradmod.training.sampling import Indices
+from gradmod.wrapper import ModulatedModel
+
+if TYPE_CHECKING:
+    from gradmod.datasets.arrays import ArrayDataset
+
+
+def explain_non_finite(
+    found: tuple[int, float, StepRecord | None] | None,
+    *,
+    step_before_epoch: int,
+    epoch: int,
+    model: ModulatedModel,
+    data: ArrayDataset,
+    samples_of: Callable[[int], Indices],
+) -> TrainingError:
+    """Make the error that stops a run.
+
+    Args:
+        found: (step in the epoch, counted from 0; loss; the method's record) of the first loss that is not finite; None: the
+            losses are finite but a parameter is not.
+        step_before_epoch: steps of the run before this epoch.
+        epoch: the epoch.
+        model: to name its parameters that are not finite.
+        data: the training split, to look at the inputs of that step again.
+        samples_of: samples of a step of this epoch.
+    """
+    remedy = "Lower --lr, clip harder (--clip-norm) or lower --alpha; the last checkpoint is from before it"
+    broken = [name for name, parameter in model.model.named_parameters() if not bool(parameter.isfinite().all())]
+    parameters = f"parameters that are not finite: {_some(broken)}" if broken else "all parameters are finite"
+    if found is None:
+        return TrainingError(f"an update in epoch {epoch} made parameters that are not finite: {_some(broken)}. {remedy}")
+    step_in_epoch, loss, record = found
+    where = f"loss is {loss} at step {step_before_epoch + step_in_epoch + 1} (epoch {epoch})"
+    if record is not None:
+        scores = dict(zip(model.method.modalities, record.scores.tolist(), strict=True))
+        where += "; scores: " + ", ".join(f"{modality} {score:.4g}" for modality, score in scores.items())
+    samples = samples_of(step_in_epoch)
+    inputs, _ = data[samples]
+    for modality, values in inputs.items():
+        rows = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if rows:
+            listed = _some([str(int(samples[row])) for row in rows])
+            return TrainingError(
+                f"{where}; the input of {modality!r} is not finite in sample(s) {listed} of the training split. Mend or drop them"
+            )
+    return TrainingError(f"{where}; the inputs of {', '.join(inputs)} are finite; {parameters}. {remedy}")
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,79 @@
+"""What the steps since the last look gave, kept on the device until it is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradmod.methods.base import StepRecord
+
+_QUANTILES = {"min": 0.0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
+
+
+@dataclass
+class EpochHistory:
+    """Losses and coefficients of the steps of one epoch; saved with a checkpoint inside the epoch.
+
+    Attributes:
+        losses: scalar loss of each step.
+        coefficients: [M] coefficients of each step, where the method has any.
+        records: the method's record of each step since `unseen_from`.
+        unseen_from: first step that was not looked at yet.
+    """
+
+    losses: list[Tensor] = field(default_factory=list)
+    coefficients: list[Tensor] = field(default_factory=list)
+    records: list[StepRecord | None] = field(default_factory=list)
+    unseen_from: int = 0
+
+    def add(self, loss: Tensor, record: StepRecord | None) -> None:
+        """Take in one step; nothing is read from the device."""
+        self.losses.append(loss)
+        self.records.append(record)
+        if record is not None:
+            self.coefficients.append(record.coefficients)
+
+    def look(self) -> tuple[int, float, StepRecord | None] | None:
+        """Read the steps since the last look: the first whose loss is not finite as (step in epoch, loss, record), or None."""
+        unseen = self.losses[self.unseen_from :]
+        found = None
+        if unseen:
+            losses = torch.stack(unseen)
+            bad = (~losses.isfinite()).nonzero()
+            if len(bad):
+                first = int(bad[0])
+                found = (self.unseen_from + first, float(losses[first]), self.records[first])
+        self.unseen_from = len(self.losses)
+        self.records.clear()
+        return found
+
+    def mean_loss(self) -> Tensor:
+        """Mean loss of this process' steps so far, a scalar."""
+        return torch.stack(self.losses).double().mean()
+
+    def coefficient_quantiles(self, modalities: tuple[str, ...]) -> dict[str, dict[str, float]] | None:
+        """Distribution of each modality's coefficient over the steps so far; None where the method has none."""
+        if not self.coefficients:
+            return None
+        values = torch.stack(self.coefficients).double().cpu()
+        quantiles = torch.quantile(values, torch.tensor(list(_QUANTILES.values()), dtype=values.dtype), dim=0)
+        return {
+            modality: dict(zip(_QUANTILES, column.tolist(), strict=True))
+            for modality, column in zip(modalities, quantiles.T, strict=True)
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Tensors for a checkpoint."""
+        return {
+            "losses": torch.stack(self.losses).cpu() if self.losses else torch.empty(0),
+            "coefficients": torch.stack(self.coefficients).cpu() if self.coefficients else torch.empty(0),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any], device: torch.device) -> EpochHistory:
+        """The history that `state` was made from, on `device`; all of it was looked at."""
+        losses = list(state["losses"].to(device))
+        return cls(losses, list(state["coefficients"].to(device)), unseen_from=len(losses))

@@ -1,0 +1,251 @@
+"""The training loop: epochs of steps, what is written down after which, and when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gradmod.datasets.splits import Splits
+from gradmod.errors import InterruptedRunError
+from gradmod.experiments.config import Config
+from gradmod.tasks import Task
+from gradmod.training.checkpoints import FORMAT, Checkpoints
+from gradmod.training.diagnosis import explain_non_finite
+from gradmod.training.evaluation import measure, predict
+from gradmod.training.history import EpochHistory
+from gradmod.training.interrupts import Interrupts
+from gradmod.training.loading import batches
+from gradmod.training.optimization import clip_gradients, learning_rate
+from gradmod.training.progress import RunProgress
+from gradmod.training.randomness import seed_all
+from gradmod.training.recording import Recorder
+from gradmod.training.sampling import Shard, TrainingBatches
+from gradmod.wrapper import ModulatedModel
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass
+class Position:
+    """Where training is.
+
+    Attributes:
+        epoch: the one being trained, counted from 1.
+        step_in_epoch: steps of it that are done.
+        step: steps done in all.
+        best_epoch: the epoch with the best validation so far; 0 before the first.
+        best_value: its value of the task's headline metric.
+        seconds: training time so far, evaluation and writing left out.
+        history: losses and coefficients of this epoch so far.
+    """
+
+    epoch: int = 1
+    step_in_epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_value: float = float("-inf")
+    seconds: float = 0.0
+    history: EpochHistory = field(default_factory=EpochHistory)
+
+
+@dataclass
+class Loop:
+    """Trains one model on one process of a run.
+
+    Attributes:
+        config: the run's settings.
+        folder: the run's folder.
+        fabric: devices and precision.
+        model: the modulated model itself; `wrapped` is what Fabric made of it.
+        optimizer: Fabric's optimizer.
+        data: the splits.
+        task: what the targets are.
+        recorder: the log.
+        position: where to start.
+    """
+
+    config: Config
+    folder: Path
+    fabric: Fabric
+    model: ModulatedModel
+    wrapped: nn.Module
+    optimizer: torch.optim.Optimizer
+    data: Splits
+    task: Task
+    recorder: Recorder
+    position: Position
+
+    def __post_init__(self) -> None:
+        train = self.config.train
+        self.shard = Shard(self.fabric.global_rank, self.fabric.world_size)
+        self.order = TrainingBatches(len(self.data.train), train.batch_size, train.seed)
+        self.steps = self.order.steps(self.shard)
+        self.checkpoints = Checkpoints(self.folder)
+
+    def run(self) -> None:
+        """Train to the last epoch.
+
+        Raises:
+            InterruptedRunError: Ctrl-C; the step was finished and saved.
+            TrainingError: the loss or a parameter is not finite.
+        """
+        here = self.position
+        epochs = self.config.train.epochs
+        if here.step == 0:
+            self._save()
+        with (
+            Interrupts() as interrupts,
+            RunProgress(epochs, self.steps, here.step, self.fabric.is_global_zero) as progress,
+        ):
+            while here.epoch <= epochs:
+                self._train_epoch(interrupts, progress)
+                progress.epoch(self._finish_epoch())
+                if here.epoch <= epochs:
+                    self._stop_if_asked(interrupts, at_a_meeting_point=True)
+
+    def _train_epoch(self, interrupts: Interrupts, progress: RunProgress) -> None:
+        here, train = self.position, self.config.train
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optimizer, here.epoch, train.epochs)
+        self.model.train()
+        self.model.set_epoch(here.epoch)
+        indices = self.order.epoch(here.epoch, self.shard, start=here.step_in_epoch)
+        started = time.perf_counter()
+        for batch in batches(self.fabric, self.data.train, indices, train.workers):
+            loss, norm = self._step(batch)
+            here.history.add(loss, self.model.last_step)
+            here.step += 1
+            here.step_in_epoch += 1
+            progress.step(here.epoch)
+            logs = here.step % train.log_every == 0
+            saves = train.save_every > 0 and here.step % train.save_every == 0 and here.step_in_epoch < self.steps
+            if logs or saves:
+                self._look()
+            if logs:
+                lr = self.optimizer.param_groups[0]["lr"]
+                self.recorder.step(here.step, here.epoch, float(loss), lr, float(norm), self.model.last_step)
+            if saves:
+                here.seconds += time.perf_counter() - started
+                self._save()
+                started = time.perf_counter()
+            if here.step_in_epoch < self.steps:
+                self._stop_if_asked(interrupts, at_a_meeting_point=logs)
+        here.seconds += time.perf_counter() - started
+
+    def _step(self, batch: tuple[dict[str, Any], Tensor]) -> tuple[Tensor, Tensor]:
+        """One optimizer step; the loss and the norm of the gradients, unread."""
+        here, optimizer = self.position, self.config.optimizer
+        seed_all(self.config.train.seed, here.step, self.shard.rank)
+        # DDP averages gradients over processes; weighted by their samples, that is the mean over the whole batch.
+        share = len(batch[1]) * self.shard.world / self.order.size(here.step_in_epoch)
+
+        def backward(loss: Tensor) -> None:
+            self.fabric.backward(loss if share == 1 else loss * share)
+
+        self.optimizer.zero_grad()
+        loss = self.model.method.step(self.wrapped, batch, self.task, backward)
+        self.fabric.strategy.precision.unscale_gradients(getattr(self.optimizer, "optimizer", self.optimizer))
+        trigger = head_weight(self.model.model) if optimizer.clip_when == "head" else None
+        norm = clip_gradients(self.model.parameters(), optimizer.clip_norm, trigger)
+        self.optimizer.step()
+        return loss, norm
+
+    def _finish_epoch(self) -> dict[str, Any]:
+        """Evaluate, record and save the epoch that was trained; go to the next. Returns the validation figures."""
+        here = self.position
+        self._look()
+        predictions = predict(
+            self.fabric,
+            self.model,
+            self.data.validation,
+            batch_size=self.config.train.batch_size,
+            workers=self.config.train.workers,
+        )
+        validation = measure(predictions, self.task, self.model.method.modalities)
+        best = validation[self.task.headline] > here.best_value
+        if best:
+            here.best_epoch, here.best_value = here.epoch, validation[self.task.headline]
+        self.recorder.epoch(
+            here.epoch,
+            here.step,
+            float(self.fabric.all_reduce(here.history.mean_loss(), reduce_op="mean")),
+            here.seconds,
+            validation,
+            here.history.coefficient_quantiles(self.model.method.modalities),
+            best,
+        )
+        here.epoch += 1
+        here.step_in_epoch = 0
+        here.history = EpochHistory()
+        self._save(best=best)
+        return validation
+
+    def _look(self) -> None:
+        """Stop the run if a loss since the last look, or a parameter, is not finite."""
+        here = self.position
+        first_unseen = here.step - here.step_in_epoch
+        found = here.history.look()
+        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
+        if found is None and bool(finite):
+            return
+        raise explain_non_finite(
+            found,
+            step_before_epoch=first_unseen,
+            epoch=here.epoch,
+            model=self.model,
+            data=self.data.train,
+            samples_of=lambda step: next(self.order.epoch(here.epoch, Shard(), start=step)),
+        )
+
+    def _save(self, *, best: bool = False) -> None:
+        """Write a checkpoint of the present position; the first process does, the others wait."""
+        here = self.position
+        if self.fabric.is_global_zero:
+            state = {
+                "format": FORMAT,
+                "epoch": here.epoch,
+                "step_in_epoch": here.step_in_epoch,
+                "step": here.step,
+                "best_epoch": here.best_epoch,
+                "best_value": here.best_value,
+                "seconds": here.seconds,
+                "history": here.history.state(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "precision": self.fabric.strategy.precision.state_dict(),
+                "log_bytes": self.recorder.sync(),
+            }
+            self.checkpoints.save(state, best=best)
+        self.fabric.barrier()
+
+    def _stop_if_asked(self, interrupts: Interrupts, *, at_a_meeting_point: bool) -> None:
+        """Save and stop after Ctrl-C. Several processes must agree, which they do where all meet: at log steps."""
+        asked = interrupts.requested
+        if self.shard.world > 1:
+            if not at_a_meeting_point:
+                return
+            flag = torch.tensor(float(asked), device=self.fabric.device)
+            asked = bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)
+        if asked:
+            if self.position.step_in_epoch:
+                self._look()
+                self._save()
+            raise InterruptedRunError(
+                f"interrupted after step {self.position.step}; saved. Go on with: gradmod resume {self.folder}"
+            )
+
+
+def head_weight(model: nn.Module) -> nn.Parameter | None:
+    """Weight of the linear head: that of the last linear layer of `model.head`; None where there is none."""
+    head = getattr(model, "head", None)
+    linear = [module for module in head.modules() if isinstance(module, nn.Linear)] if isinstance(head, nn.Module) else []
+    return linear[-1].weight if linear else None
+
+

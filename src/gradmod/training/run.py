@@ -1,0 +1,322 @@
+"""Training, going on with and evaluating a run: from its settings to its folder."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from gradmod.datasets.load import load_dataset
+from gradmod.datasets.registry import dataset_info
+from gradmod.datasets.splits import Splits
+from gradmod.errors import CheckpointError, ConfigError
+from gradmod.experiments.config import Config, load_config, save_config
+from gradmod.methods.registry import build_method
+from gradmod.models.build import build_model
+from gradmod.models.masked import MaskedModel
+from gradmod.tasks import Classification, Task
+from gradmod.training.checkpoints import Checkpoints
+from gradmod.training.devices import make_fabric
+from gradmod.training.evaluation import measure, predict
+from gradmod.training.files import write_json
+from gradmod.training.history import EpochHistory
+from gradmod.training.loop import Loop, Position
+from gradmod.training.optimization import build_optimizer
+from gradmod.training.randomness import seed_all
+from gradmod.training.recording import Recorder
+from gradmod.training.runfolder import (
+    CONFIG,
+    METRICS,
+    RESULT,
+    create_run_folder,
+    git_revision,
+    save_predictions,
+    versions,
+)
+from gradmod.wrapper import ModulatedModel
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A finished run: its folder, and what stands in its result.json."""
+
+    folder: Path
+    result: dict[str, Any]
+
+
+def train(config: Config) -> RunSummary | None:
+    """Train a new run.
+
+    Returns:
+        The run; None on processes other than the first.
+
+    Raises:
+        ConfigError, DataError: before anything is written.
+        TrainingError, InterruptedRunError: see `Loop.run`.
+    """
+    fabric = make_fabric(config.train)
+    fabric.launch()
+    parts = _build(config)
+    folder = Path()
+    if fabric.is_global_zero:
+        name = config.train.name or default_name(config)
+        folder = create_run_folder(Path(config.train.out), name, unique=not config.train.name)
+        save_config(config, folder / CONFIG)
+    folder = Path(fabric.broadcast(str(folder)))
+    return _train(config, folder, fabric, parts, state=None)
+
+
+def resume(folder: Path | str, *, checkpoint: str = "last", epochs: int | None = None) -> RunSummary | None:
+    """Go on with a run from a checkpoint; without any checkpoint, from its start.
+
+    Args:
+        folder: the run's folder.
+        checkpoint: `last`, `previous`, `best`, or a path.
+        epochs: train to this epoch in place of the one in the run's settings, which are changed.
+
+    Raises:
+        CheckpointError: no run there, or the checkpoint is damaged; names those that are whole.
+    """
+    folder = Path(folder)
+    config = run_config(folder)
+    if epochs is not None:
+        config = replace(config, train=replace(config.train, epochs=epochs))
+    checkpoints = Checkpoints(folder)
+    state = checkpoints.load(checkpoint) if checkpoints.exist() or checkpoint != "last" else None
+    if state is not None and state["epoch"] > config.train.epochs and (folder / RESULT).exists() and epochs is None:
+        raise ConfigError(
+            f"the run {folder} is finished ({config.train.epochs} epochs); to train on, say --epochs with a larger number"
+        )
+    fabric = make_fabric(config.train)
+    fabric.launch()
+    parts = _build(config)
+    if epochs is not None and fabric.is_global_zero:
+        save_config(config, folder / CONFIG)
+    return _train(config, folder, fabric, parts, state)
+
+
+def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best") -> dict[str, Any]:
+    """Evaluate a checkpoint of a run on one split.
+
+    Returns:
+        The figures of `gradmod.training.evaluation.measure`.
+
+    Raises:
+        ConfigError: the run's protocol has no such split.
+        CheckpointError: no run there, or the checkpoint is damaged.
+    """
+    folder = Path(folder)
+    config = run_config(folder)
+    state = Checkpoints(folder).load(checkpoint)
+    fabric = make_fabric(replace(config.train, devices=1, nodes=1, strategy="auto"))
+    fabric.launch()
+    parts = _build(config)
+    splits = dict(parts.data.items())
+    if split not in splits:
+        raise ConfigError(f"split is {split!r}; the run's protocol {config.data.protocol!r} has {', '.join(splits)}")
+    model = parts.model.to(fabric.device)
+    _load_model(model, state, checkpoint)
+    predictions = predict(fabric, model, splits[split], batch_size=config.train.batch_size, workers=config.train.workers)
+    return measure(predictions, parts.task, model.method.modalities)
+
+
+def run_config(folder: Path) -> Config:
+    """Settings of the run in `folder`.
+
+    Raises:
+        CheckpointError: there is no run.
+    """
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder} is not a run folder: it has no {CONFIG}; give the folder that `gradmod train` printed")
+    return load_config(folder / CONFIG)
+
+
+def default_name(config: Config) -> str:
+    """Name of a run that was given none."""
+    what = config.method.method if config.data.modality == "multimodal" else config.data.modality
+    return f"{config.data.dataset}-{config.model.fusion}-{what}-seed{config.train.seed}"
+
+
+@dataclass(frozen=True)
+class _Parts:
+    data: Splits
+    model: ModulatedModel
+    task: Task
+
+
+def _build(config: Config) -> _Parts:
+    """Data and model of a run. The same seed gives the same initial weights, whatever the method."""
+    data = load_dataset(config.data.dataset, config.data.root, config.data.protocol, config.data.split_seed)
+    info = dataset_info(config.data.dataset)
+    modality = config.data.modality
+    if modality != "multimodal" and modality not in info.modalities:
+        raise ConfigError(
+            f"data.modality is {modality!r}; {info.name} has {', '.join(info.modalities)}, or multimodal for all of them"
+        )
+    seed_all(config.train.seed)
+    network = _network(config, data.train.shapes, info.classes, info.encoder)
+    modalities = info.modalities if modality == "multimodal" else (modality,)
+    method = build_method(
+        config.method.method,
+        modalities,
+        alpha=config.method.alpha,
+        cap=config.method.cap,
+        epochs=config.method.window,
+    )
+    task = Classification()
+    try:
+        model = ModulatedModel(network, method, task=task, coalitions=config.method.coalitions)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if config.train.batch_size < 2 * config.train.devices * config.train.nodes:
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, shared by {config.train.devices * config.train.nodes} process(es); "
+            "expected at least 2 samples for each"
+        )
+    if len(data.train) < 2 * config.train.devices * config.train.nodes:
+        raise ConfigError(f"the training split has {len(data.train)} samples; expected at least 2 for each process")
+    return _Parts(data, model, task)
+
+
+def _network(config: Config, shapes: dict[str, tuple[int, ...]], classes: int, default_encoder: str) -> nn.Module:
+    """The network; for one modality alone: late and sum fusion train its encoder and head, early the whole, others masked."""
+    encoder = default_encoder if config.model.encoder == "auto" else config.model.encoder
+    alone = config.data.modality
+    if alone != "multimodal" and config.model.fusion != "early":
+        shapes = {alone: shapes[alone]}
+    network = build_model(shapes, classes, encoder, config.model.fusion, config.model.width)
+    if alone != "multimodal" and config.model.fusion == "early":
+        return MaskedModel(network, shown=(alone,), shapes=shapes)
+    return network
+
+
+def _train(
+    config: Config, folder: Path, fabric: Fabric, parts: _Parts, state: dict[str, Any] | None
+) -> RunSummary | None:
+    modalities = parts.model.method.modalities
+    if state is not None:
+        _load_model(parts.model, state, "the run's")
+    optimizer = build_optimizer(parts.model.parameters(), config.optimizer)
+    wrapped, wrapped_optimizer = fabric.setup(parts.model, optimizer)
+    position = Position()
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+        position = _position(state, fabric.device)
+    recorder = Recorder(
+        folder if fabric.is_global_zero else None,
+        modalities,
+        keep_bytes=state["log_bytes"] if state is not None else 0,
+        first_step=position.step + 1,
+    )
+    facts = {
+        "method": config.method.method,
+        "strategy": parts.model.strategy.name,
+        "exact": parts.model.strategy.exact,
+        "seed": config.train.seed,
+        "protocol": config.data.protocol,
+        "splits": {name: len(split) for name, split in parts.data.items()},
+        "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
+        "device": _device_name(fabric.device),
+        "processes": fabric.world_size,
+        "precision": config.train.precision,
+        "versions": versions(),
+        "git": git_revision(),
+        "command": shlex.join(sys.argv),
+    }
+    if state is None or state["log_bytes"] == 0:
+        recorder.start(**facts)
+    try:
+        Loop(
+            config=config,
+            folder=folder,
+            fabric=fabric,
+            model=parts.model,
+            wrapped=wrapped,
+            optimizer=wrapped_optimizer,
+            data=parts.data,
+            task=parts.task,
+            recorder=recorder,
+            position=position,
+        ).run()
+    finally:
+        recorder.close()
+    return _finish(config, folder, fabric, parts, position, facts)
+
+
+def _finish(
+    config: Config, folder: Path, fabric: Fabric, parts: _Parts, position: Position, facts: dict[str, Any]
+) -> RunSummary | None:
+    """Evaluate the best epoch on every split, each once; write the result, the predictions and the curves."""
+    state = Checkpoints(folder).load("best")
+    _load_model(parts.model, state, "best")
+    modalities = parts.model.method.modalities
+    figures: dict[str, Any] = {}
+    for name, split in parts.data.items():
+        predictions = predict(
+            fabric, parts.model, split, batch_size=config.train.batch_size, workers=config.train.workers
+        )
+        figures[name] = measure(predictions, parts.task, modalities)
+        if name in ("validation", "test") and fabric.is_global_zero:
+            save_predictions(folder, name, predictions)
+    if not fabric.is_global_zero:
+        return None
+    from gradmod.reporting.plots import plot_curves
+    from gradmod.reporting.records import coefficient_range, read_metrics
+
+    result = {
+        "dataset": config.data.dataset,
+        "modality": config.data.modality,
+        "modalities": list(modalities),
+        "fusion": config.model.fusion,
+        **facts,
+        "epochs": config.train.epochs,
+        "steps": position.step,
+        "best_epoch": position.best_epoch,
+        "selected_by": f"best {parts.task.headline} on the validation split"
+        + ("" if config.data.protocol == "heldout" else ", which is the one reported (published protocol)"),
+        "train_seconds": round(position.seconds, 3),
+        "splits": figures,
+    }
+    coefficients = coefficient_range(read_metrics(folder / METRICS))
+    if coefficients:
+        result["coefficients"] = coefficients
+    write_json(folder / RESULT, result)
+    plot_curves(folder)
+    return RunSummary(folder, result)
+
+
+def _load_model(model: ModulatedModel, state: dict[str, Any], name: str) -> None:
+    try:
+        model.load_state_dict(state["model"])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"checkpoint {name} does not fit the model in {CONFIG}: {reason}") from None
+
+
+def _position(state: dict[str, Any], device: torch.device) -> Position:
+    return Position(
+        epoch=state["epoch"],
+        step_in_epoch=state["step_in_epoch"],
+        step=state["step"],
+        best_epoch=state["best_epoch"],
+        best_value=state["best_value"],
+        seconds=state["seconds"],
+        history=EpochHistory.from_state(state["history"], device),
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+

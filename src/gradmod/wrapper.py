@@ -1,0 +1,138 @@
+"""A training method around a model: what the training loop calls in place of the model."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from gradmod.coalitions.choice import choose_strategy
+from gradmod.coalitions.masking import check_inputs
+from gradmod.coalitions.modes import has_training_batch_norm
+from gradmod.coalitions.protocols import Output, split_output
+from gradmod.coalitions.strategy import Evaluation
+from gradmod.groups import check_modality_modules
+from gradmod.methods.base import Method, StepRecord
+from gradmod.tasks import Classification, Task
+
+
+class ModulatedModel(nn.Module):
+    """A model whose training forward is a method's; in eval mode it is the model itself.
+
+        model = ModulatedModel(net, AGM(modalities=("audio", "visual"), alpha=1.5))
+        for inputs, target in loader:
+            logits = model(inputs, target)
+            F.cross_entropy(logits, target).backward()
+            optimizer.step(); optimizer.zero_grad()
+
+    Args:
+        model: called with a dict of inputs by modality; returns logits [..., K] or `Output`. One with a signature of its own
+            is adapted with `adapt`.
+        method: AGM, Joint, ...
+        task: what the targets are; default one class a sample (or a segment).
+        coalitions: how coalitions are evaluated: `auto` (the cheapest exact way), `looped`, `batched`, `reuse`,
+            `additive`, or `shared` (approximate where an encoder has batch norm or dropout).
+
+    Raises:
+        ValueError: the strategy does not go with the model, or its `encoders` do not go with the modalities.
+        TypeError: `model` is wrapped for several processes already.
+    """
+
+    def __init__(self, model: nn.Module, method: Method, *, task: Task | None = None, coalitions: str = "auto") -> None:
+        super().__init__()
+        if isinstance(model, (DistributedDataParallel, DataParallel)):
+            raise TypeError(
+                f"ModulatedModel was given a model inside {type(model).__name__}; gradients of the masked passes would differ between "
+                f"processes. Wrap the other way round: {type(model).__name__}(ModulatedModel(net, method))"
+            )
+        if isinstance(model, ModulatedModel):
+            raise TypeError("ModulatedModel was given a ModulatedModel; one model has one method")
+        encoders = getattr(model, "encoders", None)
+        if encoders is not None:
+            check_modality_modules(encoders, method.modalities, getattr(model, "heads", None))
+        self.model = model
+        self.method = method
+        self.task = task if task is not None else Classification()
+        self.strategy = choose_strategy(model, method.modalities, coalitions)
+        self._last_forward: weakref.ref[_BackwardSeen] | None = None
+
+    def forward(self, inputs: Mapping[str, Any], target: Tensor | None = None) -> Tensor | Output:
+        """Logits of `inputs`.
+
+        Args:
+            inputs: the batch: for each modality a tensor [B, ...], or what the model takes in its place.
+            target: [B] (or [B, T]) targets; needed in train mode, not read in eval mode.
+
+        Returns:
+            What the model returns: logits [..., K], or `Output` with the extra loss as it is.
+
+        Raises:
+            ValueError: in train mode: target missing or of the wrong shape or dtype; inputs without one of the modalities.
+            RuntimeError: in train mode, for a model with batch norm: the last forward's backward has not been run yet.
+        """
+        if not self.training:
+            output: Tensor | Output = self.model(inputs)
+            return output
+        if target is None:
+            raise ValueError(
+                "target is None in train mode; the method scores each modality against it: call model(inputs, target)"
+            )
+        check_inputs(inputs, self.method.modalities)
+        watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
+        if watches:
+            self._refuse_pending_backward()
+        result = self.method(self.model, self.strategy, inputs, target, self.task)
+        logits, _ = split_output(result)
+        if watches and logits.requires_grad:
+            seen = _BackwardSeen()
+            logits.register_hook(seen)
+            self._last_forward = weakref.ref(seen)
+        return result
+
+    def responses(self, inputs: Mapping[str, Any]) -> Evaluation:
+        """Logits and mono-modal responses of `inputs` in the present mode, without a target and without gradient.
+
+        Args:
+            inputs: as in `forward`.
+
+        Returns:
+            `output` as the model returned it and `responses` [M, ..., K], in the order of `method.modalities`.
+        """
+        check_inputs(inputs, self.method.modalities)
+        with torch.no_grad():
+            return self.strategy.evaluate(self.model, inputs, self.method.modalities)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch is being trained, counted from 1; see `Method.set_epoch`."""
+        self.method.set_epoch(epoch)
+
+    @property
+    def last_step(self) -> StepRecord | None:
+        """Scores, ratios, coefficients and accuracies of the last training step."""
+        return self.method.last_step
+
+    def _refuse_pending_backward(self) -> None:
+        last = self._last_forward() if self._last_forward is not None else None
+        if last is not None and not last.done and has_training_batch_norm(self.model):
+            raise RuntimeError(
+                "a second training forward before the backward of the first: batch norm would change the running statistics under "
+                "the first one's masked passes and its gradients would be silently wrong. Call backward() after each forward "
+                "(gradients add up), or drop the first output"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_forward": None}
+
+
+class _BackwardSeen:
+    """Gradient hook that remembers that it was called; it lives as long as the graph it hangs on."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def __call__(self, gradient: Tensor) -> None:
+        self.done = True

@@ -1,0 +1,24 @@
+"""Fixtures that every part of the suite shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# No test may depend on how fast the machine is.
+settings.register_profile("gradmod", deadline=None)
+settings.load_profile("gradmod")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data that lies beside the checkout (or at $GRADMOD_SHARED_DATA); skips where absent."""
+    folder = Path(os.environ.get("GRADMOD_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "avmnist-small").is_dir():
+        pytest.skip(f"real data not found at {folder}: set GRADMOD_SHARED_DATA to the folder that holds avmnist-small/")
+    return folder

@@ -1,0 +1,222 @@
+"""ModulatedModel: what a user's own loop meets."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradmod import AGM, Joint, Method, ModulatedModel
+from networks import NAMES, batch, network
+
+TWO = NAMES[:2]
+
+
+def modulated(layer: str = "batch-norm", late: bool = True, **settings: object) -> ModulatedModel:
+    return ModulatedModel(network(TWO, late=late, layer=layer), AGM(TWO, **settings))  # type: ignore[arg-type]
+
+
+def test_the_two_lines_train_and_differ_from_joint_training() -> None:
+    final = []
+    for method in (AGM(TWO, alpha=1.5), Joint(TWO)):
+        model = ModulatedModel(network(TWO, late=True, layer="batch-norm"), method)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        inputs, target = batch(TWO, 16, 3)
+        losses = []
+        for _ in range(40):
+            loss = nn.functional.cross_entropy(model(inputs, target), target)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        assert losses[-1] < losses[0] / 2
+        final.append(model.model.state_dict())
+    assert any(not torch.allclose(final[0][key], final[1][key]) for key in final[0])
+
+
+def test_eval_mode_is_the_model_itself() -> None:
+    model = modulated().eval()
+    inputs, _ = batch(TWO, 6, 3)
+    assert torch.equal(model(inputs), model.model(inputs))
+
+
+def test_the_value_is_that_of_the_model() -> None:
+    model = modulated()
+    inputs, target = batch(TWO, 6, 3)
+    reference = copy.deepcopy(model.model)
+    assert torch.equal(model(inputs, target), reference(inputs))
+
+
+def test_a_missing_target_in_training_is_an_error() -> None:
+    with pytest.raises(ValueError, match="target is None in train mode"):
+        modulated()(batch(TWO, 6, 3)[0])
+
+
+@pytest.mark.parametrize(
+    ("target", "match"),
+    [
+        (torch.zeros(5, dtype=torch.int64), r"target has shape \[5\]; expected \[6\]"),
+        (torch.zeros(6), "target has dtype torch.float32"),
+    ],
+)
+def test_a_target_of_the_wrong_form_is_an_error(target: Tensor, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        modulated()(batch(TWO, 6, 3)[0], target)
+
+
+def test_inputs_under_other_names_are_an_error() -> None:
+    inputs, target = batch(TWO, 6, 3)
+    with pytest.raises(ValueError, match=r"inputs lack 'visual'.*\['audio', 'image'\]"):
+        modulated()({"audio": inputs["audio"], "image": inputs["visual"]}, target)
+
+
+def test_a_second_forward_before_the_backward_is_an_error_with_batch_norm() -> None:
+    model = modulated()
+    first = model(*batch(TWO, 6, 3))
+    with pytest.raises(RuntimeError, match="second training forward before the backward"):
+        model(*batch(TWO, 6, 3))
+    first.sum().backward()
+    model(*batch(TWO, 6, 3)).sum().backward()
+
+
+def test_an_output_that_was_dropped_needs_no_backward() -> None:
+    model = modulated()
+    output = model(*batch(TWO, 6, 3))
+    del output
+    gc.collect()
+    model(*batch(TWO, 6, 3)).sum().backward()
+
+
+def test_without_running_statistics_two_forwards_are_fine() -> None:
+    for model in (modulated("layer-norm", late=False), ModulatedModel(network(TWO, late=True, layer="batch-norm"), Joint(TWO))):
+        total = model(*batch(TWO, 6, 3)).sum() + model(*batch(TWO, 6, 3)).sum()
+        total.backward()
+    model = modulated()
+    with torch.no_grad():
+        model(*batch(TWO, 6, 3))
+        model(*batch(TWO, 6, 3))
+
+
+@pytest.mark.parametrize("wrapper", [nn.DataParallel])
+def test_a_model_that_is_already_distributed_is_refused(wrapper: type[nn.Module]) -> None:
+    with pytest.raises(TypeError, match="DataParallel\\(ModulatedModel"):
+        ModulatedModel(wrapper(network(TWO, late=True, layer="plain")), AGM(TWO))
+    with pytest.raises(TypeError, match="one model has one method"):
+        ModulatedModel(modulated(), AGM(TWO))
+
+
+def test_a_model_without_an_encoder_for_a_modality_is_refused() -> None:
+    with pytest.raises(ValueError, match="no encoder for 'text'"):
+        ModulatedModel(network(TWO, late=True, layer="plain"), AGM(NAMES[:3]))
+
+
+def test_the_state_dict_goes_on_where_it_was() -> None:
+    model = modulated(alpha=2.0)
+    for seed in range(3):
+        model(*batch(TWO, 6, 3, seed=seed)).sum().backward()
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    other = modulated(alpha=2.0)
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    for m in (model, other):
+        m(*batch(TWO, 6, 3, seed=9)).sum().backward()
+    assert model.last_step is not None
+    assert other.last_step is not None
+    assert torch.equal(model.last_step.coefficients, other.last_step.coefficients)
+    assert all(torch.is_tensor(value) for value in model.state_dict().values())
+
+
+def test_a_state_of_other_modalities_is_refused() -> None:
+    state = modulated().state_dict()
+    other = ModulatedModel(network(TWO, late=True, layer="batch-norm"), AGM(TWO[::-1]))
+    with pytest.raises(ValueError, match=r"saved for the modalities \['audio', 'visual'\]"):
+        other.load_state_dict(state)
+
+
+def test_statistics_stay_float64_when_the_model_is_cast() -> None:
+    model = modulated()
+    model(*batch(TWO, 6, 3)).sum().backward()
+    assert isinstance(model.method, AGM)
+    before = model.method.mean_score.clone()
+    for cast in (model.half, model.float, model.bfloat16, lambda: model.to(torch.float32), lambda: model.to("cpu")):
+        cast()
+        assert model.method.mean_score.dtype == torch.float64
+        assert torch.equal(model.method.mean_score, before)
+    assert model.to("meta").method.get_buffer("mean_score").is_meta
+    assert next(model.model.parameters()).is_meta
+
+
+def test_a_copy_is_independent_and_can_be_made_while_a_backward_is_pending() -> None:
+    model = modulated()
+    inputs, target = batch(TWO, 6, 3)
+    with torch.no_grad():
+        model(inputs, target)
+    twin = copy.deepcopy(model)
+    twin(inputs, target).sum().backward()
+    assert twin.method.get_buffer("steps") == 2
+    assert model.method.get_buffer("steps") == 1
+
+
+@pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
+def test_no_host_synchronisation_in_forward_modulation_and_backward(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModulatedModel(network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy)
+    inputs, target = batch(TWO, 6, 3)
+
+    def refuse(self: Tensor, *args: object) -> None:
+        raise AssertionError("read a tensor on the host")
+
+    with monkeypatch.context() as patch:
+        for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
+            patch.setattr(Tensor, name, refuse)
+        for _ in range(2):
+            model.task.loss(model(inputs, target), target).backward()
+    assert model.last_step is not None
+    figures = model.last_step.by_modality(TWO)
+    assert figures.keys() == {"scores", "ratios", "running_ratios", "coefficients", "mono_accuracy"}
+    assert figures["scores"].keys() == set(TWO)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
+def test_no_device_synchronisation_on_a_gpu(strategy: str) -> None:
+    model = ModulatedModel(network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy).cuda()
+    inputs, target = batch(TWO, 6, 3)
+    inputs, target = {m: x.cuda() for m, x in inputs.items()}, target.cuda()
+    model.task.loss(model(inputs, target), target).backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model.task.loss(model(inputs, target), target).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
+def test_the_whole_step_compiles_without_graph_breaks(strategy: str) -> None:
+    torch._dynamo.reset()
+    model = ModulatedModel(network(TWO, late=True, layer="layer-norm"), AGM(TWO), coalitions=strategy)
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for seed in range(3):
+        inputs, target = batch(TWO, 6, 3, seed=seed)
+        for m in (compiled, eager):
+            m.zero_grad()
+            model.task.loss(m(inputs, target), target).backward()
+        for ours, expected in zip(model.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-10, atol=1e-12)
+    assert eager.last_step is not None
+    assert model.last_step is not None
+    torch.testing.assert_close(model.last_step.coefficients, eager.last_step.coefficients)
+    torch.testing.assert_close(model.method.get_buffer("mean_score"), eager.method.get_buffer("mean_score"))
+
+
+def test_the_base_method_is_joint_training() -> None:
+    model = ModulatedModel(network(TWO, late=True, layer="plain"), Method(TWO))
+    inputs, target = batch(TWO, 6, 3)
+    model(inputs, target).sum().backward()
+    assert model.last_step is None
