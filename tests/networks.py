@@ -63,7 +63,9 @@ class LateNetwork(Network):
         return self._segmented(F.linear(feature, self.out.weight[:, start : start + 6]))
 
 
-def batch(modalities: Sequence[str], size: int, classes: int, segments: int = 0, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
+def batch(
+    modalities: Sequence[str], size: int, classes: int, segments: int = 0, seed: int = 0
+) -> tuple[dict[str, Tensor], Tensor]:
     """A batch of float64 inputs and targets."""
     generator = torch.Generator().manual_seed(seed)
     inputs = {m: torch.randn(size, SIZES[m], dtype=torch.float64, generator=generator) for m in modalities}
@@ -71,7 +73,9 @@ def batch(modalities: Sequence[str], size: int, classes: int, segments: int = 0,
     return inputs, torch.randint(classes, shape, generator=generator)
 
 
-def network(modalities: Sequence[str], *, late: bool, layer: str, classes: int = 3, segments: int = 0, seed: int = 0) -> Network:
+def network(
+    modalities: Sequence[str], *, late: bool, layer: str, classes: int = 3, segments: int = 0, seed: int = 0
+) -> Network:
     """A float64 network with weights from `seed`."""
     torch.manual_seed(seed)
     kind = LateNetwork if late else Network

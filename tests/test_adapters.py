@@ -60,7 +60,10 @@ def test_encoders_fuse_and_head_allow_reuse_with_the_same_numbers() -> None:
     inputs, target = make_batch()
     inputs = {m: x.double() for m, x in inputs.items()}
     gradients = []
-    for model in (ModulatedModel(reusing, AGM(("audio", "image"))), ModulatedModel(merely_callable, AGM(("audio", "image")))):
+    for model in (
+        ModulatedModel(reusing, AGM(("audio", "image"))),
+        ModulatedModel(merely_callable, AGM(("audio", "image"))),
+    ):
         model.task.loss(model(inputs, target), target).backward()
         gradients.append([p.grad for p in model.parameters()])
     for ours, expected in zip(*gradients, strict=True):
@@ -69,7 +72,12 @@ def test_encoders_fuse_and_head_allow_reuse_with_the_same_numbers() -> None:
 
 def test_a_copy_trains_its_own_network() -> None:
     net = Foreign()
-    model = adapt(net, encoders={"audio": net.ears, "image": net.eyes}, fuse=lambda n, f: torch.cat([f["audio"], f["image"]], 1), head=lambda n, j: n.classifier(j))
+    model = adapt(
+        net,
+        encoders={"audio": net.ears, "image": net.eyes},
+        fuse=lambda n, f: torch.cat([f["audio"], f["image"]], 1),
+        head=lambda n, j: n.classifier(j),
+    )
     twin = copy.deepcopy(model)
     inputs, _ = make_batch()
     twin(inputs).sum().backward()
@@ -89,9 +97,15 @@ def test_encoders_may_be_several_modules() -> None:
 @pytest.mark.parametrize(
     ("encoders", "match"),
     [
-        (lambda net: {"audio": net.ears, "image": net.ears}, "parameter '0.weight' of the encoder of 'image' also belongs to the encoder of 'audio'"),
+        (
+            lambda net: {"audio": net.ears, "image": net.ears},
+            "parameter '0.weight' of the encoder of 'image' also belongs to the encoder of 'audio'",
+        ),
         (lambda net: {"audio": net.ears, "image": [net.eyes, net.ears[0]]}, "also belongs to the encoder of 'audio'"),
-        (lambda net: {"audio": net.ears, "image": nn.Linear(4, 6)}, r"encoder of 'image' \(Linear\) is not a module of the adapted Foreign"),
+        (
+            lambda net: {"audio": net.ears, "image": nn.Linear(4, 6)},
+            r"encoder of 'image' \(Linear\) is not a module of the adapted Foreign",
+        ),
     ],
 )
 def test_groups_that_overlap_or_lie_elsewhere_are_errors(encoders: object, match: str) -> None:
@@ -125,6 +139,8 @@ def test_what_is_missing_is_named() -> None:
 
 
 def test_a_model_that_returns_something_else_is_an_error() -> None:
-    model = ModulatedModel(adapt(Foreign(), lambda net, inputs: net(inputs["audio"], inputs["image"])), AGM(("audio", "image")))
+    model = ModulatedModel(
+        adapt(Foreign(), lambda net, inputs: net(inputs["audio"], inputs["image"])), AGM(("audio", "image"))
+    )
     with pytest.raises(TypeError, match="the model returned dict"):
         model(*make_batch())

@@ -15,7 +15,9 @@ from gradmod import functional as fn
 
 seeds = st.integers(0, 2**32 - 1)
 players = st.integers(1, 5)
-extreme = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-300, 1e30, -1e30, 1e300, -1e300, 1.7976931348623157e308, -1.7976931348623157e308])
+extreme = st.sampled_from(
+    [0.0, -0.0, 1.0, -1.0, 1e-300, 1e30, -1e30, 1e300, -1e300, 1.7976931348623157e308, -1.7976931348623157e308]
+)
 
 
 def random_game(players: int, seed: int, *shape: int) -> Tensor:
@@ -79,7 +81,9 @@ def test_two_players_by_hand() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_low_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     assert fn.shapley_values(torch.ones(4, 2, dtype=dtype)).dtype == torch.float32
-    assert fn.mono_modal_scores(torch.ones(2, 3, 4, dtype=dtype), torch.zeros(3, dtype=torch.int64)).dtype == torch.float32
+    assert (
+        fn.mono_modal_scores(torch.ones(2, 3, 4, dtype=dtype), torch.zeros(3, dtype=torch.int64)).dtype == torch.float32
+    )
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 6, 2**11])
@@ -94,7 +98,11 @@ def test_ten_modalities_are_exact() -> None:
     torch.testing.assert_close(fn.shapley_values(game).sum(), game[-1], rtol=1e-11, atol=1e-11)
 
 
-@given(st.lists(extreme, min_size=3, max_size=3), st.lists(extreme, min_size=3, max_size=3), st.lists(extreme, min_size=3, max_size=3))
+@given(
+    st.lists(extreme, min_size=3, max_size=3),
+    st.lists(extreme, min_size=3, max_size=3),
+    st.lists(extreme, min_size=3, max_size=3),
+)
 def test_extreme_logits_give_finite_scores_and_coefficients(a: list[float], b: list[float], both: list[float]) -> None:
     values = torch.tensor([[0.0] * 3, a, b, both], dtype=torch.float64).unsqueeze(1)
     responses = fn.shapley_values(values)
@@ -121,7 +129,9 @@ def test_scores_equal_a_loop(seed: int, modalities: int, batch: int) -> None:
     expected = torch.zeros(modalities, dtype=torch.float64)
     for m in range(modalities):
         for sample, segment in itertools.product(range(batch), range(3)):
-            probabilities = [math.exp(x) for x in (responses[m, sample, segment] - responses[m, sample, segment].max()).tolist()]
+            probabilities = [
+                math.exp(x) for x in (responses[m, sample, segment] - responses[m, sample, segment].max()).tolist()
+            ]
             probability = probabilities[int(target[sample, segment])] / sum(probabilities)
             expected[m] -= math.log(max(probability, 1e-8)) / (3 * batch)
     torch.testing.assert_close(fn.mono_modal_scores(responses, target), expected, rtol=1e-10, atol=1e-12)

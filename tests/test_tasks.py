@@ -22,7 +22,9 @@ def test_metrics_equal_scikit_learn(seed: int, samples: int) -> None:
     logits, target = draw(seed, samples)
     metrics = Classification().metrics(logits, target)
     assert float(metrics["accuracy"]) == pytest.approx(accuracy_score(target, logits.argmax(1)))
-    assert float(metrics["macro_f1"]) == pytest.approx(f1_score(target, logits.argmax(1), average="macro", zero_division=0))
+    assert float(metrics["macro_f1"]) == pytest.approx(
+        f1_score(target, logits.argmax(1), average="macro", zero_division=0)
+    )
 
 
 def test_macro_f1_equals_torchmetrics_where_every_class_occurs() -> None:
@@ -45,4 +47,6 @@ def test_segments_count_as_samples() -> None:
 def test_accuracies_of_responses() -> None:
     responses = torch.eye(3).unsqueeze(0).repeat(2, 1, 1)
     responses[1] = responses[1].flip(0)
-    torch.testing.assert_close(Classification().accuracies(responses, torch.arange(3)), torch.tensor([1.0, 1 / 3]).double())
+    torch.testing.assert_close(
+        Classification().accuracies(responses, torch.arange(3)), torch.tensor([1.0, 1 / 3]).double()
+    )

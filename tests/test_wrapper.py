@@ -92,7 +92,10 @@ def test_an_output_that_was_dropped_needs_no_backward() -> None:
 
 
 def test_without_running_statistics_two_forwards_are_fine() -> None:
-    for model in (modulated("layer-norm", late=False), ModulatedModel(network(TWO, late=True, layer="batch-norm"), Joint(TWO))):
+    for model in (
+        modulated("layer-norm", late=False),
+        ModulatedModel(network(TWO, late=True, layer="batch-norm"), Joint(TWO)),
+    ):
         total = model(*batch(TWO, 6, 3)).sum() + model(*batch(TWO, 6, 3)).sum()
         total.backward()
     model = modulated()
@@ -163,7 +166,9 @@ def test_a_copy_is_independent_and_can_be_made_while_a_backward_is_pending() -> 
 
 
 @pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
-def test_no_host_synchronisation_in_forward_modulation_and_backward(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_host_synchronisation_in_forward_modulation_and_backward(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = ModulatedModel(network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy)
     inputs, target = batch(TWO, 6, 3)
 

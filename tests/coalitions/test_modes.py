@@ -37,7 +37,9 @@ SAME = {
     "linear": nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.LayerNorm(3)),
     "no dropout": nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.0)),
     "lstm": nn.LSTM(3, 3, num_layers=2),
-    "transformer": nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0), 2, enable_nested_tensor=False),
+    "transformer": nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0), 2, enable_nested_tensor=False
+    ),
     "frozen batch norm": nn.BatchNorm1d(3).eval(),
     "declared": Declared(nn.Linear(3, 3)),
 }
@@ -46,7 +48,9 @@ DIFFERENT = {
     "dropout": nn.Dropout(0.1),
     "lstm with dropout": nn.LSTM(3, 3, num_layers=2, dropout=0.1),
     "attention with dropout": nn.MultiheadAttention(4, 2, dropout=0.1),
-    "transformer with dropout": nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 2, enable_nested_tensor=False),
+    "transformer with dropout": nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(4, 2, 8), 2, enable_nested_tensor=False
+    ),
     "unknown": FunctionalDropout(),
     "declared around dropout": Declared(nn.Dropout(0.1)),
     "subclass of a declared one": Subclass(nn.Linear(3, 3)),

@@ -13,7 +13,9 @@ from gradmod.coalitions import choose_strategy
 from networks import LAYERS, NAMES, Network, batch, network
 
 
-def train_steps(net: nn.Module, strategy: str, modalities: tuple[str, ...], segments: int, steps: int = 3) -> dict[str, Tensor]:
+def train_steps(
+    net: nn.Module, strategy: str, modalities: tuple[str, ...], segments: int, steps: int = 3
+) -> dict[str, Tensor]:
     """A few steps of AGM; returns everything that they could change."""
     agm = AGM(modalities, alpha=1.3, cap=4.0)
     model = ModulatedModel(copy.deepcopy(net), agm, coalitions=strategy)
@@ -29,8 +31,12 @@ def train_steps(net: nn.Module, strategy: str, modalities: tuple[str, ...], segm
         assert agm.last_step is not None
         seen[f"loss {step}"] = loss.detach()
         seen[f"kappa {step}"] = agm.last_step.coefficients
-        seen |= {f"gradient {step} {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return seen | {f"state {name}": value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+        seen |= {
+            f"gradient {step} {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+        }
+    return seen | {
+        f"state {name}": value.clone() for name, value in model.state_dict().items() if value.is_floating_point()
+    }
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -62,7 +68,9 @@ def test_shared_is_exact_without_batch_norm_and_differs_with_it(late: bool) -> N
 def test_shared_says_that_it_is_approximate() -> None:
     net = network(NAMES[:2], late=True, layer="batch-norm")
     assert not choose_strategy(net, NAMES[:2], "shared").exact
-    assert all(choose_strategy(net, NAMES[:2], name).exact for name in ("looped", "batched", "reuse", "additive", "auto"))
+    assert all(
+        choose_strategy(net, NAMES[:2], name).exact for name in ("looped", "batched", "reuse", "additive", "auto")
+    )
 
 
 def test_the_closed_form_takes_more_modalities_than_can_be_enumerated() -> None:
@@ -102,7 +110,9 @@ def test_the_choice_is_the_cheapest_exact_way() -> None:
     assert choose_strategy(nn.Identity(), NAMES[:2]).name == "batched"
 
 
-@pytest.mark.parametrize(("name", "match"), [("reuse", "does not declare"), ("shared", "does not declare"), ("fast", "expected one of")])
+@pytest.mark.parametrize(
+    ("name", "match"), [("reuse", "does not declare"), ("shared", "does not declare"), ("fast", "expected one of")]
+)
 def test_a_strategy_that_does_not_go_with_the_model_is_an_error(name: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         choose_strategy(nn.Identity(), NAMES[:2], name)

@@ -64,9 +64,7 @@ class Batched(Strategy):
             responses = responses_from_coalitions(full, masked)
         return Evaluation(output, responses)
 
-    def _stacked_pass(
-        self, model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]
-    ) -> Sequence[Tensor]:
+    def _stacked_pass(self, model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]) -> Sequence[Tensor]:
         coalitions = proper_coalitions(modalities)
         if not coalitions:
             return ()

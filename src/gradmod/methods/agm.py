@@ -42,7 +42,7 @@ class AGM(Method):
 
     Attributes:
         mean_score: [M] float64 buffer, cumulative mean of the scores over all steps so far.
-        steps: float64 buffer, their number. A step whose scores are not finite is not counted.
+        steps: [1] float64 buffer, their number. A step whose scores are not finite is not counted.
 
     Raises:
         ValueError: negative or infinite alpha, a cap that is not a positive number, alpha * cap >= 88, an empty window.
@@ -73,7 +73,8 @@ class AGM(Method):
             raise ValueError(f"epochs is {epochs}; expected (first, last) with 1 <= first <= last, or last None")
         self.alpha, self.cap, self.epochs = float(alpha), cap, epochs
         self.register_buffer("mean_score", torch.zeros(len(self.modalities), dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
+        # One element and not a scalar: torch.compile was seen to take a scalar CPU buffer for a constant.
+        self.register_buffer("steps", torch.zeros(1, dtype=torch.float64))
 
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
@@ -122,8 +123,7 @@ class AGM(Method):
         finite = scores.isfinite().all()
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(finite, updated, self.mean_score))
-        # Not add_(bool): under torch.compile that in-place promotion was seen to be dropped.
-        self.steps.copy_(self.steps + finite.to(self.steps.dtype))
+        self.steps.add_(finite)
         self.last_step = StepRecord(scores, ratios, running_ratios, coefficients, task.accuracies(responses, target))
         return coefficients
 

@@ -46,7 +46,9 @@ class Checkpoints:
         try:
             return read_checkpoint(path)
         except CheckpointError as error:
-            whole = [other for other in ("last", "previous", "best") if self.path(other) != path and self._is_whole(other)]
+            whole = [
+                other for other in ("last", "previous", "best") if self.path(other) != path and self._is_whole(other)
+            ]
             offer = (
                 f"; whole: {', '.join(f'{self.path(other)} (--checkpoint {other})' for other in whole)}"
                 if whole
@@ -78,7 +80,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many places of the unpickler
         reason = str(error).split("\n", 1)[0][:200]
-        raise CheckpointError(f"checkpoint {path} cannot be read, it is truncated or not a checkpoint ({reason})") from None
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read, it is truncated or not a checkpoint ({reason})"
+        ) from None
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:
         raise CheckpointError(f"checkpoint {path} is not one of gradmod's: it lacks {', '.join(missing)}")

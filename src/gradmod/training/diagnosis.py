@@ -38,7 +38,9 @@ def explain_non_finite(
     broken = [name for name, parameter in model.model.named_parameters() if not bool(parameter.isfinite().all())]
     parameters = f"parameters that are not finite: {_some(broken)}" if broken else "all parameters are finite"
     if found is None:
-        return TrainingError(f"an update in epoch {epoch} made parameters that are not finite: {_some(broken)}. {remedy}")
+        return TrainingError(
+            f"an update in epoch {epoch} made parameters that are not finite: {_some(broken)}. {remedy}"
+        )
     step_in_epoch, loss, record = found
     where = f"loss is {loss} at step {step_before_epoch + step_in_epoch + 1} (epoch {epoch})"
     if record is not None:

@@ -48,7 +48,9 @@ def predict(
     model.eval()
     try:
         with torch.no_grad(), fabric.autocast():
-            for inputs, target in batches(fabric, dataset, evaluation_batches(len(dataset), batch_size, shard), workers):
+            for inputs, target in batches(
+                fabric, dataset, evaluation_batches(len(dataset), batch_size, shard), workers
+            ):
                 evaluation = model.responses(inputs)
                 logits.append(split_output(evaluation.output)[0].float())
                 responses.append(evaluation.responses.transpose(0, 1))

@@ -245,7 +245,7 @@ class Loop:
 def head_weight(model: nn.Module) -> nn.Parameter | None:
     """Weight of the linear head: that of the last linear layer of `model.head`; None where there is none."""
     head = getattr(model, "head", None)
-    linear = [module for module in head.modules() if isinstance(module, nn.Linear)] if isinstance(head, nn.Module) else []
+    linear = (
+        [module for module in head.modules() if isinstance(module, nn.Linear)] if isinstance(head, nn.Module) else []
+    )
     return linear[-1].weight if linear else None
-
-

@@ -22,7 +22,9 @@ class Recorder:
         first_step: first step that will be recorded; TensorBoard drops what it has from there on.
     """
 
-    def __init__(self, folder: Path | None, modalities: tuple[str, ...], keep_bytes: int = 0, first_step: int = 0) -> None:
+    def __init__(
+        self, folder: Path | None, modalities: tuple[str, ...], keep_bytes: int = 0, first_step: int = 0
+    ) -> None:
         self._modalities = modalities
         self._log: MetricsLog | None = None
         self._board: SummaryWriter | None = None
@@ -37,9 +39,7 @@ class Recorder:
         if self._log is not None:
             self._log.write("start", modalities=self._modalities, **facts)
 
-    def step(
-        self, step: int, epoch: int, loss: float, lr: float, grad_norm: float, record: StepRecord | None
-    ) -> None:
+    def step(self, step: int, epoch: int, loss: float, lr: float, grad_norm: float, record: StepRecord | None) -> None:
         """Record one step."""
         if self._log is None:
             return

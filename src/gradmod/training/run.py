@@ -15,7 +15,8 @@ from gradmod.datasets.load import load_dataset
 from gradmod.datasets.registry import dataset_info
 from gradmod.datasets.splits import Splits
 from gradmod.errors import CheckpointError, ConfigError
-from gradmod.experiments.config import Config, load_config, save_config
+from gradmod.experiments.config import Config
+from gradmod.experiments.toml import load_config, save_config
 from gradmod.methods.registry import build_method
 from gradmod.models.build import build_model
 from gradmod.models.masked import MaskedModel
@@ -124,7 +125,9 @@ def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best
         raise ConfigError(f"split is {split!r}; the run's protocol {config.data.protocol!r} has {', '.join(splits)}")
     model = parts.model.to(fabric.device)
     _load_model(model, state, checkpoint)
-    predictions = predict(fabric, model, splits[split], batch_size=config.train.batch_size, workers=config.train.workers)
+    predictions = predict(
+        fabric, model, splits[split], batch_size=config.train.batch_size, workers=config.train.workers
+    )
     return measure(predictions, parts.task, model.method.modalities)
 
 
@@ -135,7 +138,9 @@ def run_config(folder: Path) -> Config:
         CheckpointError: there is no run.
     """
     if not (folder / CONFIG).is_file():
-        raise CheckpointError(f"{folder} is not a run folder: it has no {CONFIG}; give the folder that `gradmod train` printed")
+        raise CheckpointError(
+            f"{folder} is not a run folder: it has no {CONFIG}; give the folder that `gradmod train` printed"
+        )
     return load_config(folder / CONFIG)
 
 
@@ -318,5 +323,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     return f"{device.type}, {torch.get_num_threads()} threads"
-
-

@@ -45,7 +45,9 @@ def create_run_folder(out: Path, name: str, *, unique: bool) -> Path:
                 ) from None
             attempt += 1
         except OSError as error:
-            raise ConfigError(f"the run folder {folder} cannot be made: {error.strerror}; choose another --out") from None
+            raise ConfigError(
+                f"the run folder {folder} cannot be made: {error.strerror}; choose another --out"
+            ) from None
 
 
 class MetricsLog:
@@ -60,7 +62,9 @@ class MetricsLog:
         path = folder / METRICS
         size = path.stat().st_size if path.exists() else 0
         if size < keep_bytes:
-            raise CheckpointError(f"{path} has {size} bytes, but {keep_bytes} at the checkpoint; it was cut: restore it")
+            raise CheckpointError(
+                f"{path} has {size} bytes, but {keep_bytes} at the checkpoint; it was cut: restore it"
+            )
         self._file: IO[bytes] = path.open("ab")
         self._file.truncate(keep_bytes)
 

@@ -1,0 +1,37 @@
+# Two commands from a fresh clone: `make train` and `make test`. Both make the virtual environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup train test test-slow lint types clean
+
+help:
+	@echo "make train      set up, then train AGM on the embedded data set (about a minute)"
+	@echo "make test       set up, then lint, types and the test suite"
+	@echo "make test-slow  the longer checks"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+train: setup
+	$(BIN)/gradmod train --dataset av-digits --method agm
+
+test: lint types
+	$(BIN)/pytest --numprocesses 2
+
+test-slow: setup
+	$(BIN)/pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

@@ -1,0 +1,154 @@
+"""The command line: gradmod train | resume | evaluate | list."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from gradmod import __version__
+from gradmod.errors import GradmodError
+
+if TYPE_CHECKING:
+    from gradmod.training.run import RunSummary
+
+USAGE = """\
+usage: gradmod COMMAND ...
+
+Train multi-modal classifiers, balance their modalities, see how they compete.
+
+  train      train a model; leaves a run folder           gradmod train --dataset av-digits --method agm
+  resume     go on with a run                             gradmod resume RUN
+  evaluate   score a checkpoint of a run on a split       gradmod evaluate RUN --split test
+  list       methods, data sets and models, and what each needs
+
+gradmod COMMAND --help shows a command's flags; gradmod --version its version.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"gradmod {__version__}")
+        return 0
+    command = COMMANDS.get(words[0])
+    if command is None:
+        return fail(f"unknown command {words[0]!r}; expected one of {', '.join(COMMANDS)} (see gradmod --help)", 2)
+    return guarded(lambda: command(words[1:]))
+
+
+def guarded(command: Callable[[], None]) -> int:
+    """Run a command; turn gradmod's own errors into one line and their exit code. Other exceptions are bugs, and show."""
+    try:
+        command()
+    except GradmodError as error:
+        return fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return fail("interrupted before training began; nothing was written", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # `gradmod list | head`: what was asked for was shown
+        return 0
+    return 0
+
+
+def fail(message: str, code: int) -> int:
+    """Print an error as one line; return `code`."""
+    print(f"gradmod: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def train(words: Sequence[str]) -> None:
+    """Train a new run."""
+    from gradmod.experiments.arguments import parse_config
+    from gradmod.experiments.warnings import setting_warnings
+
+    config = parse_config(words, "gradmod train")
+    for warning in setting_warnings(config):
+        print(f"gradmod: note: {warning}", file=sys.stderr)
+    from gradmod.training.run import train as train_run
+
+    show(train_run(config))
+
+
+def resume(words: Sequence[str]) -> None:
+    """Go on with a run."""
+    from gradmod.experiments.arguments import parse
+
+    def command(run: Annotated[Path, _positional()], checkpoint: str = "last", epochs: int | None = None) -> None:
+        """Go on with a run where its last checkpoint was written.
+
+        Args:
+            run: The run's folder.
+            checkpoint: last, previous, best, or the path of a checkpoint.
+            epochs: Train to this epoch, in place of the run's own.
+        """
+        from gradmod.training.run import resume as resume_run
+
+        show(resume_run(run, checkpoint=checkpoint, epochs=epochs))
+
+    parse(command, words, "gradmod resume")
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """Score a checkpoint."""
+    from gradmod.experiments.arguments import parse
+
+    def command(run: Annotated[Path, _positional()], split: str = "test", checkpoint: str = "best") -> None:
+        """Score a checkpoint of a run on one split.
+
+        Args:
+            run: The run's folder.
+            split: train, validation, test or predictor.
+            checkpoint: best, last, previous, or the path of a checkpoint.
+        """
+        from gradmod.reporting.tables import figures_table, show_table
+        from gradmod.training.run import evaluate as evaluate_run
+
+        figures = evaluate_run(run, split=split, checkpoint=checkpoint)
+        show_table(figures_table({split: figures}, title=f"{run}, checkpoint {checkpoint}"))
+
+    parse(command, words, "gradmod evaluate")
+
+
+def list_everything(words: Sequence[str]) -> None:
+    """Print methods, data sets and models."""
+    from gradmod.experiments.arguments import parse
+
+    def command() -> None:
+        """Show methods, data sets and models, and what each needs."""
+        from gradmod.reporting.catalogue import show_catalogue
+
+        show_catalogue()
+
+    parse(command, words, "gradmod list")
+
+
+def show(summary: RunSummary | None) -> None:
+    """Print a finished run; None on processes other than the first."""
+    if summary is not None:
+        from gradmod.reporting.tables import show_run
+
+        show_run(summary.folder, summary.result)
+
+
+def _positional() -> object:
+    import tyro
+
+    return tyro.conf.Positional
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "resume": resume,
+    "evaluate": evaluate,
+    "list": list_everything,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Opening .npy files: memory-mapped, never executing anything, and refusing what is damaged in clear words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradmod.errors import DataError
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+def open_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
+    """Memory-map an array.
+
+    Args:
+        path: the file.
+        shape: what is expected; None stands for any number.
+
+    Raises:
+        DataError: the file is missing, truncated, not an array of numbers, or of another shape.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{path} cannot be read: truncated, or not an .npy file of numbers ({reason}); fetch it again"
+        ) from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
+        raise DataError(f"{path} holds {getattr(array, 'dtype', type(array).__name__)}; expected an array of numbers")
+    if array.ndim != len(shape) or any(
+        want not in (None, have) for want, have in zip(shape, array.shape, strict=False)
+    ):
+        wanted = ", ".join("N" if want is None else str(want) for want in shape)
+        raise DataError(f"{path} has shape {list(array.shape)}; expected [{wanted}]")
+    if not len(array):
+        raise DataError(f"{path} is empty: it holds no sample")
+    return array
+
+
+def check_values(path: Path, array: npt.NDArray[Any], low: float, high: float) -> None:
+    """Check that every value is finite and from `low` to `high`; reads chunk by chunk and keeps nothing.
+
+    Raises:
+        DataError: names the file, the first such sample and the value.
+    """
+    if array.dtype.kind == "u" and np.iinfo(array.dtype).max <= high:
+        return
+    step = max(1, _CHUNK_BYTES // max(1, array[0].nbytes))
+    for start in range(0, len(array), step):
+        chunk = array[start : start + step]
+        wrong = ~((chunk >= low) & (chunk <= high))  # NaN fails both
+        if wrong.any():
+            where = np.argwhere(wrong)[0]
+            raise DataError(
+                f"{path}: sample {start + int(where[0])} holds {chunk[tuple(where)]}; expected finite values from {low:g} to {high:g}"
+            )
+
+
+def check_labels(path: Path, labels: npt.NDArray[Any], classes: int, samples: int) -> None:
+    """Check that there is an integer from 0 to `classes` - 1 for each of `samples` samples.
+
+    Raises:
+        DataError: there is not.
+    """
+    if len(labels) != samples:
+        raise DataError(f"{path} holds {len(labels)} labels for {samples} samples; expected one for each")
+    if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
+        raise DataError(f"{path} holds labels that are not whole numbers; expected 0 to {classes - 1}")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"{path} holds labels from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")

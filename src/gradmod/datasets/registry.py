@@ -1,0 +1,99 @@
+"""The data sets by name, as import strings: naming them imports neither torch nor NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradmod.errors import ConfigError
+
+HELDOUT, PUBLISHED = "heldout", "published"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        name: on the command line.
+        title: in the literature.
+        modalities: names of its inputs.
+        classes: number of classes.
+        summary: one line.
+        layout: the files that the loader looks for, as a tree; empty where there are none.
+        how_to_get: where it comes from.
+        loader: "module:function"; None for a data set of a later release.
+        protocols: splits that it has.
+        encoder: the encoder that `auto` stands for.
+        card: its data card in the documentation.
+    """
+
+    name: str
+    title: str
+    modalities: tuple[str, ...]
+    classes: int
+    summary: str
+    layout: str
+    how_to_get: str
+    loader: str | None = None
+    protocols: tuple[str, ...] = (HELDOUT, PUBLISHED)
+    encoder: str = "small-cnn"
+    card: str = ""
+
+
+DATASETS = {
+    info.name: info
+    for info in (
+        DatasetInfo(
+            "av-digits",
+            "AV-Digits",
+            ("audio", "visual"),
+            10,
+            "embedded: handwritten digits and the keypad tone of the same digit, in noise",
+            "",
+            "nothing to get: made from the digits that scikit-learn ships",
+            "gradmod.datasets.av_digits:load",
+            (HELDOUT,),
+            card="docs/datasets/av-digits.md",
+        ),
+        DatasetInfo(
+            "av-mnist",
+            "AV-MNIST",
+            ("audio", "visual"),
+            10,
+            "reduced MNIST images and spoken digits in noise, as spectrograms",
+            "<root>/image/train_data.npy    [N, 784], 0..255\n"
+            "<root>/image/test_data.npy     [N, 784]\n"
+            "<root>/audio/train_data.npy    [N, 112, 112], 0..255\n"
+            "<root>/audio/test_data.npy     [N, 112, 112]\n"
+            "<root>/train_labels.npy        [N], integers 0..9\n"
+            "<root>/test_labels.npy         [N]",
+            "see docs/datasets/av-mnist.md",
+            "gradmod.datasets.av_mnist:load",
+            encoder="resnet18",
+            card="docs/datasets/av-mnist.md",
+        ),
+        DatasetInfo(
+            "crema-d", "CREMA-D", ("audio", "visual"), 6, "acted emotions in short clips", "", "a later release"
+        ),
+        DatasetInfo("ur-funny", "UR-Funny", ("visual", "audio", "text"), 2, "humour in talks", "", "a later release"),
+        DatasetInfo("ave", "AVE", ("audio", "visual"), 29, "audio-visual events, per second", "", "a later release"),
+        DatasetInfo(
+            "mosei", "CMU-MOSEI", ("text", "audio"), 2, "sentiment and emotion in talks", "", "a later release"
+        ),
+    )
+}
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Facts of the data set called `name`.
+
+    Raises:
+        ConfigError: there is none of that name, or it comes in a later release.
+    """
+    ready = ", ".join(info.name for info in DATASETS.values() if info.loader)
+    info = DATASETS.get(name)
+    if info is None:
+        raise ConfigError(f"data.dataset is {name!r}; expected one of {ready}")
+    if info.loader is None:
+        raise ConfigError(f"data.dataset is {name!r}: {info.title} comes in a later release; at hand are {ready}")
+    return info

@@ -1,0 +1,90 @@
+"""Command-line arguments to typed values: tyro parses, its boxed errors become one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from gradmod.errors import ConfigError
+from gradmod.experiments.config import Config
+from gradmod.experiments.toml import NONE, load_config
+
+T = TypeVar("T")
+_BOX = "╭╮╰╯│─├┤"
+_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+
+
+def parse(kind: Callable[..., T], arguments: Sequence[str], prog: str, default: Any = tyro.MISSING_NONPROP) -> T:
+    """Parse `arguments` into what `kind` (a dataclass or a function) takes, and call it.
+
+    Raises:
+        ConfigError: an argument is unknown, missing or of the wrong type; one line.
+        SystemExit: after --help.
+    """
+    words = [_none(argument) for argument in arguments]
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=words, prog=prog, default=default, config=_STYLE)  # type: ignore[no-any-return, call-overload]
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise ConfigError(one_line(complaint.getvalue()) + f" (see {prog} --help)") from None
+
+
+def parse_config(arguments: Sequence[str], prog: str) -> Config:
+    """Settings from `--config FILE.toml`, if given, and the flags, which win over the file.
+
+    Raises:
+        ConfigError: see `parse` and `load_config`.
+    """
+    rest: list[str] = []
+    path: str | None = None
+    words = iter(arguments)
+    for word in words:
+        if word == "--config":
+            path = next(words, None)
+            if path is None:
+                raise ConfigError("--config needs the name of a TOML file")
+        elif word.startswith("--config="):
+            path = word.partition("=")[2]
+        else:
+            rest.append(word)
+    default = Config() if path is None else load_config(Path(path))
+    return parse(Config, rest, prog, default)
+
+
+def one_line(boxed: str) -> str:
+    """The message of a boxed error of tyro's: its first paragraph, and what it thinks was meant."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
+    paragraphs: list[list[str]] = [[]]
+    for line in text.splitlines():
+        content = line.strip().strip("│").strip()
+        if line.lstrip()[:1] in "╭╰" and line.strip():
+            continue
+        if content and set(content) <= set(_BOX):
+            paragraphs.append([])
+        elif content:
+            paragraphs[-1].append(content)
+    message = " ".join(paragraphs[0])
+    message = re.sub(r"^Error parsing \w+: (?=\w+\.\w+)", "", message)
+    message = re.sub(r"^Error parsing (--[\w-]+):", r"\1:", message).split(" Got errors:")[0].rstrip(".")
+    for paragraph in paragraphs[1:]:
+        if paragraph and paragraph[0].startswith("Perhaps you meant"):
+            flag = next((word for line in paragraph for word in line.split() if word.startswith("--")), "")
+            message += f"; did you mean {flag}?" if flag else ""
+    return message or "the arguments cannot be understood"
+
+
+def _none(argument: str) -> str:
+    """Spell None the way tyro wants it: `none` stands for it in files and on the command line alike."""
+    flag, equals, value = argument.partition("=")
+    if argument.lower() == NONE:
+        return "None"
+    return f"{flag}=None" if equals and flag.startswith("--") and value.lower() == NONE else argument

@@ -1,0 +1,215 @@
+"""The settings of a run: frozen dataclasses, one for each section of config.toml, checked when they are made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from gradmod.errors import ConfigError
+from gradmod.experiments import checks
+
+# Every command starts by importing this file, so the choices stand here as plain text and not in the modules that they
+# name, some of which import torch; tests/experiments/test_config.py checks that both agree.
+PROTOCOLS = ("heldout", "published")
+FUSIONS = ("late", "sum", "early")
+ENCODERS = ("auto", "small-cnn", "resnet18", "mlp")
+COALITIONS = ("auto", "looped", "batched", "reuse", "additive", "shared")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine", "warmup-cosine")
+CLIPPING = ("always", "head")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+DEFAULT_CAP = 2.0
+DEFAULT_CLIP_NORM = 5.0
+MAX_EXPONENT = 88.0
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+(,\d+)*)?")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt from."""
+
+    dataset: str = "av-digits"
+    """Name of the data set; `gradmod list` shows them."""
+    root: str = ""
+    """Folder of the data set; not needed where it is embedded."""
+    protocol: str = "heldout"
+    """heldout: the epoch is chosen on a validation split, the test split is scored once. published: as in the paper, best
+    epoch on the split that is reported."""
+    modality: str = "multimodal"
+    """multimodal, or the one modality that a mono-modal model is trained on."""
+    split_seed: int = 0
+    """Seed of the held-out splits; not that of the run, so that runs are scored on the same samples."""
+
+    def __post_init__(self) -> None:
+        checks.text("data.dataset", self.dataset)
+        checks.text("data.root", self.root)
+        checks.one_of("data.protocol", self.protocol, PROTOCOLS)
+        checks.text("data.modality", self.modality)
+        checks.whole("data.split_seed", self.split_seed, 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    encoder: str = "auto"
+    """Encoder of each modality: auto (the data set's own), small-cnn, resnet18 or mlp."""
+    fusion: str = "late"
+    """late: concatenation, linear head. sum: a head for each modality. early: concatenation, MaxOut network, linear head."""
+    width: int | None = None
+    """Size of the encoder's first layer; none: its own default."""
+
+    def __post_init__(self) -> None:
+        checks.one_of("model.encoder", self.encoder, ENCODERS)
+        checks.one_of("model.fusion", self.fusion, FUSIONS)
+        if self.width is not None:
+            checks.whole("model.width", self.width, 1)
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How it is trained."""
+
+    method: str = "agm"
+    """Training method; `gradmod list` shows them."""
+    alpha: float = 1.0
+    """AGM: strength of the modulation; 0 is joint training."""
+    cap: float | None = DEFAULT_CAP
+    """AGM: most that a modality counts as behind by; none: no limit."""
+    modulation_starts: int | None = None
+    """AGM: first epoch that is modulated, counted from 1; none: the first."""
+    modulation_ends: int | None = None
+    """AGM: last epoch that is modulated; none: the last."""
+    coalitions: str = "auto"
+    """How coalitions are evaluated: auto (the cheapest exact way), looped, batched, reuse, additive, or shared (approximate
+    where an encoder has batch norm or dropout)."""
+
+    def __post_init__(self) -> None:
+        checks.text("method.method", self.method)
+        checks.number("method.alpha", self.alpha, 0)
+        if self.cap is not None:
+            checks.number("method.cap", self.cap, 0, above=True)
+            if self.alpha * self.cap >= MAX_EXPONENT:
+                raise ConfigError(
+                    f"method.alpha * method.cap is {self.alpha * self.cap:g}; expected less than {MAX_EXPONENT:g}, where exp leaves the "
+                    "range of float32: lower one of them"
+                )
+        for name in ("modulation_starts", "modulation_ends"):
+            if getattr(self, name) is not None:
+                checks.whole(f"method.{name}", getattr(self, name), 0)
+        if self.modulation_ends is not None and self.modulation_ends < (self.modulation_starts or 1):
+            raise ConfigError(
+                f"method.modulation_ends is {self.modulation_ends}; expected at least {self.modulation_starts or 1}, the first epoch "
+                "that is modulated (for no modulation at all: --method joint)"
+            )
+        checks.one_of("method.coalitions", self.coalitions, COALITIONS)
+
+    @property
+    def window(self) -> tuple[int, int | None] | None:
+        """First and last epoch that is modulated, counted from 1; None: all."""
+        if self.modulation_starts is None and self.modulation_ends is None:
+            return None
+        return max(self.modulation_starts or 1, 1), self.modulation_ends
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Steps."""
+
+    optimizer: str = "sgd"
+    """sgd (with momentum), adam or adamw. Adam and AdamW cancel a constant factor on a gradient: see the card of AGM."""
+    lr: float = 0.01
+    """Learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    schedule: str = "constant"
+    """Learning rate over epochs: constant, step, cosine or warmup-cosine."""
+    decay_every: int = 70
+    """Epochs between the decays of the step schedule."""
+    decay_factor: float = 0.1
+    """Factor of each decay of the step schedule."""
+    warmup_epochs: int = 5
+    """Epochs of rising learning rate in warmup-cosine."""
+    clip_norm: float | None = DEFAULT_CLIP_NORM
+    """Largest norm of all gradients together; none: no clipping."""
+    clip_when: str = "always"
+    """always, or head: only when an entry of the head's weight gradient exceeds clip_norm in size, as published."""
+
+    def __post_init__(self) -> None:
+        checks.one_of("optimizer.optimizer", self.optimizer, OPTIMIZERS)
+        checks.number("optimizer.lr", self.lr, 0, above=True)
+        checks.number("optimizer.momentum", self.momentum, 0, 1)
+        checks.number("optimizer.weight_decay", self.weight_decay, 0)
+        checks.one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        checks.whole("optimizer.decay_every", self.decay_every, 1)
+        checks.number("optimizer.decay_factor", self.decay_factor, 0, 1, above=True)
+        checks.whole("optimizer.warmup_epochs", self.warmup_epochs, 0)
+        if self.clip_norm is not None:
+            checks.number("optimizer.clip_norm", self.clip_norm, 0, above=True)
+        checks.one_of("optimizer.clip_when", self.clip_when, CLIPPING)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run."""
+
+    epochs: int = 30
+    """Epochs to train."""
+    batch_size: int = 64
+    """Samples in a step, all processes together."""
+    seed: int = 0
+    """Seed of the weights, the order of the samples and dropout."""
+    device: str = "auto"
+    """auto, cpu, mps, cuda, cuda:0, or several as cuda:0,1."""
+    devices: int = 1
+    """Processes on this machine, one for each device."""
+    nodes: int = 1
+    """Machines."""
+    strategy: str = "auto"
+    """auto, or a strategy of Lightning Fabric such as ddp."""
+    precision: str = "32-true"
+    """32-true, bf16-mixed or 16-mixed."""
+    workers: int = 0
+    """Processes that read data ahead; 0: none."""
+    log_every: int = 50
+    """Steps between lines of scores, ratios and coefficients in metrics.jsonl."""
+    save_every: int = 0
+    """Steps between checkpoints inside an epoch; 0: only at the end of each epoch."""
+    out: str = "runs"
+    """Folder in which run folders are made."""
+    name: str = ""
+    """Name of the run's folder; empty: made of data set, fusion, method and seed, and made unique."""
+
+    def __post_init__(self) -> None:
+        checks.whole("train.epochs", self.epochs, 1)
+        checks.whole("train.batch_size", self.batch_size, 2)
+        checks.whole("train.seed", self.seed, 0)
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise ConfigError(
+                f"train.device is {self.device!r}; expected auto, cpu, mps, cuda, cuda:0, or several as cuda:0,1"
+            )
+        checks.whole("train.devices", self.devices, 1)
+        checks.whole("train.nodes", self.nodes, 1)
+        checks.text("train.strategy", self.strategy)
+        checks.one_of("train.precision", self.precision, PRECISIONS)
+        checks.whole("train.workers", self.workers, 0)
+        checks.whole("train.log_every", self.log_every, 1)
+        checks.whole("train.save_every", self.save_every, 0)
+        checks.text("train.out", self.out)
+        checks.text("train.name", self.name)
+        if "/" in self.name or "\\" in self.name or self.name in (".", ".."):
+            raise ConfigError(f"train.name is {self.name!r}; expected a plain folder name, --out says where it lies")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

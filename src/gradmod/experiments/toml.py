@@ -1,0 +1,80 @@
+"""Settings in TOML files: complete when written, checked when read."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from gradmod.errors import ConfigError
+from gradmod.experiments.config import Config
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+NONE = "none"
+"""TOML has no null: a setting that is None is written as this word, as on the command line."""
+
+
+def load_config(path: Path | str) -> Config:
+    """Read settings; what the file leaves out has its default.
+
+    Raises:
+        ConfigError: the file is missing, not TOML, or has an unknown section, key, or a value of the wrong type.
+    """
+    path = Path(path)
+    try:
+        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the configuration {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the configuration {path} cannot be read as TOML: {error}") from None
+    return config_from_sections(sections, str(path))
+
+
+def config_from_sections(sections: dict[str, Any], source: str) -> Config:
+    """Make settings from nested dicts, as TOML gives them.
+
+    Raises:
+        ConfigError: names `source`, the section and the key.
+    """
+    config = Config()
+    known = [section.name for section in fields(Config)]
+    for name, values in sections.items():
+        if name not in known or not isinstance(values, dict):
+            raise ConfigError(
+                f"{source}: unknown section [{name}]; expected {', '.join(f'[{section}]' for section in known)}"
+            )
+        section = getattr(config, name)
+        types = get_type_hints(type(section))
+        checked = {key: _value(f"{source}: {name}.{key}", types, key, value) for key, value in values.items()}
+        config = replace(config, **{name: replace(section, **checked)})
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write all settings, so that the file runs again as it is."""
+    import tomli_w
+
+    sections = {
+        name: {key: NONE if value is None else value for key, value in section.items()}
+        for name, section in asdict(config).items()
+    }
+    path.write_text(tomli_w.dumps(sections), encoding="utf-8")
+
+
+def _value(where: str, types: dict[str, Any], key: str, value: Any) -> Any:
+    if key not in types:
+        raise ConfigError(f"{where} is unknown; expected one of {', '.join(types)}")
+    allowed = get_args(types[key]) or (types[key],)
+    if value == NONE and type(None) in allowed:
+        return None
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) not in allowed:
+        names = " or ".join(NONE if kind is type(None) else kind.__name__ for kind in allowed)
+        raise ConfigError(f"{where} is {value!r}; expected {names}")
+    return value

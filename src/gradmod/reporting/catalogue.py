@@ -1,0 +1,37 @@
+"""What there is to choose from, for `gradmod list`; imports no torch."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from gradmod.datasets.registry import DATASETS
+from gradmod.methods.registry import METHODS
+from gradmod.models.registry import ENCODERS, FUSIONS
+
+
+def show_catalogue() -> None:
+    """Print methods, data sets and models."""
+    console = Console(highlight=False)
+    methods = _table("methods (--method)", "name", "what it does", "from", "settings")
+    for method in METHODS.values():
+        settings = {"epochs": "modulation_starts, modulation_ends"}
+        takes = ", ".join(settings.get(name, name) for name in method.settings) or "-"
+        methods.add_row(method.name, method.summary, method.paper, takes if method.factory else "in a later release")
+    console.print(methods)
+    datasets = _table("data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs")
+    for info in DATASETS.values():
+        needs = ("--root, see " + info.card if info.layout else "nothing") if info.loader else "a later release"
+        datasets.add_row(info.name, info.summary, ", ".join(info.modalities), str(info.classes), needs)
+    console.print(datasets)
+    models = _table("models (--encoder, --fusion)", "name", "what it is")
+    for model in (*ENCODERS.values(), *FUSIONS.values()):
+        models.add_row(model.name, model.summary)
+    console.print(models)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        table.add_column(column, no_wrap=position == 0)
+    return table

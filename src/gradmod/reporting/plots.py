@@ -1,0 +1,86 @@
+"""Plots of a run, from its records alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradmod.reporting.records import Metrics, read_metrics
+from gradmod.reporting.style import MODEL_COLOUR, RC, colours
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def plot_curves(folder: Path) -> Path:
+    """Draw accuracy and coefficients over the epochs of the run in `folder`; write and return its curves.svg.
+
+    Raises:
+        CheckpointError: the run's metrics cannot be read.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(RC):
+        figure = curves(read_metrics(folder / "metrics.jsonl"))
+        path = folder / "curves.svg"
+        figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def curves(metrics: Metrics) -> Figure:
+    """Figure with the accuracy of the model and of each modality's response, and below it the coefficients if there are any."""
+    from matplotlib.figure import Figure
+
+    modulated = any("coefficients" in epoch for epoch in metrics.epochs)
+    figure = Figure(figsize=(5.0, 4.6 if modulated else 2.6), layout="constrained")
+    panels = figure.subplots(2 if modulated else 1, 1, sharex=True, squeeze=False)[:, 0]
+    _accuracies(panels[0], metrics)
+    if modulated:
+        _coefficients(panels[1], metrics)
+    panels[-1].set_xlabel("epoch")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _accuracies(axes: Axes, metrics: Metrics) -> None:
+    epochs = [epoch["epoch"] for epoch in metrics.epochs]
+    blocks: list[dict[str, Any]] = [epoch["validation"] for epoch in metrics.epochs]
+    marker = "o" if len(epochs) == 1 else None
+    axes.plot(epochs, [b["accuracy"] for b in blocks], color=MODEL_COLOUR, linewidth=1.8, label="model", marker=marker)
+    modalities = metrics.modalities
+    if len(modalities) > 1:
+        for modality, colour in colours(modalities).items():
+            values = [block["responses"][modality]["accuracy"] for block in blocks]
+            axes.plot(epochs, values, color=colour, linewidth=1.2, label=f"{modality} alone", marker=marker)
+    best = [epoch for epoch in metrics.epochs if epoch.get("best")]
+    if best:
+        axes.plot(
+            best[-1]["epoch"],
+            best[-1]["validation"]["accuracy"],
+            "o",
+            color=MODEL_COLOUR,
+            markersize=4,
+            label="best epoch",
+        )
+    axes.set_ylabel("validation accuracy")
+    axes.set_ylim(0, 1.02)
+    axes.legend(ncols=2, fontsize=8, loc="lower right")
+
+
+def _coefficients(axes: Axes, metrics: Metrics) -> None:
+    shown = [epoch for epoch in metrics.epochs if "coefficients" in epoch]
+    epochs = [epoch["epoch"] for epoch in shown]
+    smallest = 1e-6  # below it a gradient is as good as stopped; keeps the axis readable
+
+    def values(modality: str, name: str) -> list[float]:
+        return [max(float(epoch["coefficients"][modality][name]), smallest) for epoch in shown]
+
+    for modality, colour in colours(metrics.modalities).items():
+        low, high = values(modality, "p05"), values(modality, "p95")
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(epochs, values(modality, "median"), color=colour, linewidth=1.4, label=modality)
+    axes.axhline(1, color=MODEL_COLOUR, linewidth=0.8, linestyle=":")
+    axes.set_yscale("log")
+    axes.set_ylabel("coefficient $\\kappa$\n(median, 5 to 95 % of steps)")
+    axes.legend(ncols=3, fontsize=8)

@@ -1,0 +1,94 @@
+"""What a run wrote down, read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gradmod.errors import CheckpointError
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The lines of a run's metrics.jsonl, by kind.
+
+    Attributes:
+        start: what the run is; empty where the file has no such line.
+        steps: figures of single steps.
+        epochs: figures of each epoch.
+    """
+
+    start: Record = field(default_factory=dict)
+    steps: list[Record] = field(default_factory=list)
+    epochs: list[Record] = field(default_factory=list)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities."""
+        return list(self.start.get("modalities", ()))
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read a metrics.jsonl.
+
+    Raises:
+        CheckpointError: it is missing, or a line is damaged; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    metrics = Metrics()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            kind = record["kind"]
+        except (ValueError, TypeError, KeyError):
+            raise CheckpointError(
+                f"{path}, line {number} is damaged: expected a JSON object with a kind, found {line[:60]!r}"
+            ) from None
+        if kind == "start":
+            metrics.start.update(record)
+        elif kind in ("step", "epoch"):
+            (metrics.steps if kind == "step" else metrics.epochs).append(record)
+    return metrics
+
+
+def read_result(folder: Path) -> Record:
+    """Read a run's result.json.
+
+    Raises:
+        CheckpointError: it is missing (the run is not finished) or damaged.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no result.json: the run is not finished. Go on with: gradmod resume {folder}"
+        )
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(result, dict):
+        raise CheckpointError(f"{path} is damaged: expected a JSON object")
+    return result
+
+
+def coefficient_range(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """Smallest and largest coefficient of each modality over the run, and the median of the epochs' medians."""
+    epochs = [epoch["coefficients"] for epoch in metrics.epochs if "coefficients" in epoch]
+    if not epochs:
+        return {}
+    return {
+        modality: {
+            "min": min(float(epoch[modality]["min"]) for epoch in epochs),
+            "median": median(float(epoch[modality]["median"]) for epoch in epochs),
+            "max": max(float(epoch[modality]["max"]) for epoch in epochs),
+        }
+        for modality in epochs[0]
+    }

@@ -1,0 +1,65 @@
+"""Tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_TITLES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
+
+
+def show_run(folder: Path, result: Mapping[str, Any]) -> None:
+    """Print a finished run: its figures on every split, the coefficients' range, where it lies."""
+    what = f"{result['method']} on {result['dataset']}, {result['fusion']} fusion, seed {result['seed']}"
+    splits = {name: result["splits"][name] for name in ("test", "validation", "train") if name in result["splits"]}
+    show_table(figures_table(splits, title=what))
+    coefficients = result.get("coefficients")
+    if coefficients:
+        show_table(coefficients_table(coefficients))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"best epoch {result['best_epoch']} of {result['epochs']} ({result['selected_by']}); protocol {result['protocol']}; "
+        f"{result['train_seconds']:.0f} s of training; coalitions: {result['strategy']}"
+    )
+    console.print(f"run folder: [bold]{folder}[/bold]   curves: {folder / 'curves.svg'}")
+
+
+def show_table(table: Table) -> None:
+    """Print a table on standard output."""
+    Console(highlight=False).print(table)
+
+
+def figures_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """Accuracy and macro F1 of the model and of each modality's response, a column for each split and metric.
+
+    Args:
+        splits: what `gradmod.training.evaluation.measure` returns, by split.
+        title: above the table.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    metrics = [name for name in _TITLES if all(name in block for block in splits.values()) and name != "loss"]
+    for split in splits:
+        for metric in metrics:
+            table.add_column(f"{split}\n{_TITLES[metric]}", justify="right")
+    blocks = list(splits.values())
+    table.add_row("[bold]model", *(f"[bold]{block[metric]:.3f}" for block in blocks for metric in metrics))
+    modalities = list(blocks[0]["responses"])
+    for modality in modalities if len(modalities) > 1 else []:
+        responses = [block["responses"][modality] for block in blocks]
+        table.add_row(f"{modality} response alone", *(f"{r[metric]:.3f}" for r in responses for metric in metrics))
+    return table
+
+
+def coefficients_table(coefficients: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Range of each modality's coefficient over the run."""
+    table = Table(title="coefficients over the run", title_justify="left")
+    for column in ("", "smallest", "median of epochs", "largest"):
+        table.add_column(column, justify="left" if not column else "right")
+    for modality, figures in coefficients.items():
+        table.add_row(modality, *(f"{float(figures[name]):.3g}" for name in ("min", "median", "max")))
+    return table
