@@ -26,9 +26,9 @@ CLIP_SAMPLES = 4000
 """Half a second."""
 TONE_SECONDS = (0.08, 0.20)
 """Range of the tone's duration; its onset is anywhere in the clip that leaves it room."""
-SNR_DB = (-18.0, -4.0)
+SNR_DB = (-14.0, 2.0)
 """Range of the ratio of the tone's power to that of the white noise, while the tone sounds."""
-PIXEL_NOISE = 6.0
+PIXEL_NOISE = 4.0
 """Standard deviation of the noise on the pixels, whose values are 0 to 16."""
 TEST_SHARE = 0.2
 

@@ -53,6 +53,7 @@ DATASETS = {
             "nothing to get: made from the digits that scikit-learn ships",
             "gradmod.datasets.av_digits:load",
             (HELDOUT,),
+            encoder="mlp",
             card="docs/datasets/av-digits.md",
         ),
         DatasetInfo(

@@ -58,5 +58,5 @@ def _encoder(name: str, shape: tuple[int, ...], modality: str, width: int | None
         )
     if name == "resnet18":
         return ResNet18(in_channels=shape[0], width=width or 64)
-    first = width or 16
-    return SmallCNN(in_channels=shape[0], widths=(first, 2 * first, 4 * first))
+    first = width or 8
+    return SmallCNN(in_channels=shape[0], widths=(first, 2 * first, 4 * first, 8 * first))
