@@ -16,16 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweep import run_all
-
 from gradmod.experiments.config import Config, DataConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from sweep import run_all
 
 CHANCE_LIMIT = 0.2
 CAPS: tuple[float | None, ...] = (1.0, 2.0, None)
 CLIPS: tuple[float | None, ...] = (None, 5.0)
 
 
-def grid(alphas: list[float], seeds: int, root: str, epochs: int, width: int) -> Iterator[tuple[tuple[Any, ...], Config]]:
+def grid(
+    alphas: list[float], seeds: int, root: str, epochs: int, width: int
+) -> Iterator[tuple[tuple[Any, ...], Config]]:
     """Every setting as (method, alpha, cap, clip, seed) and its configuration."""
     for seed in range(seeds):
         for clip in CLIPS:
@@ -90,14 +91,16 @@ def markdown(table: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     lines = [
         "# Which cap and clipping keep AGM from collapsing",
         "",
-        f"`python benchmarks/safe_defaults.py`: {facts['root']}, small CNN of width {facts['width']}, late fusion, SGD 0.01, "
+        f"`python benchmarks/safe_defaults.py`: {facts['root']}, small CNN of width {facts['width']}, late fusion, "
+        "SGD 0.01, "
         f"{facts['epochs']} epochs, {facts['seeds']} seeds. Best validation accuracy over epochs; chance is 0.1.",
         "",
         "| method | alpha | cap | clip norm | collapsed | mean accuracy | worst seed | largest coefficient |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in table:
-        cells = [row["method"], f"{row['alpha']:g}", row["cap"], row["clip_norm"], f"{row['collapsed']} of {row['seeds']}"]
+        collapsed = f"{row['collapsed']} of {row['seeds']}"
+        cells = [row["method"], f"{row['alpha']:g}", row["cap"], row["clip_norm"], collapsed]
         cells += [f"{row[k]:.3f}" if row[k] is not None else "-" for k in ("accuracy_mean", "accuracy_min")]
         largest = row["largest_coefficient"]
         cells.append(f"{largest:.3g}" if largest is not None else "-")

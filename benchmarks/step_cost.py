@@ -4,7 +4,8 @@
     python benchmarks/step_cost.py --cases a-late d-linear --rounds 15
 
 A step is forward, loss and backward of the same network on the same batch (no optimizer: it costs both the same, and
-would only make the ratio look better). The variants take turns in one process, each round in a new order; the figures are
+would only make the ratio look better). The variants take turns in one process, each round in a new order; the
+figures are
 medians over rounds, and the ratio is the median of the ratios within a round. Memory is the growth of the peak resident
 set of a fresh process over one warm-up and three steps (on a GPU: the peak of allocated memory above the parameters).
 """
@@ -88,11 +89,11 @@ class Case:
 
     title: str
     network: Callable[[], nn.Module]
+    strategies: tuple[str, ...]
+    goals: Mapping[str, float]
     inputs: Mapping[str, tuple[int, ...]]
     batch: int
     classes: int
-    strategies: tuple[str, ...]
-    goals: Mapping[str, float]
     target: tuple[int, ...] = ()
 
 
@@ -116,20 +117,47 @@ AV_MNIST = {"audio": (1, 112, 112), "visual": (1, 28, 28)}
 UR_FUNNY = {"visual": (20, 371), "audio": (20, 81), "text": (20, 300)}
 LATE = ("additive", "reuse", "batched", "looped", "shared")
 EARLY = ("reuse", "batched", "looped", "shared")
-SIX_INPUTS = dict.fromkeys(SIX, (64,))
+RESNETS = {"inputs": AV_MNIST, "batch": 64, "classes": 10}
+FUNNY = {"inputs": UR_FUNNY, "batch": 8, "classes": 2}
+MLPS = {"inputs": dict.fromkeys(SIX, (64,)), "batch": 64, "classes": 10}
 CASES = {
-    "a-late": Case("two ResNet-18, AV-MNIST, late", resnets(LateFusion, True), AV_MNIST, 64, 10, LATE, {"additive": 2.1, "shared": 1.15}),
-    "a-early": Case("two ResNet-18, AV-MNIST, early", resnets(EarlyFusion, True), AV_MNIST, 64, 10, EARLY, {"reuse": 2.1, "shared": 1.15}),
-    "b-late": Case("the same without batch norm, late", resnets(LateFusion, False), AV_MNIST, 64, 10, LATE[:4], {"additive": 1.15}),
-    "b-early": Case("the same without batch norm, early", resnets(EarlyFusion, False), AV_MNIST, 64, 10, EARLY[:3], {"reuse": 1.15}),
-    "c-dropout-0": Case("three transformers, UR-Funny, no dropout", transformers(0.0), UR_FUNNY, 8, 2, ("additive", "batched", "looped"), {"additive": 1.3}),
-    "c-dropout": Case("three transformers, UR-Funny, dropout 0.1", transformers(0.1), UR_FUNNY, 8, 2, ("additive", "batched", "looped", "shared"), {"additive": 2.3}),
-    "d-linear-512": Case("six MLPs of 512, linear head", mlps(LateFusion, 512), SIX_INPUTS, 64, 10, ("additive", "reuse", "batched", "looped"), {"additive": 1.3}),
-    "d-linear-2048": Case("six MLPs of 2048, linear head", mlps(LateFusion, 2048), SIX_INPUTS, 64, 10, ("additive", "reuse", "batched", "looped"), {"additive": 1.3}),
-    "d-maxout-512": Case("six MLPs of 512, MaxOut head", mlps(EarlyFusion, 512), SIX_INPUTS, 64, 10, ("reuse", "batched", "looped"), {}),
-    "d-maxout-2048": Case("six MLPs of 2048, MaxOut head", mlps(EarlyFusion, 2048), SIX_INPUTS, 64, 10, ("reuse", "batched"), {}),
-    "e-callable": Case("cross-attention, merely callable, AVE shapes", CrossAttention, {"audio": (10, 128), "visual": (10, 512)}, 64, 29, ("batched", "looped"), {"batched vs looped": 1.05}, (10,)),
-}  # fmt: skip
+    "a-late": Case(
+        "two ResNet-18, AV-MNIST, late", resnets(LateFusion, True), LATE, {"additive": 2.1, "shared": 1.15}, **RESNETS
+    ),
+    "a-early": Case(
+        "two ResNet-18, AV-MNIST, early", resnets(EarlyFusion, True), EARLY, {"reuse": 2.1, "shared": 1.15}, **RESNETS
+    ),
+    "b-late": Case("a-late without batch norm", resnets(LateFusion, False), LATE[:4], {"additive": 1.15}, **RESNETS),
+    "b-early": Case("a-early without batch norm", resnets(EarlyFusion, False), EARLY[:3], {"reuse": 1.15}, **RESNETS),
+    "c-dropout-0": Case(
+        "three transformers, UR-Funny, no dropout",
+        transformers(0.0),
+        ("additive", "batched", "looped"),
+        {"additive": 1.3},
+        **FUNNY,
+    ),
+    "c-dropout": Case(
+        "three transformers, UR-Funny, dropout 0.1",
+        transformers(0.1),
+        ("additive", "batched", "looped", "shared"),
+        {"additive": 2.3},
+        **FUNNY,
+    ),
+    "d-linear-512": Case("six MLPs of 512, linear head", mlps(LateFusion, 512), LATE[:4], {"additive": 1.3}, **MLPS),
+    "d-linear-2048": Case("six MLPs of 2048, linear head", mlps(LateFusion, 2048), LATE[:4], {"additive": 1.3}, **MLPS),
+    "d-maxout-512": Case("six MLPs of 512, MaxOut head", mlps(EarlyFusion, 512), EARLY[:3], {}, **MLPS),
+    "d-maxout-2048": Case("six MLPs of 2048, MaxOut head", mlps(EarlyFusion, 2048), EARLY[:2], {}, **MLPS),
+    "e-callable": Case(
+        "cross-attention, merely callable, AVE shapes",
+        CrossAttention,
+        ("batched", "looped"),
+        {"batched vs looped": 1.05},
+        inputs={"audio": (10, 128), "visual": (10, 512)},
+        batch=64,
+        classes=29,
+        target=(10,),
+    ),
+}
 
 
 def variants(case: Case, device: torch.device) -> dict[str, Callable[[], None]]:
@@ -232,8 +260,8 @@ def markdown(report: dict[str, object]) -> str:
             if strategy == "batched" and "batched vs looped" in goals:
                 goal = f"{row['ratio to looped']:.2f} of looped, goal <= {goals['batched vs looped']:g}"
             lines.append(
-                f"| {name}: {CASES[name].title} | {strategy} | {row['seconds'] * 1000:.1f} | {row['ratio']:.2f} | {goal} | "
-                f"{row['memory_mib']:.0f} |"
+                f"| {name}: {CASES[name].title} | {strategy} | {row['seconds'] * 1000:.1f} | {row['ratio']:.2f} | "
+                f"{goal} | {row['memory_mib']:.0f} |"
             )
     return "\n".join(lines) + "\n"
 

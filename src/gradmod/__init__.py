@@ -33,7 +33,7 @@ _EXPORTS = {
 }
 _MODULES = {"functional", "tasks", "coalitions", "methods", "wrapper", "metrics"}
 
-__all__ = ["__version__", "functional", *_EXPORTS]  # noqa: PLE0604
+__all__ = ["__version__", "functional", *_EXPORTS]
 
 
 def __getattr__(name: str) -> Any:

@@ -39,7 +39,8 @@ def adapt(
         call: `call(net, inputs)` returns logits or `Output`. Left out where `fuse` and `head` are given.
         encoders: the module, or modules, of `net` that belong to each modality: explicitly, no parameter in two places.
         heads: the same for heads that read one modality alone.
-        fuse: `fuse(net, features)` joins the features that the encoders return. With `head`, makes encoder reuse possible:
+        fuse: `fuse(net, features)` joins the features that the encoders return. With `head`, makes encoder reuse
+        possible:
             logits are then `head(net, fuse(net, {m: encoders[m](inputs[m])}))`, one module for each modality.
         head: `head(net, joint)` returns logits.
         mask: `mask(modality, x)` returns what a hidden modality's input looks like; default zeros.
@@ -153,6 +154,7 @@ def _paths(net: nn.Module, modules: nn.Module | Sequence[nn.Module], owner: str)
     for module in listed:
         if id(module) not in names:
             raise ValueError(
-                f"the {owner} ({type(module).__name__}) is not a module of the adapted {type(net).__name__}; pass one of its own submodules"
+                f"the {owner} ({type(module).__name__}) is not a module of the adapted {type(net).__name__}; pass one "
+                "of its own submodules"
             )
     return [names[id(module)] for module in listed]

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], None]) -> int:
-    """Run a command; turn gradmod's own errors into one line and their exit code. Other exceptions are bugs, and show."""
+    """Run a command; gradmod's own errors become one line and an exit code, other exceptions are bugs and show."""
     try:
         command()
     except GradmodError as error:

@@ -1,4 +1,4 @@
-"""What gradmod raises when a setting, a file or a checkpoint is wrong, and the exit code of each on the command line."""
+"""What gradmod raises when a setting, a file or a checkpoint is wrong, and the exit code of each."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ def check_modality_modules(
     missing = [m for m in modalities if m not in encoders]
     if missing:
         raise ValueError(
-            f"no encoder for {', '.join(map(repr, missing))}: encoders are given for {list(encoders)}, the method's modalities are "
-            f"{list(modalities)}. Name a module for each"
+            f"no encoder for {', '.join(map(repr, missing))}: encoders are given for {list(encoders)}, the method's "
+            f"modalities are {list(modalities)}. Name a module for each"
         )
     owners: dict[int, str] = {}
     for kind, modules in (("encoder", encoders), ("head", heads or {})):
@@ -36,6 +36,6 @@ def check_modality_modules(
                 other = owners.setdefault(id(parameter), owner)
                 if other != owner:
                     raise ValueError(
-                        f"parameter {name!r} of {owner} also belongs to {other}; expected every parameter in one place: give shared "
-                        "modules to no modality"
+                        f"parameter {name!r} of {owner} also belongs to {other}; expected every parameter in one "
+                        "place: give shared modules to no modality"
                     )

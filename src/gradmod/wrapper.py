@@ -30,7 +30,8 @@ class ModulatedModel(nn.Module):
             optimizer.step(); optimizer.zero_grad()
 
     Args:
-        model: called with a dict of inputs by modality; returns logits [..., K] or `Output`. One with a signature of its own
+        model: called with a dict of inputs by modality; returns logits [..., K] or `Output`. One with a signature of
+        its own
             is adapted with `adapt`.
         method: AGM, Joint, ...
         task: what the targets are; default one class a sample (or a segment).
@@ -46,8 +47,9 @@ class ModulatedModel(nn.Module):
         super().__init__()
         if isinstance(model, (DistributedDataParallel, DataParallel)):
             raise TypeError(
-                f"ModulatedModel was given a model inside {type(model).__name__}; gradients of the masked passes would differ between "
-                f"processes. Wrap the other way round: {type(model).__name__}(ModulatedModel(net, method))"
+                f"ModulatedModel was given a model inside {type(model).__name__}; gradients of the masked passes "
+                "would differ between processes. Wrap the other way round: "
+                f"{type(model).__name__}(ModulatedModel(net, method))"
             )
         if isinstance(model, ModulatedModel):
             raise TypeError("ModulatedModel was given a ModulatedModel; one model has one method")
@@ -71,7 +73,8 @@ class ModulatedModel(nn.Module):
             What the model returns: logits [..., K], or `Output` with the extra loss as it is.
 
         Raises:
-            ValueError: in train mode: target missing or of the wrong shape or dtype; inputs without one of the modalities.
+            ValueError: in train mode: target missing or of the wrong shape or dtype; inputs without one of the
+            modalities.
             RuntimeError: in train mode, for a model with batch norm: the last forward's backward has not been run yet.
         """
         if not self.training:
@@ -85,11 +88,11 @@ class ModulatedModel(nn.Module):
         watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
         if watches:
             self._refuse_pending_backward()
-        result = self.method(self.model, self.strategy, inputs, target, self.task)
+        result: Tensor | Output = self.method(self.model, self.strategy, inputs, target, self.task)
         logits, _ = split_output(result)
         if watches and logits.requires_grad:
             seen = _BackwardSeen()
-            logits.register_hook(seen)
+            logits.register_hook(seen)  # type: ignore[no-untyped-call]
             self._last_forward = weakref.ref(seen)
         return result
 
@@ -119,9 +122,9 @@ class ModulatedModel(nn.Module):
         last = self._last_forward() if self._last_forward is not None else None
         if last is not None and not last.done and has_training_batch_norm(self.model):
             raise RuntimeError(
-                "a second training forward before the backward of the first: batch norm would change the running statistics under "
-                "the first one's masked passes and its gradients would be silently wrong. Call backward() after each forward "
-                "(gradients add up), or drop the first output"
+                "a second training forward before the backward of the first: batch norm would change the running "
+                "statistics under the first one's masked passes and its gradients would be silently wrong. Call "
+                "backward() after each forward (gradients add up), or drop the first output"
             )
 
     def __getstate__(self) -> dict[str, Any]:

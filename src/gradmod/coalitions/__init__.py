@@ -1,4 +1,4 @@
-"""Evaluating a model on every coalition of its modalities: exact strategies that give the same numbers, and `shared`."""
+"""Evaluating a model on every coalition of its modalities, by strategies that give the same numbers."""
 
 from gradmod.coalitions.choice import STRATEGIES, choose_strategy
 from gradmod.coalitions.protocols import Additive, Encodes, Output

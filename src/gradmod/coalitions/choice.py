@@ -33,17 +33,18 @@ def choose_strategy(model: nn.Module, modalities: Sequence[str], name: str = "au
     encodes, additive = isinstance(model, Encodes), isinstance(model, Additive)
     if name == "auto":
         name = "additive" if additive else "reuse" if encodes else "batched"
-    if name in ("reuse", "shared") and not encodes or name == "additive" and not additive:
+    if (name in ("reuse", "shared") and not encodes) or (name == "additive" and not additive):
         needed = "encoders, encode, fuse, head" + (" and contribution" if name == "additive" else "")
         raise ValueError(
-            f"coalitions is {name!r}, but {type(model).__name__} does not declare {needed} (see gradmod.coalitions.protocols); "
-            "use 'auto', or 'batched' or 'looped', which take any model"
+            f"coalitions is {name!r}, but {type(model).__name__} does not declare {needed} (see "
+            "gradmod.coalitions.protocols); use 'auto', or 'batched' or 'looped', which take any model"
         )
     enumerated = not (name == "additive" or (name == "shared" and additive))
     if enumerated and len(modalities) > MAX_ENUMERATED_MODALITIES:
         raise ValueError(
-            f"{len(modalities)} modalities have {1 << len(modalities)} coalitions; at most {MAX_ENUMERATED_MODALITIES} modalities are "
-            "enumerated. Use a model with an additive head (late or sum fusion)"
+            f"{len(modalities)} modalities have {1 << len(modalities)} coalitions; at most "
+            f"{MAX_ENUMERATED_MODALITIES} modalities are enumerated. Use a model with an additive head (late or sum "
+            "fusion)"
         )
     if name == "looped":
         return Looped()

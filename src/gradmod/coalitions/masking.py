@@ -22,8 +22,8 @@ def check_inputs(inputs: Mapping[str, Any], modalities: Sequence[str]) -> None:
     missing = [modality for modality in modalities if modality not in inputs]
     if missing:
         raise ValueError(
-            f"inputs lack {', '.join(map(repr, missing))}: they hold {sorted(inputs)}; the method was made for the modalities "
-            f"{list(modalities)}. Use the same names in both"
+            f"inputs lack {', '.join(map(repr, missing))}: they hold {sorted(inputs)}; the method was made for the "
+            f"modalities {list(modalities)}. Use the same names in both"
         )
 
 
@@ -40,8 +40,9 @@ def mask(model: nn.Module, modality: str, x: Any) -> Any:
     def zeros(leaf: Tensor) -> Tensor:
         if not leaf.is_floating_point():
             raise ValueError(
-                f"the input of {modality!r} holds a tensor of dtype {leaf.dtype}, which zeros may not hide. Say what the hidden "
-                "modality looks like: define mask(modality, x) on the model, or pass mask=... to gradmod.adapt"
+                f"the input of {modality!r} holds a tensor of dtype {leaf.dtype}, which zeros may not hide. Say what "
+                "the hidden modality looks like: define mask(modality, x) on the model, or pass mask=... to "
+                "gradmod.adapt"
             )
         return torch.zeros_like(leaf)
 

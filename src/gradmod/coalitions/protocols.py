@@ -33,8 +33,8 @@ def split_output(output: Tensor | Output) -> tuple[Tensor, Tensor | None]:
     if isinstance(output, Tensor):
         return output, None
     raise TypeError(
-        f"the model returned {type(output).__name__}; expected a logits tensor [..., K] or gradmod.Output(logits, extra_loss): "
-        "wrap it with gradmod.adapt(net, call=...)"
+        f"the model returned {type(output).__name__}; expected a logits tensor [..., K] or gradmod.Output(logits, "
+        "extra_loss): wrap it with gradmod.adapt(net, call=...)"
     )
 
 
@@ -42,7 +42,8 @@ def split_output(output: Tensor | Output) -> tuple[Tensor, Tensor | None]:
 class Encodes(Protocol):
     """A model that says how it encodes each modality and fuses the features.
 
-    Its `forward(inputs)` must equal `head(fuse({m: encode(m, inputs[m]) for every modality m}))`, and `encode(m, x)` must
+    Its `forward(inputs)` must equal `head(fuse({m: encode(m, inputs[m]) for every modality m}))`, and `encode(m, x)`
+    must
     run no module but `encoders[m]`.
     """
 

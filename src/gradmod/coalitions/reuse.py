@@ -21,7 +21,8 @@ class EncoderReuse(Strategy):
     An encoder that computes the same in both modes runs once.
 
     Args:
-        share_train_pass: True: take the features of the train-mode pass for every encoder, batch norm and dropout or not.
+        share_train_pass: True: take the features of the train-mode pass for every encoder, batch norm and dropout or
+        not.
             An approximation (`shared`): masked passes then see this batch's statistics in place of the running ones.
     """
 
@@ -68,7 +69,8 @@ class EncoderReuse(Strategy):
 class AdditiveHead(EncoderReuse):
     """Encoder reuse where the logits are a sum over modalities: the responses in closed form, for any M.
 
-    With terms c^m of the shown and z^m of the hidden modality (eval mode), the game is additive but for v(empty) = 0 and
+    With terms c^m of the shown and z^m of the hidden modality (eval mode), the game is additive but for v(empty) = 0
+    and
     for v(all), which is the train-mode pass; both deviations are shared equally:
 
         phi^m = c^m - z^m + 1/M * [ v(all) - sum_j (c^j - z^j) ]

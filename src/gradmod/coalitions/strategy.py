@@ -69,8 +69,8 @@ def responses_from_coalitions(full: Tensor, masked: Sequence[Tensor]) -> Tensor:
     for logits in masked:
         if logits.shape != full.shape:
             raise ValueError(
-                f"the model returned logits of shape {list(logits.shape)} on a coalition and {list(full.shape)} on all "
-                "modalities; expected the same shape on each"
+                f"the model returned logits of shape {list(logits.shape)} on a coalition and {list(full.shape)} on "
+                "all modalities; expected the same shape on each"
             )
     full = at_least_float32(full)
     return shapley_values(torch.stack([torch.zeros_like(full), *(logits.to(full.dtype) for logits in masked), full]))

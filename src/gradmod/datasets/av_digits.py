@@ -1,4 +1,4 @@
-"""AV-Digits, embedded: handwritten digits and the telephone keypad tone of the same digit (see docs/datasets/av-digits.md)."""
+"""AV-Digits, embedded: handwritten digits and the keypad tone of the same digit (see docs/datasets/av-digits.md)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ _GENERATOR_STREAMS = ("image noise", "tone", "sound noise", "split")
 def load(root: str, protocol: str, split_seed: int) -> Splits:
     """Make the data set: 1,797 samples, the same to the bit every time.
 
-    Inputs: `audio` [1, 32, 32], a log-power spectrogram, and `visual` [1, 8, 8], an image, both standardised; target: the
+    Inputs: `audio` [1, 32, 32], a log-power spectrogram, and `visual` [1, 8, 8], an image, both standardised;
+    target: the
     digit. A fifth of the samples is the test split; the rest is divided as the heldout protocol says.
 
     Args:
@@ -91,4 +92,4 @@ def log_spectrogram(waves: Array) -> Array:
 
 
 def _standardised(values: Array) -> npt.NDArray[np.float32]:
-    return ((values - values.mean()) / values.std()).astype(np.float32)
+    return np.asarray((values - values.mean()) / values.std(), dtype=np.float32)

@@ -20,7 +20,8 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
 
     Args:
         root: folder with `image/`, `audio/` and the label files; uint8 or float arrays.
-        protocol: `heldout`: 80/10/10 of train as train, validation, predictor, and the whole test split. `published`: first
+        protocol: `heldout`: 80/10/10 of train as train, validation, predictor, and the whole test split.
+        `published`: first
             90 % of train; first 90 % of test as evaluation split (`validation`); the last 10 % of both as predictor.
         split_seed: of `heldout`.
 
@@ -33,8 +34,8 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
         found = "data.root is empty" if not root else f"{folder} is not a folder"
         layout = "; ".join(" ".join(line.split()) for line in info.layout.splitlines())
         raise DataError(
-            f"AV-MNIST: {found}. Looked for {layout}. How to get it: {info.how_to_get}. Without any download: --dataset av-digits, "
-            "the embedded data set"
+            f"AV-MNIST: {found}. Looked for {layout}. How to get it: {info.how_to_get}. Without any download: "
+            "--dataset av-digits, the embedded data set"
         )
     train, test = _open(folder, "train"), _open(folder, "test")
     if protocol == PUBLISHED:

@@ -59,7 +59,8 @@ def check_values(path: Path, array: npt.NDArray[Any], low: float, high: float) -
         if wrong.any():
             where = np.argwhere(wrong)[0]
             raise DataError(
-                f"{path}: sample {start + int(where[0])} holds {chunk[tuple(where)]}; expected finite values from {low:g} to {high:g}"
+                f"{path}: sample {start + int(where[0])} holds {chunk[tuple(where)]}; expected finite values from "
+                f"{low:g} to {high:g}"
             )
 
 

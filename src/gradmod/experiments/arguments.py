@@ -31,7 +31,7 @@ def parse(kind: Callable[..., T], arguments: Sequence[str], prog: str, default: 
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=words, prog=prog, default=default, config=_STYLE)  # type: ignore[no-any-return, call-overload]
+            return tyro.cli(kind, args=words, prog=prog, default=default, config=_STYLE)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -34,8 +34,8 @@ class DataConfig:
     root: str = ""
     """Folder of the data set; not needed where it is embedded."""
     protocol: str = "heldout"
-    """heldout: the epoch is chosen on a validation split, the test split is scored once. published: as in the paper, best
-    epoch on the split that is reported."""
+    """heldout: the epoch is chosen on a validation split, the test split is scored once. published: as in the paper,
+    the best epoch on the split that is reported."""
     modality: str = "multimodal"
     """multimodal, or the one modality that a mono-modal model is trained on."""
     split_seed: int = 0
@@ -56,7 +56,7 @@ class ModelConfig:
     encoder: str = "auto"
     """Encoder of each modality: auto (the data set's own), small-cnn, resnet18 or mlp."""
     fusion: str = "late"
-    """late: concatenation, linear head. sum: a head for each modality. early: concatenation, MaxOut network, linear head."""
+    """late: concatenation, linear head. sum: a head each, added. early: concatenation, MaxOut network, linear head."""
     width: int | None = None
     """Size of the encoder's first layer; none: its own default."""
 
@@ -82,8 +82,8 @@ class MethodConfig:
     modulation_ends: int | None = None
     """AGM: last epoch that is modulated; none: the last."""
     coalitions: str = "auto"
-    """How coalitions are evaluated: auto (the cheapest exact way), looped, batched, reuse, additive, or shared (approximate
-    where an encoder has batch norm or dropout)."""
+    """How coalitions are evaluated: auto (the cheapest exact way), looped, batched, reuse, additive, or shared
+    (approximate where an encoder has batch norm or dropout)."""
 
     def __post_init__(self) -> None:
         checks.text("method.method", self.method)
@@ -92,16 +92,16 @@ class MethodConfig:
             checks.number("method.cap", self.cap, 0, above=True)
             if self.alpha * self.cap >= MAX_EXPONENT:
                 raise ConfigError(
-                    f"method.alpha * method.cap is {self.alpha * self.cap:g}; expected less than {MAX_EXPONENT:g}, where exp leaves the "
-                    "range of float32: lower one of them"
+                    f"method.alpha * method.cap is {self.alpha * self.cap:g}; expected less than {MAX_EXPONENT:g}, "
+                    "where exp leaves the range of float32: lower one of them"
                 )
         for name in ("modulation_starts", "modulation_ends"):
             if getattr(self, name) is not None:
                 checks.whole(f"method.{name}", getattr(self, name), 0)
         if self.modulation_ends is not None and self.modulation_ends < (self.modulation_starts or 1):
             raise ConfigError(
-                f"method.modulation_ends is {self.modulation_ends}; expected at least {self.modulation_starts or 1}, the first epoch "
-                "that is modulated (for no modulation at all: --method joint)"
+                f"method.modulation_ends is {self.modulation_ends}; expected at least {self.modulation_starts or 1}, "
+                "the first epoch that is modulated (for no modulation at all: --method joint)"
             )
         checks.one_of("method.coalitions", self.coalitions, COALITIONS)
 
@@ -118,7 +118,7 @@ class OptimizerConfig:
     """Steps."""
 
     optimizer: str = "sgd"
-    """sgd (with momentum), adam or adamw. Adam and AdamW cancel a constant factor on a gradient: see the card of AGM."""
+    """sgd (with momentum), adam or adamw. The latter cancel a constant factor on a gradient: see the card of AGM."""
     lr: float = 0.01
     """Learning rate."""
     momentum: float = 0.9

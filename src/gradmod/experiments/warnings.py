@@ -7,14 +7,14 @@ from gradmod.experiments.config import Config
 
 def setting_warnings(config: Config) -> list[str]:
     """What a user should know of the settings before training starts; one line each."""
-    notes = []
+    notes: list[str] = []
     method, optimizer, epochs = config.method, config.optimizer, config.train.epochs
     if method.method != "agm":
         return notes
     if optimizer.optimizer in ("adam", "adamw"):
         notes.append(
-            f"{optimizer.optimizer} divides each gradient by its own running size, which cancels much of what AGM multiplies it by; "
-            "sgd does not. See docs/methods/agm.md, Adaptive optimizers"
+            f"{optimizer.optimizer} divides each gradient by its own running size, which cancels much of what AGM "
+            "multiplies it by; sgd does not. See docs/methods/agm.md, Adaptive optimizers"
         )
     if method.modulation_ends is not None and method.modulation_ends < epochs:
         notes.append(f"AGM modulates up to epoch {method.modulation_ends} of {epochs}; after it training is joint")

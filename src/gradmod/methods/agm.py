@@ -66,8 +66,8 @@ class AGM(Method):
             raise ValueError(f"cap is {cap}; expected a finite number > 0, or None for no cap")
         if cap is not None and alpha * cap >= MAX_EXPONENT:
             raise ValueError(
-                f"alpha * cap is {alpha * cap:g} (alpha {alpha:g}, cap {cap:g}); expected less than {MAX_EXPONENT:g}, where exp "
-                "leaves the range of float32: lower one of them"
+                f"alpha * cap is {alpha * cap:g} (alpha {alpha:g}, cap {cap:g}); expected less than {MAX_EXPONENT:g}, "
+                "where exp leaves the range of float32: lower one of them"
             )
         if epochs is not None and (epochs[0] < 1 or (epochs[1] is not None and epochs[1] < epochs[0])):
             raise ValueError(f"epochs is {epochs}; expected (first, last) with 1 <= first <= last, or last None")
@@ -90,8 +90,8 @@ class AGM(Method):
             return True
         if self.epoch is None:
             raise RuntimeError(
-                f"AGM has a window of epochs {self.epochs} but was not told where training is: call model.set_epoch(epoch), counted "
-                "from 1, at the start of every epoch"
+                f"AGM has a window of epochs {self.epochs} but was not told where training is: call "
+                "model.set_epoch(epoch), counted from 1, at the start of every epoch"
             )
         first, last = self.epochs
         return first <= self.epoch and (last is None or self.epoch <= last)

@@ -49,7 +49,8 @@ class TrainableModel(Protocol):
 class Method(nn.Module):
     """A way to train a multi-modal model; this base is plain joint training.
 
-    Its statistics are float64 buffers, which stay float64 when the module is cast. The names of the modalities are saved
+    Its statistics are float64 buffers, which stay float64 when the module is cast. The names of the modalities are
+    saved
     in the state dict and checked on load.
 
     Args:
@@ -125,7 +126,7 @@ class Method(nn.Module):
         return loss.detach()
 
     def get_extra_state(self) -> Tensor:
-        """Names of the modalities, as the bytes of a JSON list in a uint8 tensor (so that any tensor format holds it)."""
+        """Names of the modalities, as the bytes of a JSON list in a uint8 tensor, which any tensor format can hold."""
         return torch.tensor(list(json.dumps(self.modalities).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -137,14 +138,14 @@ class Method(nn.Module):
         saved = tuple(json.loads(bytes(state.tolist())))
         if saved != self.modalities:
             raise ValueError(
-                f"the state was saved for the modalities {list(saved)}, in this order; this method has {list(self.modalities)}. "
-                "Make it with the same names in the same order"
+                f"the state was saved for the modalities {list(saved)}, in this order; this method has "
+                f"{list(self.modalities)}. Make it with the same names in the same order"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Method:
         """Move with the model, but keep float64 statistics float64: `model.half()` must not round them."""
         kept = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float64}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in kept.items():
             self._buffers[name] = buffer.to(self.get_buffer(name).device)
         return self

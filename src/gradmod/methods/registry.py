@@ -74,6 +74,6 @@ def build_method(name: str, modalities: Sequence[str], **settings: object) -> Me
     """
     kind = method_class(name)
     try:
-        return kind(modalities, **{key: settings[key] for key in METHODS[name].settings})  # type: ignore[arg-type]
+        return kind(modalities, **{key: settings[key] for key in METHODS[name].settings})
     except ValueError as error:
         raise ConfigError(str(error)) from None

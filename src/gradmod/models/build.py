@@ -16,6 +16,8 @@ from gradmod.models.small_cnn import SmallCNN
 
 PUBLISHED_MAXOUT = (2048, 1024)
 SMALL_MAXOUT = (256, 128)
+LARGE_IMAGE = 64
+"""From this many pixels on, the small CNN's first convolution has stride 4."""
 
 
 def build_model(
@@ -59,4 +61,5 @@ def _encoder(name: str, shape: tuple[int, ...], modality: str, width: int | None
     if name == "resnet18":
         return ResNet18(in_channels=shape[0], width=width or 64)
     first = width or 8
-    return SmallCNN(in_channels=shape[0], widths=(first, 2 * first, 4 * first, 8 * first))
+    stride = 4 if min(shape[1:]) >= LARGE_IMAGE else 2
+    return SmallCNN(in_channels=shape[0], widths=(first, 2 * first, 4 * first, 8 * first), stride=stride)

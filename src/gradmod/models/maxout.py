@@ -6,6 +6,7 @@ Source: Goodfellow et al., "Maxout Networks", ICML 2013 (arXiv 1302.4389); sizes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -28,7 +29,8 @@ class Maxout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., out_features] of [..., in_features]."""
-        return self.linear(x).unflatten(-1, (-1, self.pool)).amax(-1)
+        pieces: Tensor = self.linear(x)
+        return pieces.reshape(*x.shape[:-1], -1, self.pool).amax(-1)
 
 
 class MaxOutMLP(nn.Sequential):
@@ -48,7 +50,7 @@ class MaxOutMLP(nn.Sequential):
     ) -> None:
         sizes = [in_features, *hidden]
         layers: list[nn.Module] = [nn.BatchNorm1d(in_features, eps=1e-4)]
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             layers += [Maxout(inputs, outputs, pool), nn.BatchNorm1d(outputs), nn.Dropout(dropout)]
         super().__init__(*layers)
         self.out_features = sizes[-1]

@@ -26,7 +26,9 @@ def _by_name(*infos: ModelInfo) -> dict[str, ModelInfo]:
 
 ENCODERS = _by_name(
     ModelInfo(
-        "small-cnn", "gradmod.models.small_cnn:SmallCNN", "four blocks of convolution and maximum; --width: channels of the first (8)"
+        "small-cnn",
+        "gradmod.models.small_cnn:SmallCNN",
+        "four blocks of convolution and maximum; --width: channels of the first (8)",
     ),
     ModelInfo("resnet18", "gradmod.models.resnet:ResNet18", "ResNet-18; --width: channels of its first stage (64)"),
     ModelInfo("mlp", "gradmod.models.mlp:MLP", "two linear layers; --width: units of the first (128)"),

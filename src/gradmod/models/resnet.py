@@ -28,8 +28,8 @@ class BasicBlock(nn.Module):
         """[B, outputs, H / stride, W / stride]."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)) + shortcut)
-        return x
+        joined: Tensor = self.relu(self.bn2(self.conv2(x)) + shortcut)
+        return joined
 
 
 class ResNet18(nn.Module):
@@ -74,15 +74,15 @@ class ResNet18(nn.Module):
         """
         if x.ndim not in (4, 5) or x.shape[1] != self.in_channels:
             raise ValueError(
-                f"images have shape {list(x.shape)}; expected [B, {self.in_channels}, H, W], or frames "
-                f"[B, {self.in_channels}, T, H, W]"
+                f"images have shape {list(x.shape)}; expected [B, {self.in_channels}, H, W], or frames [B, "
+                f"{self.in_channels}, T, H, W]"
             )
         frames = x.shape[2] if x.ndim == 5 else 1
         if x.ndim == 5:
             x = x.transpose(1, 2).flatten(0, 1)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.unflatten(0, (-1, frames)).mean((1, 3, 4))
+        return x.reshape(-1, frames, *x.shape[1:]).mean((1, 3, 4))
 
 
 def _stage(inputs: int, outputs: int, stride: int, norm: bool) -> nn.Sequential:

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """Blocks of 3x3 convolution, batch norm, ReLU and 2x2 maximum, then the average over the image.
+    """Blocks of convolution, batch norm, ReLU and 2x2 maximum, then the average over the image.
 
-    The first convolution has stride 2, so four blocks see patches of about 80 pixels: the tone of a spectrogram and not only
-    its texture. A forward of a [1, 112, 112] spectrogram at the default widths takes 1.3 million multiplications.
+    The first convolution strides (7x7 for stride 4, 3x3 for stride 2), the others are 3x3. With stride 4, four blocks
+    see patches of more than 100 pixels: the course of a spectrogram and not only its texture.
 
     Args:
         in_channels: of the image.
         widths: channels after each convolution; the last is the number of features.
+        stride: of the first convolution; 4 suits images of about 100 pixels, 2 smaller ones.
         norm: batch norm; without it the convolutions have biases.
     """
 
     forward_ignores_mode = True
 
-    def __init__(self, in_channels: int = 1, widths: Sequence[int] = (8, 16, 32, 64), norm: bool = True) -> None:
+    def __init__(
+        self, in_channels: int = 1, widths: Sequence[int] = (8, 16, 32, 64), stride: int = 2, norm: bool = True
+    ) -> None:
         super().__init__()
-        if in_channels < 1 or not widths or min(widths) < 1:
+        if in_channels < 1 or stride < 1 or not widths or min(widths) < 1:
             raise ValueError(
-                f"in_channels is {in_channels} and widths {tuple(widths)}; expected numbers >= 1, at least one layer"
+                f"in_channels is {in_channels}, stride {stride} and widths {tuple(widths)}; expected numbers >= 1, at "
+                "least one width"
             )
         channels = [in_channels, *widths]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
-            layers.append(nn.Conv2d(inputs, outputs, 3, stride=1 if layers else 2, padding=1, bias=not norm))
+        for inputs, outputs in pairwise(channels):
+            step = 1 if layers else stride
+            kernel = max(2 * step - 1, 3)
+            layers.append(nn.Conv2d(inputs, outputs, kernel, step, padding=kernel // 2, bias=not norm))
             if norm:
                 layers.append(nn.BatchNorm2d(outputs))
             layers += [nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]

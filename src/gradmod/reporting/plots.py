@@ -29,7 +29,7 @@ def plot_curves(folder: Path) -> Path:
 
 
 def curves(metrics: Metrics) -> Figure:
-    """Figure with the accuracy of the model and of each modality's response, and below it the coefficients if there are any."""
+    """Figure: accuracy of the model and of each modality's response; below it the coefficients, if there are any."""
     from matplotlib.figure import Figure
 
     modulated = any("coefficients" in epoch for epoch in metrics.epochs)

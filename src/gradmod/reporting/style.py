@@ -10,7 +10,7 @@ _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MODEL_COLOUR = "#222222"
 _FIXED = {"audio": _PALETTE[0], "visual": _PALETTE[1], "text": _PALETTE[2]}
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

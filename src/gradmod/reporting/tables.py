@@ -22,8 +22,8 @@ def show_run(folder: Path, result: Mapping[str, Any]) -> None:
         show_table(coefficients_table(coefficients))
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"best epoch {result['best_epoch']} of {result['epochs']} ({result['selected_by']}); protocol {result['protocol']}; "
-        f"{result['train_seconds']:.0f} s of training; coalitions: {result['strategy']}"
+        f"best epoch {result['best_epoch']} of {result['epochs']} ({result['selected_by']}); protocol "
+        f"{result['protocol']}; {result['train_seconds']:.0f} s of training; coalitions: {result['strategy']}"
     )
     console.print(f"run folder: [bold]{folder}[/bold]   curves: {folder / 'curves.svg'}")
 

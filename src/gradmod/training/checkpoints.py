@@ -27,7 +27,7 @@ class Checkpoints:
         return Path(name) if name.endswith(".pt") else self.folder / f"{name}.pt"
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
-        """Write `state` as the last checkpoint, and as the best one if it is; `state` holds tensors and plain values."""
+        """Write `state` (tensors and plain values) as the last checkpoint, and as the best one if it is."""
         self.folder.mkdir(exist_ok=True)
         last, previous = self.path("last"), self.path("previous")
         if best:

@@ -27,14 +27,15 @@ def make_fabric(config: TrainConfig) -> Fabric:
     chosen = [int(number) for number in numbers.split(",")] if numbers else []
     if accelerator in present and present[accelerator] <= max([0, *chosen]):
         raise ConfigError(
-            f"train.device is {config.device!r}, but torch {torch.__version__} sees {present[accelerator]} {accelerator} device(s) "
-            "here; use auto or cpu"
+            f"train.device is {config.device!r}, but torch {torch.__version__} sees {present[accelerator]} "
+            f"{accelerator} device(s) here; use auto or cpu"
         )
     if config.precision == "16-mixed" and accelerator == "cpu":
         raise ConfigError("train.precision is '16-mixed', which needs a GPU; on the CPU use bf16-mixed or 32-true")
     if chosen and config.devices not in (1, len(chosen)):
         raise ConfigError(
-            f"train.devices is {config.devices}, but train.device {config.device!r} names {len(chosen)}; leave out one of them"
+            f"train.devices is {config.devices}, but train.device {config.device!r} names {len(chosen)}; leave out "
+            "one of them"
         )
     from lightning_fabric import Fabric
 

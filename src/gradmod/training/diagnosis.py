@@ -26,7 +26,8 @@ def explain_non_finite(
     """Make the error that stops a run.
 
     Args:
-        found: (step in the epoch, counted from 0; loss; the method's record) of the first loss that is not finite; None: the
+        found: (step in the epoch, counted from 0; loss; the method's record) of the first loss that is not finite;
+        None: the
             losses are finite but a parameter is not.
         step_before_epoch: steps of the run before this epoch.
         epoch: the epoch.
@@ -53,7 +54,8 @@ def explain_non_finite(
         if rows:
             listed = _some([str(int(samples[row])) for row in rows])
             return TrainingError(
-                f"{where}; the input of {modality!r} is not finite in sample(s) {listed} of the training split. Mend or drop them"
+                f"{where}; the input of {modality!r} is not finite in sample(s) {listed} of the training split. Mend "
+                "or drop them"
             )
     return TrainingError(f"{where}; the inputs of {', '.join(inputs)} are finite; {parameters}. {remedy}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def predict(
     def whole(parts: list[Tensor]) -> Tensor:
         gathered = torch.cat(parts)
         if shard.world > 1:
-            gathered = fabric.all_gather(gathered).transpose(0, 1).flatten(0, 1)
+            gathered = cast(Tensor, fabric.all_gather(gathered)).transpose(0, 1).flatten(0, 1)
         return gathered[: len(dataset)].cpu()
 
     return Predictions(whole(logits), whole(responses).transpose(0, 1), whole(targets))

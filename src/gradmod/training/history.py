@@ -37,7 +37,7 @@ class EpochHistory:
             self.coefficients.append(record.coefficients)
 
     def look(self) -> tuple[int, float, StepRecord | None] | None:
-        """Read the steps since the last look: the first whose loss is not finite as (step in epoch, loss, record), or None."""
+        """Read the steps since the last look; return the first with a loss that is not finite: (step, loss, record)."""
         unseen = self.losses[self.unseen_from :]
         found = None
         if unseen:

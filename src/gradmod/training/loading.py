@@ -28,8 +28,8 @@ def batches(fabric: Fabric, dataset: ArrayDataset, indices: Iterable[Indices], w
         workers: processes that read ahead; 0 reads in this one.
     """
     loader: DataLoader[Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        sampler=list(indices),  # type: ignore[arg-type]
+        dataset,
+        sampler=list(indices),
         batch_size=None,
         num_workers=workers,
         pin_memory=fabric.device.type == "cuda",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +174,7 @@ class Loop:
         self.recorder.epoch(
             here.epoch,
             here.step,
-            float(self.fabric.all_reduce(here.history.mean_loss(), reduce_op="mean")),
+            float(cast(Tensor, self.fabric.all_reduce(here.history.mean_loss(), reduce_op="mean"))),
             here.seconds,
             validation,
             here.history.coefficient_quantiles(self.model.method.modalities),
@@ -232,7 +231,7 @@ class Loop:
             if not at_a_meeting_point:
                 return
             flag = torch.tensor(float(asked), device=self.fabric.device)
-            asked = bool(self.fabric.all_reduce(flag, reduce_op="sum") > 0)
+            asked = bool(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")) > 0)
         if asked:
             if self.position.step_in_epoch:
                 self._look()
@@ -242,7 +241,7 @@ class Loop:
             )
 
 
-def head_weight(model: nn.Module) -> nn.Parameter | None:
+def head_weight(model: nn.Module) -> Tensor | None:
     """Weight of the linear head: that of the last linear layer of `model.head`; None where there is none."""
     head = getattr(model, "head", None)
     linear = (

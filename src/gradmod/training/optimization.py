@@ -22,7 +22,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
 def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
     """Learning rate of an epoch, counted from 1, out of `epochs`.
 
-    `step` multiplies by `decay_factor` every `decay_every` epochs; `cosine` falls from lr in the first epoch towards 0 after
+    `step` multiplies by `decay_factor` every `decay_every` epochs; `cosine` falls from lr in the first epoch towards
+    0 after
     the last; `warmup-cosine` first rises in equal steps over `warmup_epochs`.
     """
     done = epoch - 1
@@ -37,7 +38,7 @@ def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
 
 
 def clip_gradients(
-    parameters: Iterable[nn.Parameter], clip_norm: float | None, trigger: nn.Parameter | None = None
+    parameters: Iterable[nn.Parameter], clip_norm: float | None, trigger: Tensor | None = None
 ) -> Tensor:
     """Scale all gradients down so that their total norm is at most `clip_norm`; reads nothing from the device.
 

@@ -53,8 +53,12 @@ class RunSummary:
     result: dict[str, Any]
 
 
-def train(config: Config) -> RunSummary | None:
+def train(config: Config, *, unique: bool = False) -> RunSummary | None:
     """Train a new run.
+
+    Args:
+        config: its settings.
+        unique: add a number to the name in the settings where it is taken, as is done where they name none.
 
     Returns:
         The run; None on processes other than the first.
@@ -69,7 +73,7 @@ def train(config: Config) -> RunSummary | None:
     folder = Path()
     if fabric.is_global_zero:
         name = config.train.name or default_name(config)
-        folder = create_run_folder(Path(config.train.out), name, unique=not config.train.name)
+        folder = create_run_folder(Path(config.train.out), name, unique=unique or not config.train.name)
         save_config(config, folder / CONFIG)
     folder = Path(fabric.broadcast(str(folder)))
     return _train(config, folder, fabric, parts, state=None)
@@ -94,7 +98,8 @@ def resume(folder: Path | str, *, checkpoint: str = "last", epochs: int | None =
     state = checkpoints.load(checkpoint) if checkpoints.exist() or checkpoint != "last" else None
     if state is not None and state["epoch"] > config.train.epochs and (folder / RESULT).exists() and epochs is None:
         raise ConfigError(
-            f"the run {folder} is finished ({config.train.epochs} epochs); to train on, say --epochs with a larger number"
+            f"the run {folder} is finished ({config.train.epochs} epochs); to train on, say --epochs with a larger "
+            "number"
         )
     fabric = make_fabric(config.train)
     fabric.launch()
@@ -144,6 +149,19 @@ def run_config(folder: Path) -> Config:
     return load_config(folder / CONFIG)
 
 
+def locate(path: str, default: str) -> tuple[Path, str]:
+    """Run folder and checkpoint that `path` means: a run folder, or a checkpoint file in one.
+
+    Args:
+        path: either.
+        default: the checkpoint of a run folder.
+    """
+    given = Path(path)
+    if given.suffix == ".pt":
+        return given.parent.parent, str(given)
+    return given, default
+
+
 def default_name(config: Config) -> str:
     """Name of a run that was given none."""
     what = config.method.method if config.data.modality == "multimodal" else config.data.modality
@@ -164,7 +182,8 @@ def _build(config: Config) -> _Parts:
     modality = config.data.modality
     if modality != "multimodal" and modality not in info.modalities:
         raise ConfigError(
-            f"data.modality is {modality!r}; {info.name} has {', '.join(info.modalities)}, or multimodal for all of them"
+            f"data.modality is {modality!r}; {info.name} has {', '.join(info.modalities)}, or multimodal for all of "
+            "them"
         )
     seed_all(config.train.seed)
     network = _network(config, data.train.shapes, info.classes, info.encoder)
@@ -183,8 +202,8 @@ def _build(config: Config) -> _Parts:
         raise ConfigError(str(error)) from None
     if config.train.batch_size < 2 * config.train.devices * config.train.nodes:
         raise ConfigError(
-            f"train.batch_size is {config.train.batch_size}, shared by {config.train.devices * config.train.nodes} process(es); "
-            "expected at least 2 samples for each"
+            f"train.batch_size is {config.train.batch_size}, shared by {config.train.devices * config.train.nodes} "
+            "process(es); expected at least 2 samples for each"
         )
     if len(data.train) < 2 * config.train.devices * config.train.nodes:
         raise ConfigError(f"the training split has {len(data.train)} samples; expected at least 2 for each process")
@@ -192,7 +211,7 @@ def _build(config: Config) -> _Parts:
 
 
 def _network(config: Config, shapes: dict[str, tuple[int, ...]], classes: int, default_encoder: str) -> nn.Module:
-    """The network; for one modality alone: late and sum fusion train its encoder and head, early the whole, others masked."""
+    """The network. For one modality alone: its encoder and head; with early fusion the whole, the others masked."""
     encoder = default_encoder if config.model.encoder == "auto" else config.model.encoder
     alone = config.data.modality
     if alone != "multimodal" and config.model.fusion != "early":

@@ -41,7 +41,8 @@ def create_run_folder(out: Path, name: str, *, unique: bool) -> Path:
         except FileExistsError:
             if not unique:
                 raise ConfigError(
-                    f"the run folder {folder} exists already; go on with it by `gradmod resume {folder}`, or choose another --name"
+                    f"the run folder {folder} exists already; go on with it by `gradmod resume {folder}`, or choose "
+                    "another --name"
                 ) from None
             attempt += 1
         except OSError as error:

@@ -13,13 +13,13 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Shard:
-    """This process among all: each batch is dealt out to them like cards."""
+    """One process among all: each batch is dealt out to them like cards."""
 
     rank: int = 0
     world: int = 1
 
     def of(self, indices: Indices) -> Indices:
-        """This process' part of a batch."""
+        """The part of a batch that is this process'."""
         return indices[self.rank :: self.world]
 
 

@@ -1,0 +1,210 @@
+"""The command line of the paper's published code, mapped on our settings.
+
+Every flag of it is accepted, with its default there. What it cannot do here is an error, never ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gradmod.errors import ConfigError
+from gradmod.experiments.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+
+METHODS = {"Normal": "joint", "OGM-GE": "ogm-ge", "AGM": "agm", "MSLR": "mslr", "MSES": "mses"}
+DATASETS = {
+    "AV-MNIST": "av-mnist",
+    "CREMAD": "crema-d",
+    "URFunny": "ur-funny",
+    "AVE": "ave",
+    "MOSEI": "mosei",
+    "AV-Digits": "av-digits",
+}
+MODALITIES = {"Multimodal": "multimodal", "Audio": "audio", "Visual": "visual", "Text": "text"}
+FUSIONS = {"late_fusion": "late", "early_fusion": "early"}
+SCHEDULES = {"lrstep": "step", "cosinestep": "cosine", "cosinestepwarmup": "warmup-cosine"}
+PUBLISHED_CAPS = {"CREMAD": 10.0, "URFunny": 7.0}
+"""Caps in the published code; the other data sets have none."""
+PUBLISHED_CLIP_NORM = 1.0
+"""AV-MNIST and CREMA-D: all gradients to norm 1, when an entry of the head's weight gradient exceeds 1 in size."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose complaint is one of our errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see python main.py --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Parser of the paper's flags."""
+    parse = _Parser(
+        prog="main.py",
+        description="The command line of the paper's code (ICCV 2023, arXiv 2308.07686), run by gradmod. Our own, with "
+        "more to choose from: gradmod train --help.",
+        allow_abbrev=False,
+    )
+    add = parse.add_argument
+    add("--data_root", default="", help="folder of the data set (UR-Funny: a file)")
+    add("--checkpoint_path", default="", help="evaluate this run folder, or checkpoint in one, and stop")
+    add("--breakpoint_path", default="", help="go on with this run folder, or from this checkpoint in one")
+    add("--device", default="cuda:0", help="cpu, cuda:0 ... cuda:7; cpu where there is no CUDA, which is said")
+    add("--methods", default="Normal", choices=list(METHODS))
+    add("--modality", default="Multimodal", choices=list(MODALITIES))
+    add("--fusion_type", default="late_fusion", choices=list(FUSIONS))
+    add("--random_seed", type=int, default=999)
+    add("--expt_dir", default="checkpoint", help="folder in which run folders are made")
+    add("--expt_name", default="test_experiment", help="name of the run's folder; a number is added where it is taken")
+    add("--batch_size", type=int, default=16, help="samples in a step, all GPUs together")
+    add("--EPOCHS", type=int, default=10)
+    add("--learning_rate", type=float, default=1e-5)
+    add("--dataset", default="AV-MNIST", choices=list(DATASETS))
+    add(
+        "--modulation_starts",
+        type=int,
+        default=0,
+        help="first epoch that AGM modulates, counted from 1; 0 is the first too",
+    )
+    add("--modulation_ends", type=int, default=20, help="last epoch that AGM modulates")
+    add("--alpha", type=float, default=1.0)
+    add("--lr_decay_ratio", type=float, default=0.1)
+    add("--lr_decay_step", type=int, default=70)
+    add("--optim", default="sgd", choices=["sgd", "adam", "adamw"])
+    add("--lr_scalar", default="lrstep", choices=list(SCHEDULES))
+    add("--use_mgpu", type=_boolean, default=False, metavar="BOOL")
+    add("--gpu_ids", default="0,1,2", help="with --use_mgpu True")
+    add("--save_checkpoint", type=_boolean, default=False, metavar="BOOL", help="checkpoints are always written")
+    add("--local_rank", type=int, default=-1, help="accepted; the launcher's own environment says the rank")
+    add("--SHAPE_contribution", type=_boolean, default=False, metavar="BOOL", help="True comes in a later release")
+    return parse
+
+
+def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[str]]:
+    """Map the paper's flags.
+
+    Args:
+        options: what `parser` parsed.
+        cuda: whether there is a CUDA device.
+
+    Returns:
+        Our settings, and what the user should be told of them, a line each.
+
+    Raises:
+        ConfigError: a value that cannot be, or that comes in a later release.
+    """
+    notes: list[str] = []
+    if options.SHAPE_contribution:
+        raise ConfigError("--SHAPE_contribution True comes in a later release; leave it out, or say False")
+    device, devices = _device(options, cuda, notes)
+    agm = options.methods == "AGM"
+    multimodal = options.modality == "Multimodal"
+    method = MethodConfig(
+        method=METHODS[options.methods] if multimodal else "joint",
+        alpha=options.alpha,
+        cap=PUBLISHED_CAPS.get(options.dataset),
+        modulation_starts=options.modulation_starts if agm else None,
+        modulation_ends=options.modulation_ends if agm else None,
+    )
+    if not multimodal and options.methods != "Normal":
+        raise ConfigError(
+            f"--methods {options.methods} needs several modalities; --modality {options.modality} goes with --methods "
+            "Normal"
+        )
+    if agm and options.modulation_ends < options.EPOCHS:
+        notes.append(
+            f"AGM modulates up to epoch {options.modulation_ends} of {options.EPOCHS} and is joint training after it: "
+            f"this is the published default. For the whole run: --modulation_ends {options.EPOCHS}"
+        )
+    embedded = options.dataset == "AV-Digits"
+    config = Config(
+        DataConfig(
+            dataset=DATASETS[options.dataset],
+            root=options.data_root,
+            protocol="heldout" if embedded else "published",
+            modality=MODALITIES[options.modality],
+        ),
+        ModelConfig(fusion=FUSIONS[options.fusion_type]),
+        method,
+        OptimizerConfig(
+            optimizer=options.optim,
+            lr=options.learning_rate,
+            schedule=SCHEDULES[options.lr_scalar],
+            decay_every=options.lr_decay_step,
+            decay_factor=options.lr_decay_ratio,
+            weight_decay=0.0 if options.optim == "adam" else 1e-4,
+            clip_norm=PUBLISHED_CLIP_NORM,
+            clip_when="head",
+        ),
+        TrainConfig(
+            epochs=options.EPOCHS,
+            batch_size=options.batch_size,
+            seed=options.random_seed,
+            device=device,
+            devices=devices,
+            out=options.expt_dir,
+            name=options.expt_name,
+        ),
+    )
+    return config, notes
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run the paper's command line: train, or evaluate or go on where a path says so.
+
+    Raises:
+        GradmodError: whatever is wrong.
+    """
+    options = parser().parse_args(arguments)
+    if options.checkpoint_path and options.breakpoint_path:
+        raise ConfigError("--checkpoint_path evaluates and --breakpoint_path goes on training; give one of them")
+    import torch
+
+    from gradmod.reporting.tables import figures_table, show_run, show_table
+    from gradmod.training import run as runs
+
+    if options.checkpoint_path:
+        folder, checkpoint = runs.locate(options.checkpoint_path, default="best")
+        config = runs.run_config(folder)
+        split = "test" if config.data.protocol == "heldout" else "validation"
+        figures = runs.evaluate(folder, split=split, checkpoint=checkpoint)
+        show_table(figures_table({split: figures}, title=f"{folder}, checkpoint {checkpoint}"))
+        return
+    if options.breakpoint_path:
+        folder, checkpoint = runs.locate(options.breakpoint_path, default="last")
+        epochs = options.EPOCHS if runs.run_config(folder).train.epochs < options.EPOCHS else None
+        summary = runs.resume(folder, checkpoint=checkpoint, epochs=epochs)
+    else:
+        config, notes = settings(options, cuda=torch.cuda.is_available())
+        for note in notes:
+            print(f"note: {note}", flush=True)
+        summary = runs.train(config, unique=True)
+    if summary is not None:
+        show_run(summary.folder, summary.result)
+
+
+def _device(options: argparse.Namespace, cuda: bool, notes: list[str]) -> tuple[str, int]:
+    if options.use_mgpu:
+        ids = options.gpu_ids.replace(" ", "")
+        if not cuda:
+            raise ConfigError(f"--use_mgpu True with --gpu_ids {options.gpu_ids}, but torch sees no CUDA device here")
+        return f"cuda:{ids}", len(ids.split(","))
+    if options.device.startswith("cuda") and not cuda:
+        notes.append(f"--device {options.device}: torch sees no CUDA device here, so this runs on the cpu")
+        return "cpu", 1
+    return str(options.device), 1
+
+
+def _boolean(word: str) -> bool:
+    if word in ("True", "1"):
+        return True
+    if word in ("False", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{word!r} is not a boolean; expected True, False, 0 or 1")
