@@ -4,8 +4,8 @@
 
 Small CNN, late fusion, SGD with momentum 0.9 and clipping at norm 5, protocol heldout. First every method's settings
 are chosen on the validation split alone (mean over the tuning seeds of the best epoch's validation accuracy); then the
-chosen ones are run with every seed, and the test split is scored once for each run, at its best validation epoch. Writes
-benchmarks/results/avmnist_small.{json,md} and a plot of accuracy over epochs. Finished runs are not repeated.
+chosen ones are run with every seed, and the test split is scored once for each run, at its best validation epoch.
+Writes benchmarks/results/avmnist_small.{json,md} and a plot of accuracy over epochs. Finished runs are not repeated.
 """
 
 from __future__ import annotations

@@ -20,9 +20,8 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
 
     Args:
         root: folder with `image/`, `audio/` and the label files; uint8 or float arrays.
-        protocol: `heldout`: 80/10/10 of train as train, validation, predictor, and the whole test split.
-        `published`: first
-            90 % of train; first 90 % of test as evaluation split (`validation`); the last 10 % of both as predictor.
+        protocol: `heldout`: 80/10/10 of train as train, validation, predictor, and the whole test split. `published`:
+            first 90 % of train; first 90 % of test as evaluation split (`validation`); last 10 % of both as predictor.
         split_seed: of `heldout`.
 
     Raises:

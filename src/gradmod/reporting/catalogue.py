@@ -8,6 +8,7 @@ from rich.table import Table
 from gradmod.datasets.registry import DATASETS
 from gradmod.methods.registry import METHODS
 from gradmod.models.registry import ENCODERS, FUSIONS
+from gradmod.reporting.tables import new_table
 
 
 def show_catalogue() -> None:
@@ -21,9 +22,10 @@ def show_catalogue() -> None:
     console.print(methods)
     datasets = _table("data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs")
     for info in DATASETS.values():
-        needs = ("--root, see " + info.card if info.layout else "nothing") if info.loader else "a later release"
+        needs = ("--root FOLDER" if info.layout else "nothing") if info.loader else "a later release"
         datasets.add_row(info.name, info.summary, ", ".join(info.modalities), str(info.classes), needs)
     console.print(datasets)
+    console.print("What lies in a FOLDER and where it comes from: docs/datasets/NAME.md\n")
     models = _table("models (--encoder, --fusion)", "name", "what it is")
     for model in (*ENCODERS.values(), *FUSIONS.values()):
         models.add_row(model.name, model.summary)
@@ -31,7 +33,7 @@ def show_catalogue() -> None:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = new_table(title)
     for position, column in enumerate(columns):
         table.add_column(column, no_wrap=position == 0)
     return table

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +34,11 @@ def show_table(table: Table) -> None:
     Console(highlight=False).print(table)
 
 
+def new_table(title: str) -> Table:
+    """An empty table in the style of all of them: narrow enough for 80 columns, easy to copy into a mail."""
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
 def figures_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Accuracy and macro F1 of the model and of each modality's response, a column for each split and metric.
 
@@ -40,24 +46,25 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
         splits: what `gradmod.training.evaluation.measure` returns, by split.
         title: above the table.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table = new_table(title)
+    table.add_column("", no_wrap=True)
     metrics = [name for name in _TITLES if all(name in block for block in splits.values()) and name != "loss"]
     for split in splits:
-        for metric in metrics:
-            table.add_column(f"{split}\n{_TITLES[metric]}", justify="right")
+        for position, metric in enumerate(metrics):
+            title = f"{split}\n{_TITLES[metric]}" if position == 0 else _TITLES[metric].replace(" ", "\n")
+            table.add_column(title, justify="right", no_wrap=True)
     blocks = list(splits.values())
     table.add_row("[bold]model", *(f"[bold]{block[metric]:.3f}" for block in blocks for metric in metrics))
     modalities = list(blocks[0]["responses"])
     for modality in modalities if len(modalities) > 1 else []:
         responses = [block["responses"][modality] for block in blocks]
-        table.add_row(f"{modality} response alone", *(f"{r[metric]:.3f}" for r in responses for metric in metrics))
+        table.add_row(f"{modality} response", *(f"{r[metric]:.3f}" for r in responses for metric in metrics))
     return table
 
 
 def coefficients_table(coefficients: Mapping[str, Mapping[str, Any]]) -> Table:
     """Range of each modality's coefficient over the run."""
-    table = Table(title="coefficients over the run", title_justify="left")
+    table = new_table("coefficients over the run")
     for column in ("", "smallest", "median of epochs", "largest"):
         table.add_column(column, justify="left" if not column else "right")
     for modality, figures in coefficients.items():
