@@ -16,7 +16,7 @@ from gradmod.experiments.config import Config
 from gradmod.experiments.toml import NONE, load_config
 
 T = TypeVar("T")
-_BOX = "╭╮╰╯│─├┤"
+_BOX = "╭╮╰╯│─├┤-"
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
 
 
@@ -61,7 +61,10 @@ def parse_config(arguments: Sequence[str], prog: str) -> Config:
 
 
 def one_line(boxed: str) -> str:
-    """The message of a boxed error of tyro's: its first paragraph, and what it thinks was meant."""
+    """The message of a boxed error of tyro's: its first paragraph, and what it thinks was meant.
+
+    On a terminal of UTF-8 the box's upper edge holds the title; elsewhere the title is a paragraph of its own.
+    """
     text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
     paragraphs: list[list[str]] = [[]]
     for line in text.splitlines():
@@ -72,6 +75,8 @@ def one_line(boxed: str) -> str:
             paragraphs.append([])
         elif content:
             paragraphs[-1].append(content)
+    if "╭" not in text and len(paragraphs) > 1:
+        del paragraphs[0]
     message = " ".join(paragraphs[0])
     message = re.sub(r"^Error parsing \w+: (?=\w+\.\w+)", "", message)
     message = re.sub(r"^Error parsing (--[\w-]+):", r"\1:", message).split(" Got errors:")[0].rstrip(".")

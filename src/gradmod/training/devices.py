@@ -18,7 +18,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """Fabric for the run's devices, not launched yet.
 
     Raises:
-        ConfigError: the device is not there, or the precision needs another one.
+        ConfigError: the device is not there, the precision needs another one, or Fabric refuses the strategy.
     """
     accelerator, _, numbers = config.device.partition(":")
     if accelerator == "auto":
@@ -44,10 +44,16 @@ def make_fabric(config: TrainConfig) -> Fabric:
     strategy = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-        return Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=config.nodes,
-            strategy=strategy,
-            precision=config.precision,  # type: ignore[arg-type]
-        )
+        try:
+            return Fabric(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=config.nodes,
+                strategy=strategy,
+                precision=config.precision,  # type: ignore[arg-type]
+            )
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(
+                f"train.strategy {config.strategy!r}, train.device {config.device!r} and train.precision "
+                f"{config.precision!r} do not go together, says Lightning Fabric: {error}"
+            ) from None
