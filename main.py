@@ -1,9 +1,9 @@
-"""The paper's command line: python main.py --methods AGM --dataset AV-MNIST ..., see gradmod.experiments.paper_cli."""
+"""The paper's command line: python main.py --methods AGM --dataset AV-MNIST ..., see gradmod.paper_cli."""
 
 import sys
 
 from gradmod.cli import guarded
-from gradmod.experiments.paper_cli import run
+from gradmod.paper_cli import run
 
 if __name__ == "__main__":
     sys.exit(guarded(lambda: run(sys.argv[1:])))

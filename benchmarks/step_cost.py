@@ -5,9 +5,9 @@
 
 A step is forward, loss and backward of the same network on the same batch (no optimizer: it costs both the same, and
 would only make the ratio look better). The variants take turns in one process, each round in a new order; the
-figures are
-medians over rounds, and the ratio is the median of the ratios within a round. Memory is the growth of the peak resident
-set of a fresh process over one warm-up and three steps (on a GPU: the peak of allocated memory above the parameters).
+figures are medians over rounds, and the ratio is the median of the ratios within a round. Memory is the growth of the
+peak resident set of a fresh process over one warm-up and three steps (on a GPU: the peak of allocated memory above the
+parameters).
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ def adapt(
         encoders: the module, or modules, of `net` that belong to each modality: explicitly, no parameter in two places.
         heads: the same for heads that read one modality alone.
         fuse: `fuse(net, features)` joins the features that the encoders return. With `head`, makes encoder reuse
-        possible:
-            logits are then `head(net, fuse(net, {m: encoders[m](inputs[m])}))`, one module for each modality.
+            possible: logits are then `head(net, fuse(net, {m: encoders[m](inputs[m])}))`, one module for each modality.
         head: `head(net, joint)` returns logits.
         mask: `mask(modality, x)` returns what a hidden modality's input looks like; default zeros.
         mask_is_constant: declares that `mask` gives every sample the same.

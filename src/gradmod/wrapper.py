@@ -31,8 +31,7 @@ class ModulatedModel(nn.Module):
 
     Args:
         model: called with a dict of inputs by modality; returns logits [..., K] or `Output`. One with a signature of
-        its own
-            is adapted with `adapt`.
+            its own is adapted with `adapt`.
         method: AGM, Joint, ...
         task: what the targets are; default one class a sample (or a segment).
         coalitions: how coalitions are evaluated: `auto` (the cheapest exact way), `looped`, `batched`, `reuse`,
@@ -74,7 +73,7 @@ class ModulatedModel(nn.Module):
 
         Raises:
             ValueError: in train mode: target missing or of the wrong shape or dtype; inputs without one of the
-            modalities.
+                modalities.
             RuntimeError: in train mode, for a model with batch norm: the last forward's backward has not been run yet.
         """
         if not self.training:

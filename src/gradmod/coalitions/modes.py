@@ -67,8 +67,7 @@ def same_in_both_modes(module: nn.Module) -> bool:
     """Whether `module` would compute the same in eval mode as it does in its present mode.
 
     Decided by a list of module types; anything unknown counts as different. A class whose own `forward` does not
-    look at
-    `self.training` (nor calls functional dropout or batch norm) says so with the class attribute
+    look at `self.training` (nor calls functional dropout or batch norm) says so with the class attribute
     `forward_ignores_mode = True`; its children are still looked at. A module frozen in eval mode computes the same.
     """
     return all(_own_forward_is_mode_free(child) for child in module.modules() if child.training)

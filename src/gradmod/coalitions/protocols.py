@@ -43,8 +43,7 @@ class Encodes(Protocol):
     """A model that says how it encodes each modality and fuses the features.
 
     Its `forward(inputs)` must equal `head(fuse({m: encode(m, inputs[m]) for every modality m}))`, and `encode(m, x)`
-    must
-    run no module but `encoders[m]`.
+    must run no module but `encoders[m]`.
     """
 
     encoders: Mapping[str, nn.Module]

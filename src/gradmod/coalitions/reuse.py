@@ -22,8 +22,8 @@ class EncoderReuse(Strategy):
 
     Args:
         share_train_pass: True: take the features of the train-mode pass for every encoder, batch norm and dropout or
-        not.
-            An approximation (`shared`): masked passes then see this batch's statistics in place of the running ones.
+            not. An approximation (`shared`): masked passes then see this batch's statistics in place of the running
+            ones.
     """
 
     def __init__(self, share_train_pass: bool = False) -> None:
@@ -70,8 +70,7 @@ class AdditiveHead(EncoderReuse):
     """Encoder reuse where the logits are a sum over modalities: the responses in closed form, for any M.
 
     With terms c^m of the shown and z^m of the hidden modality (eval mode), the game is additive but for v(empty) = 0
-    and
-    for v(all), which is the train-mode pass; both deviations are shared equally:
+    and for v(all), which is the train-mode pass; both deviations are shared equally:
 
         phi^m = c^m - z^m + 1/M * [ v(all) - sum_j (c^j - z^j) ]
     """

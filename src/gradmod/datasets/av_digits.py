@@ -43,8 +43,7 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     """Make the data set: 1,797 samples, the same to the bit every time.
 
     Inputs: `audio` [1, 32, 32], a log-power spectrogram, and `visual` [1, 8, 8], an image, both standardised;
-    target: the
-    digit. A fifth of the samples is the test split; the rest is divided as the heldout protocol says.
+    target: the digit. A fifth of the samples is the test split; the rest is divided as the heldout protocol says.
 
     Args:
         root: not used; nothing is read but scikit-learn's own data.

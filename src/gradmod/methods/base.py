@@ -50,8 +50,7 @@ class Method(nn.Module):
     """A way to train a multi-modal model; this base is plain joint training.
 
     Its statistics are float64 buffers, which stay float64 when the module is cast. The names of the modalities are
-    saved
-    in the state dict and checked on load.
+    saved in the state dict and checked on load.
 
     Args:
         modalities: names of the inputs, in the order in which the method reports them.

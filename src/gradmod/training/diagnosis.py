@@ -27,8 +27,7 @@ def explain_non_finite(
 
     Args:
         found: (step in the epoch, counted from 0; loss; the method's record) of the first loss that is not finite;
-        None: the
-            losses are finite but a parameter is not.
+            None: the losses are finite but a parameter is not.
         step_before_epoch: steps of the run before this epoch.
         epoch: the epoch.
         model: to name its parameters that are not finite.

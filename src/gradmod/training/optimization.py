@@ -23,8 +23,7 @@ def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
     """Learning rate of an epoch, counted from 1, out of `epochs`.
 
     `step` multiplies by `decay_factor` every `decay_every` epochs; `cosine` falls from lr in the first epoch towards
-    0 after
-    the last; `warmup-cosine` first rises in equal steps over `warmup_epochs`.
+    0 after the last; `warmup-cosine` first rises in equal steps over `warmup_epochs`.
     """
     done = epoch - 1
     if config.schedule == "step":

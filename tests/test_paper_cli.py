@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from gradmod import paper_cli
 from gradmod.datasets.registry import DATASETS as OURS
 from gradmod.errors import ConfigError, DataError
-from gradmod.experiments import paper_cli
 from gradmod.experiments.config import Config
 
 README_COMMAND = (

@@ -1,0 +1,66 @@
+"""The direction of imports, and that the library stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gradmod
+
+PACKAGE = Path(gradmod.__file__).parent
+LIBRARY = ["errors", "functional", "metrics", "tasks", "coalitions", "groups", "methods", "adapters", "wrapper"]
+LAYERS = [*LIBRARY, "models", "datasets", "reporting", "experiments", "training", "cli", "paper_cli", "__main__"]
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_each_layer_imports_only_those_above_it(path: Path) -> None:
+    for name in imported(path):
+        top, *rest = name.split(".")
+        if top == "gradmod" and rest not in ([], ["__version__"]):
+            assert LAYERS.index(rest[0]) <= LAYERS.index(layer(path)), f"{layer(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if layer(p) in LIBRARY], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_library_needs_torch_and_numpy_alone(path: Path) -> None:
+    allowed = {"torch", "numpy", "gradmod", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in imported(path)} <= allowed
+
+
+def test_importing_the_package_imports_no_torch_until_it_is_used() -> None:
+    script = """
+import sys, gradmod
+assert "torch" not in sys.modules
+assert "AGM" in dir(gradmod)
+gradmod.AGM
+assert "torch" in sys.modules
+extra = {"lightning_fabric", "tyro", "rich", "matplotlib", "sklearn"} & set(sys.modules)
+assert not extra, extra
+for name in gradmod.__all__:
+    getattr(gradmod, name)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_torchvision_and_torchaudio_are_never_imported() -> None:
+    for path in FILES:
+        assert not {name.split(".")[0] for name in imported(path)} & {"torchvision", "torchaudio"}
