@@ -91,9 +91,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
 
 
 def test_joint_and_agm_start_from_the_same_weights_and_part(tmp_path: Path) -> None:
-    from gradmod.training.run import _build
+    from gradmod.training.parts import build_parts
 
-    parts = {m: _build(short(tmp_path, method=m)).model.model.state_dict() for m in ("joint", "agm")}
+    parts = {m: build_parts(short(tmp_path, method=m)).model.model.state_dict() for m in ("joint", "agm")}
     assert all(torch.equal(parts["joint"][key], parts["agm"][key]) for key in parts["joint"])
     ends = {
         m: read_checkpoint(run(short(tmp_path, name=m, method=m)).folder / "checkpoints" / "last.pt")["model"]
@@ -193,7 +193,7 @@ def test_a_diverging_run_stops_with_the_step_and_the_scores(tmp_path: Path) -> N
 
 def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gradmod.datasets import av_digits
-    from gradmod.training import run as runs
+    from gradmod.training import parts
 
     def damaged(*args: object) -> object:
         splits = av_digits.load("", "heldout", 0)
@@ -202,7 +202,7 @@ def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytes
         view.array[view.rows[7]] = np.nan
         return splits
 
-    monkeypatch.setattr(runs, "load_dataset", damaged)
+    monkeypatch.setattr(parts, "load_dataset", damaged)
     with pytest.raises(
         TrainingError, match=r"loss is nan at step \d.*input of 'audio' is not finite in sample\(s\) 7 of"
     ):
@@ -212,10 +212,10 @@ def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytes
 
 def test_evaluation_gives_every_sample_once_and_restores_the_mode(tmp_path: Path) -> None:
     from gradmod.training.devices import make_fabric
-    from gradmod.training.run import _build
+    from gradmod.training.parts import build_parts
 
     config = short(tmp_path)
-    parts = _build(config)
+    parts = build_parts(config)
     fabric = make_fabric(config.train)
     parts.model.train()
     results = [predict(fabric, parts.model, parts.data.validation, batch_size=size) for size in (7, 143, 1000)]

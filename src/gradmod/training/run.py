@@ -9,18 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from gradmod.datasets.load import load_dataset
-from gradmod.datasets.registry import dataset_info
-from gradmod.datasets.splits import Splits
 from gradmod.errors import CheckpointError, ConfigError
 from gradmod.experiments.config import Config
 from gradmod.experiments.toml import load_config, save_config
-from gradmod.methods.registry import build_method
-from gradmod.models.build import build_model
-from gradmod.models.masked import MaskedModel
-from gradmod.tasks import Classification, Task
 from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.devices import make_fabric
 from gradmod.training.evaluation import measure, predict
@@ -28,7 +20,7 @@ from gradmod.training.files import write_json
 from gradmod.training.history import EpochHistory
 from gradmod.training.loop import Loop, Position
 from gradmod.training.optimization import build_optimizer
-from gradmod.training.randomness import seed_all
+from gradmod.training.parts import Parts, build_parts
 from gradmod.training.recording import Recorder
 from gradmod.training.runfolder import (
     CONFIG,
@@ -69,7 +61,7 @@ def train(config: Config, *, unique: bool = False) -> RunSummary | None:
     """
     fabric = make_fabric(config.train)
     fabric.launch()
-    parts = _build(config)
+    parts = build_parts(config)
     folder = Path()
     if fabric.is_global_zero:
         name = config.train.name or default_name(config)
@@ -103,7 +95,7 @@ def resume(folder: Path | str, *, checkpoint: str = "last", epochs: int | None =
         )
     fabric = make_fabric(config.train)
     fabric.launch()
-    parts = _build(config)
+    parts = build_parts(config)
     if epochs is not None and fabric.is_global_zero:
         save_config(config, folder / CONFIG)
     return _train(config, folder, fabric, parts, state)
@@ -124,7 +116,7 @@ def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best
     state = Checkpoints(folder).load(checkpoint)
     fabric = make_fabric(replace(config.train, devices=1, nodes=1, strategy="auto"))
     fabric.launch()
-    parts = _build(config)
+    parts = build_parts(config)
     splits = dict(parts.data.items())
     if split not in splits:
         raise ConfigError(f"split is {split!r}; the run's protocol {config.data.protocol!r} has {', '.join(splits)}")
@@ -168,62 +160,8 @@ def default_name(config: Config) -> str:
     return f"{config.data.dataset}-{config.model.fusion}-{what}-seed{config.train.seed}"
 
 
-@dataclass(frozen=True)
-class _Parts:
-    data: Splits
-    model: ModulatedModel
-    task: Task
-
-
-def _build(config: Config) -> _Parts:
-    """Data and model of a run. The same seed gives the same initial weights, whatever the method."""
-    data = load_dataset(config.data.dataset, config.data.root, config.data.protocol, config.data.split_seed)
-    info = dataset_info(config.data.dataset)
-    modality = config.data.modality
-    if modality != "multimodal" and modality not in info.modalities:
-        raise ConfigError(
-            f"data.modality is {modality!r}; {info.name} has {', '.join(info.modalities)}, or multimodal for all of "
-            "them"
-        )
-    seed_all(config.train.seed)
-    network = _network(config, data.train.shapes, info.classes, info.encoder)
-    modalities = info.modalities if modality == "multimodal" else (modality,)
-    method = build_method(
-        config.method.method,
-        modalities,
-        alpha=config.method.alpha,
-        cap=config.method.cap,
-        epochs=config.method.window,
-    )
-    task = Classification()
-    try:
-        model = ModulatedModel(network, method, task=task, coalitions=config.method.coalitions)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if config.train.batch_size < 2 * config.train.devices * config.train.nodes:
-        raise ConfigError(
-            f"train.batch_size is {config.train.batch_size}, shared by {config.train.devices * config.train.nodes} "
-            "process(es); expected at least 2 samples for each"
-        )
-    if len(data.train) < 2 * config.train.devices * config.train.nodes:
-        raise ConfigError(f"the training split has {len(data.train)} samples; expected at least 2 for each process")
-    return _Parts(data, model, task)
-
-
-def _network(config: Config, shapes: dict[str, tuple[int, ...]], classes: int, default_encoder: str) -> nn.Module:
-    """The network. For one modality alone: its encoder and head; with early fusion the whole, the others masked."""
-    encoder = default_encoder if config.model.encoder == "auto" else config.model.encoder
-    alone = config.data.modality
-    if alone != "multimodal" and config.model.fusion != "early":
-        shapes = {alone: shapes[alone]}
-    network = build_model(shapes, classes, encoder, config.model.fusion, config.model.width)
-    if alone != "multimodal" and config.model.fusion == "early":
-        return MaskedModel(network, shown=(alone,), shapes=shapes)
-    return network
-
-
 def _train(
-    config: Config, folder: Path, fabric: Fabric, parts: _Parts, state: dict[str, Any] | None
+    config: Config, folder: Path, fabric: Fabric, parts: Parts, state: dict[str, Any] | None
 ) -> RunSummary | None:
     modalities = parts.model.method.modalities
     if state is not None:
@@ -277,7 +215,7 @@ def _train(
 
 
 def _finish(
-    config: Config, folder: Path, fabric: Fabric, parts: _Parts, position: Position, facts: dict[str, Any]
+    config: Config, folder: Path, fabric: Fabric, parts: Parts, position: Position, facts: dict[str, Any]
 ) -> RunSummary | None:
     """Evaluate the best epoch on every split, each once; write the result, the predictions and the curves."""
     state = Checkpoints(folder).load("best")
