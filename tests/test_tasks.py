@@ -48,5 +48,5 @@ def test_accuracies_of_responses() -> None:
     responses = torch.eye(3).unsqueeze(0).repeat(2, 1, 1)
     responses[1] = responses[1].flip(0)
     torch.testing.assert_close(
-        Classification().accuracies(responses, torch.arange(3)), torch.tensor([1.0, 1 / 3]).double()
+        Classification().headlines(responses, torch.arange(3)), torch.tensor([1.0, 1 / 3]).double()
     )

@@ -182,7 +182,7 @@ def test_no_host_synchronisation_in_forward_modulation_and_backward(
             model.task.loss(model(inputs, target), target).backward()
     assert model.last_step is not None
     figures = model.last_step.by_modality(TWO)
-    assert figures.keys() == {"scores", "ratios", "running_ratios", "coefficients", "mono_accuracy"}
+    assert figures.keys() == {"scores", "ratios", "running_ratios", "coefficients", "headlines"}
     assert figures["scores"].keys() == set(TWO)
 
 

@@ -87,6 +87,21 @@ def floored_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return -log_probability.gather(-1, target).squeeze(-1).clamp(min=math.log(PROBABILITY_FLOOR))
 
 
+def floored_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """How badly each label is predicted: -log of the probability of the right answer, floored at 1e-8.
+
+    Args:
+        logits: [..., K], any floating dtype.
+        target: [..., K] labels 0 or 1, broadcast against the leading axes of `logits`.
+
+    Returns:
+        [..., K], at least float32, from 0 to 18.42 (-log 1e-8).
+    """
+    logits = at_least_float32(logits)
+    signed = torch.where(target > 0.5, logits, -logits)
+    return -torch.nn.functional.logsigmoid(signed).clamp(min=math.log(PROBABILITY_FLOOR))
+
+
 def mono_modal_scores(responses: Tensor, target: Tensor) -> Tensor:
     """Score s^m of every mono-modal response: its mean cross-entropy with the target (lower is better).
 
@@ -116,13 +131,17 @@ def relative_scores(scores: Tensor) -> Tensor:
 def discrepancy_ratio(scores: Tensor) -> Tensor:
     """Discrepancy ratio r^m = exp(rel(s)^m); with the cumulative mean of the scores, the running ratio tau^m.
 
+    rel(s) is bounded to +-18.42: cross-entropies with their floor never reach beyond, other scores (errors of a
+    regression) may.
+
     Args:
         scores: [M] scores, lower is better.
 
     Returns:
         [M]; above 1 where the modality is ahead.
     """
-    return relative_scores(scores).exp()
+    most = -math.log(PROBABILITY_FLOOR)
+    return relative_scores(scores).clamp(-most, most).exp()
 
 
 def cumulative_mean(mean: Tensor, count: Tensor, value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -10,16 +11,20 @@ from torch import Tensor
 
 from gradmod import functional
 from gradmod.metrics.classification import accuracy, macro_f1
+from gradmod.metrics.multilabel import label_accuracy, label_macro_f1
+from gradmod.metrics.regression import correlation, mean_absolute_error, sign_accuracy
 
 
 class Task(ABC):
     """A kind of target. The trainer and the methods speak to it and never to a loss function directly.
 
     Attributes:
-        headline: the metric that chooses the best epoch; higher is better.
+        headline: the metric that chooses the best epoch; one of those that `metrics` returns.
+        lower_is_better: whether a lower value of it is better.
     """
 
     headline: str
+    lower_is_better = False
 
     @abstractmethod
     def check(self, logits: Tensor, target: Tensor) -> None:
@@ -34,12 +39,16 @@ class Task(ABC):
         """[M, ...] how badly each of the responses [M, ..., K] does on each sample (lower is better)."""
 
     @abstractmethod
-    def accuracies(self, responses: Tensor, target: Tensor) -> Tensor:
-        """[M] share of the samples that each of the responses [M, ..., K] gets right."""
+    def headlines(self, responses: Tensor, target: Tensor) -> Tensor:
+        """[M] the headline metric of each of the responses [M, ..., K], over the samples at hand."""
 
     @abstractmethod
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Figures over a whole split, by name, each a scalar."""
+        """Figures over a whole split, by name, each a scalar; `loss` is among them."""
+
+    def improves(self, value: float, best: float) -> bool:
+        """Whether a headline `value` is better than the `best` so far; NaN stands for none so far."""
+        return math.isnan(best) or (value < best if self.lower_is_better else value > best)
 
 
 class Classification(Task):
@@ -68,7 +77,7 @@ class Classification(Task):
         """[M, ...] floored cross-entropy of each response."""
         return functional.floored_cross_entropy(responses, target)
 
-    def accuracies(self, responses: Tensor, target: Tensor) -> Tensor:
+    def headlines(self, responses: Tensor, target: Tensor) -> Tensor:
         """[M] accuracy of each response."""
         return (responses.argmax(-1) == target).double().flatten(1).mean(1)
 
@@ -79,3 +88,98 @@ class Classification(Task):
             "macro_f1": macro_f1(logits, target),
             "loss": self.loss(logits, target),
         }
+
+
+class MultiLabel(Task):
+    """Any number of the K labels at once: logits [..., K], target [..., K] floats 0 or 1.
+
+    The loss is the mean binary cross-entropy over labels and samples; the score of a sample is the mean over its
+    labels, the probability of the right answer floored at 1e-8.
+    """
+
+    headline = "macro_f1"
+
+    def check(self, logits: Tensor, target: Tensor) -> None:
+        """See `Task.check`."""
+        _check_floats_like(logits, target, "0 or 1 for each label")
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean binary cross-entropy."""
+        return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
+
+    def scores(self, responses: Tensor, target: Tensor) -> Tensor:
+        """[M, ...] floored binary cross-entropy of each response, a mean over the labels."""
+        return functional.floored_binary_cross_entropy(responses, target).mean(-1)
+
+    def headlines(self, responses: Tensor, target: Tensor) -> Tensor:
+        """[M] macro F1 of each response."""
+        return torch.stack([label_macro_f1(response, target) for response in responses])
+
+    def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """`accuracy` over labels, `macro_f1` and `loss`."""
+        return {
+            "accuracy": label_accuracy(logits, target),
+            "macro_f1": label_macro_f1(logits, target),
+            "loss": self.loss(logits, target),
+        }
+
+
+class Regression(Task):
+    """K numbers a sample: predictions [..., K], target [..., K] floats.
+
+    The score of a sample is its loss. Scores of any size are compared as cross-entropies are: the difference that
+    enters the discrepancy ratio is bounded to what cross-entropy with its floor can reach, +-18.42.
+
+    Args:
+        error: `squared` or `absolute`.
+
+    Raises:
+        ValueError: another error.
+    """
+
+    headline = "mae"
+    lower_is_better = True
+
+    def __init__(self, error: str = "squared") -> None:
+        if error not in ("squared", "absolute"):
+            raise ValueError(f"error is {error!r}; expected 'squared' or 'absolute'")
+        self.error = error
+
+    def check(self, logits: Tensor, target: Tensor) -> None:
+        """See `Task.check`."""
+        _check_floats_like(logits, target, "a number for each output")
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean squared or absolute error."""
+        return self._errors(logits, target).mean()
+
+    def scores(self, responses: Tensor, target: Tensor) -> Tensor:
+        """[M, ...] error of each response, a mean over the outputs, in at least float32."""
+        return self._errors(functional.at_least_float32(responses), target).mean(-1)
+
+    def headlines(self, responses: Tensor, target: Tensor) -> Tensor:
+        """[M] mean absolute error of each response."""
+        return torch.stack([mean_absolute_error(response, target) for response in responses])
+
+    def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """`mae`, `correlation`, `sign_accuracy` with zero, `sign_accuracy_nonzero`, and `loss`."""
+        return {
+            "mae": mean_absolute_error(logits, target),
+            "correlation": correlation(logits, target),
+            "sign_accuracy": sign_accuracy(logits, target, with_zero=True),
+            "sign_accuracy_nonzero": sign_accuracy(logits, target, with_zero=False),
+            "loss": self.loss(logits, target),
+        }
+
+    def _errors(self, predictions: Tensor, target: Tensor) -> Tensor:
+        difference = predictions - target.to(predictions.dtype)
+        return difference.square() if self.error == "squared" else difference.abs()
+
+
+def _check_floats_like(logits: Tensor, target: Tensor, what: str) -> None:
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"target has shape {list(target.shape)}; expected {list(logits.shape)} like the model's output: {what}"
+        )
+    if not target.is_floating_point():
+        raise ValueError(f"target has dtype {target.dtype}; expected floats, {what}: call target.float()")

@@ -187,10 +187,27 @@ def test_encoders_run_once_each_mode_and_once_where_both_are_the_same() -> None:
 
     Counting.forward_ignores_mode = True  # type: ignore[attr-defined]
     inputs, _ = batch(NAMES[:2], 6, 3)
-    for layer, expected in (("batch-norm", [6, 6, 6, 1, 6, 1]), ("layer-norm", [6, 6, 1, 1])):
+    for layer, expected in (("batch-norm", [6, 6, 6, 1, 6, 1]), ("layer-norm", [7, 7])):
         net: Network = network(NAMES[:2], late=True, layer=layer)
         for m in NAMES[:2]:
             net.encoders[m] = Counting(*net.encoders[m])
         rows.clear()
         choose_strategy(net, NAMES[:2]).evaluate(net, inputs, NAMES[:2])
         assert sorted(rows) == sorted(expected), layer
+
+
+@pytest.mark.parametrize("mixing", [nn.Softmax(dim=0), "frozen, of an unknown type"])
+def test_a_masked_row_joins_no_batch_whose_samples_may_mix(mixing: object) -> None:
+    class MinusBatchMean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x - x.mean(0)
+
+    torch.manual_seed(0)
+    net: Network = network(NAMES[:2], late=True, layer="layer-norm")
+    for m in NAMES[:2]:
+        last = mixing if isinstance(mixing, nn.Module) else MinusBatchMean().eval()
+        net.encoders[m] = nn.Sequential(*net.encoders[m], last)
+    inputs, _ = batch(NAMES[:2], 6, 3)
+    evaluations = [choose_strategy(net, NAMES[:2], s).evaluate(net, inputs, NAMES[:2]) for s in ("looped", "reuse")]
+    torch.testing.assert_close(evaluations[0].output, evaluations[1].output, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(evaluations[1].output, net(inputs), rtol=1e-12, atol=1e-12)

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from gradmod.datasets import av_digits
 from gradmod.datasets.load import load_dataset
+from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits
 
 
@@ -25,10 +26,8 @@ def test_its_parts_are_disjoint_and_whole(splits: Splits) -> None:
         "test": 359,
         "predictor": 143,
     }
-    rows = [split.inputs["audio"].rows for _, split in splits.items()]
-    assert sorted(np.concatenate([r for r in rows if r is not None])) == list(range(1797))
+    assert sorted(np.concatenate([split.rows for _, split in splits.items()])) == list(range(1797))
     for _, split in splits.items():
-        assert np.array_equal(split.inputs["audio"].rows, split.inputs["visual"].rows)
         assert set(split.targets) == set(range(10))
 
 
@@ -36,23 +35,24 @@ def test_split_seeds_leave_the_test_split_alone(splits: Splits) -> None:
     other = load_dataset("av-digits", "", "heldout", split_seed=7)
     assert other.test is not None
     assert splits.test is not None
-    np.testing.assert_array_equal(other.test.inputs["audio"].rows, splits.test.inputs["audio"].rows)
-    assert not np.array_equal(other.train.inputs["audio"].rows, splits.train.inputs["audio"].rows)
+    np.testing.assert_array_equal(other.test.rows, splits.test.rows)
+    assert not np.array_equal(other.train.rows, splits.train.rows)
 
 
 def test_it_is_always_the_same(splits: Splits) -> None:
     def digest(made: Splits) -> str:
-        inputs, _ = made.train[range(len(made.train))]
+        inputs, _ = made.train.read(range(len(made.train)))
         return hashlib.sha256(b"".join(inputs[m].numpy().tobytes() for m in ("audio", "visual"))).hexdigest()
 
     assert digest(splits) == digest(load_dataset("av-digits", "", "heldout"))
 
 
 def test_inputs_are_standardised(splits: Splits) -> None:
-    for view in splits.train.inputs.values():
-        assert abs(float(view.array.mean())) < 1e-5
-        assert float(view.array.std()) == pytest.approx(1, abs=1e-5)
-    inputs, _ = splits.train[[0, 1]]
+    for source in splits.train.sources.values():
+        array = source.array  # type: ignore[attr-defined]
+        assert abs(float(array.mean())) < 1e-5
+        assert float(array.std()) == pytest.approx(1, abs=1e-5)
+    inputs, _ = splits.train.read([0, 1])
     assert {m: tuple(t.shape) for m, t in inputs.items()} == {"audio": (2, 1, 32, 32), "visual": (2, 1, 8, 8)}
 
 
@@ -96,8 +96,8 @@ def test_each_modality_tells_the_digit_and_both_tell_more(splits: Splits) -> Non
     scores = {}
     for modalities in (("audio",), ("visual",), ("audio", "visual")):
 
-        def flat(split: object, chosen: tuple[str, ...] = modalities) -> np.ndarray:
-            inputs, _ = split[range(len(split))]  # type: ignore[index, arg-type]
+        def flat(split: Split, chosen: tuple[str, ...] = modalities) -> np.ndarray:
+            inputs, _ = split.read(range(len(split)))
             return np.concatenate([inputs[m].flatten(1).numpy() for m in chosen], axis=1)
 
         judge = LogisticRegression(C=0.003, max_iter=200).fit(flat(splits.train), splits.train.targets)

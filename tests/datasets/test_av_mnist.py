@@ -22,7 +22,7 @@ def test_values_are_divided_by_255_and_only_rows_are_read(dtype: type, tmp_path:
     arrays = avmnist_arrays(dtype=dtype)
     splits = load_dataset("av-mnist", str(write_avmnist(tmp_path, arrays)), "heldout")
     assert splits.test is not None
-    inputs, targets = splits.test[[3, 0]]
+    inputs, targets = splits.test.read([3, 0])
     assert inputs["audio"].shape == (2, 1, 112, 112)
     assert inputs["visual"].shape == (2, 1, 28, 28)
     assert inputs["audio"].dtype == inputs["visual"].dtype == torch.float32
@@ -31,7 +31,7 @@ def test_values_are_divided_by_255_and_only_rows_are_read(dtype: type, tmp_path:
     expected = arrays["image/test_data.npy"][[3, 0]].astype(np.float32) / np.float32(255)
     np.testing.assert_array_equal(inputs["visual"].reshape(2, 784).numpy(), expected)
     assert targets.tolist() == [3, 0]
-    assert isinstance(splits.train.inputs["audio"].array, np.memmap)
+    assert isinstance(splits.train.sources["audio"].array, np.memmap)
 
 
 def test_heldout_divides_train_and_keeps_test_whole(tmp_path: Path) -> None:
@@ -39,11 +39,11 @@ def test_heldout_divides_train_and_keeps_test_whole(tmp_path: Path) -> None:
     splits = load_dataset("av-mnist", root, "heldout")
     sizes = {name: len(split) for name, split in splits.items()}
     assert sizes == {"train": 47, "validation": 5, "test": 20, "predictor": 5}
-    rows = [split.inputs["audio"].rows for name, split in splits.items() if name != "test"]
-    assert sorted(np.concatenate([r for r in rows if r is not None])) == list(range(57))
+    rows = [split.rows for name, split in splits.items() if name != "test"]
+    assert sorted(np.concatenate(rows)) == list(range(57))
     again, other = (load_dataset("av-mnist", root, "heldout", split_seed=seed) for seed in (0, 1))
-    np.testing.assert_array_equal(again.train.inputs["audio"].rows, splits.train.inputs["audio"].rows)
-    assert not np.array_equal(other.train.inputs["audio"].rows, splits.train.inputs["audio"].rows)
+    np.testing.assert_array_equal(again.train.rows, splits.train.rows)
+    assert not np.array_equal(other.train.rows, splits.train.rows)
 
 
 def test_published_divides_as_the_paper(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_published_divides_as_the_paper(tmp_path: Path) -> None:
     np.testing.assert_array_equal(splits.train.targets, arrays["train_labels.npy"][:51])
     np.testing.assert_array_equal(splits.validation.targets, arrays["test_labels.npy"][:20])
     held = np.concatenate([arrays["image/train_data.npy"][51:], arrays["image/test_data.npy"][20:]])
-    inputs, targets = splits.predictor[range(9)]
+    inputs, targets = splits.predictor.read(range(9))
     np.testing.assert_allclose(inputs["visual"].reshape(9, 784).numpy() * 255, held, rtol=1e-6)
     assert targets.tolist() == [*arrays["train_labels.npy"][51:], *arrays["test_labels.npy"][20:]]
 
@@ -153,5 +153,5 @@ def test_the_real_files(shared_data: Path) -> None:
     sizes = {name: len(split) for name, split in splits.items()}
     assert sizes == {"train": 4800, "validation": 600, "test": 1200, "predictor": 600}
     assert set(splits.train.targets) == set(range(10))
-    inputs, _ = splits.train[range(64)]
+    inputs, _ = splits.train.read(range(64))
     assert 0 <= float(inputs["audio"].min()) < float(inputs["audio"].max()) <= 1

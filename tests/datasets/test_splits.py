@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradmod.datasets.arrays import ArrayDataset, ArrayView
 from gradmod.datasets.registry import DATASETS, dataset_info
+from gradmod.datasets.samples import ArraySource, Split
 from gradmod.datasets.splits import first_nine_tenths, heldout
 from gradmod.errors import ConfigError, DataError
 
@@ -36,19 +36,19 @@ def test_too_few_to_hold_out() -> None:
 @given(st.lists(st.integers(0, 19), max_size=10), st.lists(st.integers(0, 9), max_size=5))
 def test_subsets_of_subsets_read_the_right_rows(rows: list[int], more: list[int]) -> None:
     array = np.arange(40.0).reshape(20, 2)
-    dataset = ArrayDataset({"x": ArrayView(array, (2,), scale=2.0)}, np.arange(20) % 3)
+    dataset = Split({"x": ArraySource(array, (2,), scale=2.0)}, np.arange(20) % 3)
     chosen = np.array(rows, dtype=np.int64)
     subset = dataset.subset(chosen)
     assert len(subset) == len(rows)
     within = [i for i in more if i < len(rows)]
-    inputs, targets = subset.subset(np.array(within, dtype=np.int64))[range(len(within))]
+    inputs, targets = subset.subset(np.array(within, dtype=np.int64)).read(range(len(within)))
     np.testing.assert_array_equal(inputs["x"].numpy().reshape(-1, 2), array[chosen[within]].reshape(-1, 2) / 2)
     assert targets.tolist() == [rows[i] % 3 for i in within]
 
 
 def test_lengths_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"inputs have \{'x': 3\} samples and targets 2"):
-        ArrayDataset({"x": ArrayView(np.zeros((3, 1)), (1,))}, np.zeros(2))
+    with pytest.raises(ValueError, match=r"sources have \{'x': 3\} samples and targets 2"):
+        Split({"x": ArraySource(np.zeros((3, 1)), (1,))}, np.zeros(2))
 
 
 def test_unknown_and_later_data_sets() -> None:

@@ -69,6 +69,20 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return tree
 
 
+def can_concatenate(first: Any, second: Any) -> bool:
+    """Whether two trees are nested alike and their tensors differ in the length of the batch axis alone."""
+    if isinstance(first, Tensor):
+        alike = isinstance(second, Tensor) and first.dtype == second.dtype and first.device == second.device
+        return alike and first.dim() > 0 and first.shape[1:] == second.shape[1:]
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(can_concatenate(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(can_concatenate, first, second))
+    return bool(first == second)
+
+
 def concatenate(trees: Sequence[Any]) -> Any:
     """Concatenate equally nested trees of tensors along the batch axis."""
     first = trees[0]

@@ -67,10 +67,29 @@ def same_in_both_modes(module: nn.Module) -> bool:
     """Whether `module` would compute the same in eval mode as it does in its present mode.
 
     Decided by a list of module types; anything unknown counts as different. A class whose own `forward` does not
-    look at `self.training` (nor calls functional dropout or batch norm) says so with the class attribute
-    `forward_ignores_mode = True`; its children are still looked at. A module frozen in eval mode computes the same.
+    look at `self.training` (nor calls functional dropout or batch norm) and computes every sample by itself says so
+    with the class attribute `forward_ignores_mode = True`; its children are still looked at. A module frozen in eval
+    mode computes the same.
     """
     return all(_own_forward_is_mode_free(child) for child in module.modules() if child.training)
+
+
+def samples_stay_apart(module: nn.Module) -> bool:
+    """Whether `module` surely computes every sample by itself, so that one more row in the batch changes no other.
+
+    Decided by the same list; a module of unknown type, frozen or not, counts as one that may mix samples.
+    """
+    return all(_own_forward_keeps_samples_apart(child) for child in module.modules())
+
+
+def _own_forward_keeps_samples_apart(module: nn.Module) -> bool:
+    kind = type(module)
+    if getattr(module, "dim", None) == 0 or getattr(module, "start_dim", None) == 0:
+        return False  # a softmax over the batch, a flattening of it
+    if isinstance(module, _BATCH_NORMS):
+        return not module.training and module.track_running_stats
+    known = kind in _MODE_FREE or kind in _TRANSFORMER or kind in _RECURRENT or kind in _DROPOUTS
+    return known or kind is nn.MultiheadAttention or bool(kind.__dict__.get("forward_ignores_mode", False))
 
 
 def _own_forward_is_mode_free(module: nn.Module) -> bool:

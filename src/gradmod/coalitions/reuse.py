@@ -8,8 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.masking import map_tensors, mask, masked_row_is_constant, proper_coalitions
-from gradmod.coalitions.modes import masked_pass_mode, same_in_both_modes
+from gradmod.coalitions.masking import (
+    can_concatenate,
+    concatenate,
+    map_tensors,
+    mask,
+    masked_row_is_constant,
+    proper_coalitions,
+)
+from gradmod.coalitions.modes import masked_pass_mode, same_in_both_modes, samples_stay_apart
 from gradmod.coalitions.protocols import Encodes
 from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions
 from gradmod.functional import at_least_float32
@@ -18,7 +25,7 @@ from gradmod.functional import at_least_float32
 class EncoderReuse(Strategy):
     """Each encoder once in train mode and once in eval mode; then only the fusion and the head for each coalition.
 
-    An encoder that computes the same in both modes runs once.
+    An encoder that computes the same in both modes runs once, the masked row one more sample of its batch.
 
     Args:
         share_train_pass: True: take the features of the train-mode pass for every encoder, batch norm and dropout or
@@ -44,14 +51,26 @@ class EncoderReuse(Strategy):
             raise TypeError(
                 f"{type(model).__name__} does not declare encode, fuse, head and encoders; use 'batched' or 'looped'"
             )
-        shared = {m for m in modalities if self.share_train_pass or same_in_both_modes(model.encoders[m])}
-        features = {m: model.encode(m, inputs[m]) for m in modalities}
+        same = {m for m in modalities if same_in_both_modes(model.encoders[m])}
+        features: dict[str, Tensor] = {}
+        hidden: dict[str, Tensor] = {}
+        for m in modalities:
+            stack = m in same and masked_gradient and len(modalities) > 1 and samples_stay_apart(model.encoders[m])
+            row = _masked_row(model, m, inputs[m]) if stack else None
+            if row is None:
+                features[m] = model.encode(m, inputs[m])
+            else:
+                encoded = model.encode(m, concatenate((inputs[m], row)))
+                features[m], hidden[m] = encoded[:-1], encoded[-1:]
         full = model.head(model.fuse(features))
         with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()), masked_pass_mode(model):
             if len(modalities) == 1:
                 return Evaluation(full, responses_from_coalitions(full, ()))
-            shown = {m: features[m] if m in shared else model.encode(m, inputs[m]) for m in modalities}
-            hidden = {m: _hidden_feature(model, m, inputs[m]) for m in modalities}
+            kept = modalities if self.share_train_pass else same
+            shown = {m: features[m] if m in kept else model.encode(m, inputs[m]) for m in modalities}
+            for m in modalities:
+                if m not in hidden:
+                    hidden[m] = _hidden_feature(model, m, inputs[m])
             responses = self._responses(model, full, shown, hidden)
         return Evaluation(full, responses)
 
@@ -89,6 +108,14 @@ class AdditiveHead(EncoderReuse):
         responses = gains + (full * scale - gains.sum(0)) / len(shown)
         limit = torch.finfo(full.dtype).max * scale
         return responses.clamp(-limit, limit) / scale
+
+
+def _masked_row(model: nn.Module, modality: str, x: Any) -> Any:
+    """The masked input [1, ...], where it is the same for every sample and can be one more row of `x`; else None."""
+    if not masked_row_is_constant(model):
+        return None
+    row = mask(model, modality, map_tensors(lambda leaf: leaf[:1], x))
+    return row if can_concatenate(x, row) else None
 
 
 def _hidden_feature(model: Any, modality: str, x: Any) -> Tensor:

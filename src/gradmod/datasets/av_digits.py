@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradmod.datasets.arrays import ArrayDataset, ArrayView
+from gradmod.datasets.samples import ArraySource, Split
 from gradmod.datasets.splits import Splits, heldout
 
 Array = npt.NDArray[np.float64]
@@ -59,8 +59,8 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     sounds = _standardised(log_spectrogram(waves))
     order = streams["split"].permutation(len(digits.target))
     test, rest = np.split(order, [round(len(order) * TEST_SHARE)])
-    views = {"audio": ArrayView(sounds, (1, BINS, CLIP_SAMPLES // HOP)), "visual": ArrayView(images, (1, 8, 8))}
-    whole = ArrayDataset(views, digits.target)
+    views = {"audio": ArraySource(sounds, (1, BINS, CLIP_SAMPLES // HOP)), "visual": ArraySource(images, (1, 8, 8))}
+    whole = Split(views, digits.target)
     learnt = whole.subset(np.sort(rest))
     train, validation, predictor = heldout(len(learnt), split_seed)
     return Splits(

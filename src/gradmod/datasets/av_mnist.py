@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gradmod.datasets.arrays import ArrayDataset, ArrayView
 from gradmod.datasets.npy import check_labels, check_values, open_array
 from gradmod.datasets.registry import PUBLISHED, dataset_info
+from gradmod.datasets.samples import ArraySource, Source, Split
 from gradmod.datasets.splits import Splits, first_nine_tenths, heldout
 from gradmod.errors import DataError
 
@@ -50,7 +50,7 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     return Splits(train.subset(training), train.subset(validation), test, train.subset(held))
 
 
-def _open(folder: Path, split: str) -> ArrayDataset:
+def _open(folder: Path, split: str) -> Split:
     image_path, audio_path = (folder / kind / f"{split}_data.npy" for kind in ("image", "audio"))
     image, audio = open_array(image_path, (None, 784)), open_array(audio_path, (None, 112, 112))
     label_path = folder / f"{split}_labels.npy"
@@ -62,15 +62,14 @@ def _open(folder: Path, split: str) -> ArrayDataset:
     check_labels(label_path, labels, 10, len(image))
     check_values(image_path, image, 0, 255)
     check_values(audio_path, audio, 0, 255)
-    views = {"audio": ArrayView(audio, (1, 112, 112), 255.0), "visual": ArrayView(image, (1, 28, 28), 255.0)}
-    return ArrayDataset(views, np.array(labels))
+    sources = {"audio": ArraySource(audio, (1, 112, 112), 255.0), "visual": ArraySource(image, (1, 28, 28), 255.0)}
+    return Split(sources, np.array(labels, dtype=np.int64))
 
 
-def _concatenate(first: ArrayDataset, second: ArrayDataset) -> ArrayDataset:
+def _concatenate(first: Split, second: Split) -> Split:
     """Two small splits as one, in memory: the predictor split is a tenth."""
-    views = {}
-    for modality, view in first.inputs.items():
-        other = second.inputs[modality]
-        rows = [np.asarray(v.array[v.rows]) for v in (view, other)]
-        views[modality] = ArrayView(np.concatenate(rows), view.shape, view.scale)
-    return ArrayDataset(views, np.concatenate([first.targets, second.targets]))
+    sources: dict[str, Source] = {}
+    for modality, shape in first.shapes.items():
+        parts = [part.read(range(len(part)))[0][modality].numpy() for part in (first, second)]
+        sources[modality] = ArraySource(np.concatenate(parts), shape)
+    return Split(sources, np.concatenate([first.targets, second.targets]))

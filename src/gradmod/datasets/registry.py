@@ -23,6 +23,7 @@ class DatasetInfo:
         how_to_get: where it comes from.
         loader: "module:function"; None for a data set of a later release.
         protocols: splits that it has.
+        decodes: whether reading a sample is work, so that processes that read ahead help.
         encoder: the encoder that `auto` stands for.
         card: its data card in the documentation.
     """
@@ -36,6 +37,7 @@ class DatasetInfo:
     how_to_get: str
     loader: str | None = None
     protocols: tuple[str, ...] = (HELDOUT, PUBLISHED)
+    decodes: bool = False
     encoder: str = "small-cnn"
     card: str = ""
 

@@ -6,12 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from gradmod.datasets.arrays import ArrayDataset
+from gradmod.datasets.samples import Indices, Split
 from gradmod.errors import DataError
-
-Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,12 @@ class Splits:
         predictor: what the predictor of the competition metric is fitted on; None where there is none.
     """
 
-    train: ArrayDataset
-    validation: ArrayDataset
-    test: ArrayDataset | None
-    predictor: ArrayDataset | None
+    train: Split
+    validation: Split
+    test: Split | None
+    predictor: Split | None
 
-    def items(self) -> Iterator[tuple[str, ArrayDataset]]:
+    def items(self) -> Iterator[tuple[str, Split]]:
         """The splits that there are, by name."""
         for name in ("train", "validation", "test", "predictor"):
             split = getattr(self, name)

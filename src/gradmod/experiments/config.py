@@ -172,8 +172,8 @@ class TrainConfig:
     """auto, or a strategy of Lightning Fabric such as ddp."""
     precision: str = "32-true"
     """32-true, bf16-mixed or 16-mixed."""
-    workers: int = 0
-    """Processes that read data ahead; 0: none."""
+    workers: int | None = None
+    """Processes that read data ahead; 0: none; none: what suits data set and machine."""
     log_every: int = 50
     """Steps between lines of scores, ratios and coefficients in metrics.jsonl."""
     save_every: int = 0
@@ -195,7 +195,8 @@ class TrainConfig:
         checks.whole("train.nodes", self.nodes, 1)
         checks.text("train.strategy", self.strategy)
         checks.one_of("train.precision", self.precision, PRECISIONS)
-        checks.whole("train.workers", self.workers, 0)
+        if self.workers is not None:
+            checks.whole("train.workers", self.workers, 0)
         checks.whole("train.log_every", self.log_every, 1)
         checks.whole("train.save_every", self.save_every, 0)
         checks.text("train.out", self.out)

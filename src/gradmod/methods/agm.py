@@ -124,7 +124,7 @@ class AGM(Method):
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(finite, updated, self.mean_score))
         self.steps.add_(finite)
-        self.last_step = StepRecord(scores, ratios, running_ratios, coefficients, task.accuracies(responses, target))
+        self.last_step = StepRecord(scores, ratios, running_ratios, coefficients, task.headlines(responses, target))
         return coefficients
 
 

@@ -24,14 +24,15 @@ class StepRecord:
         ratios: [M] discrepancy ratios r^m.
         running_ratios: [M] running ratios tau^m.
         coefficients: [M] coefficients kappa^m applied to the gradients.
-        mono_accuracy: [M] accuracy of each mono-modal response on this process' share of the batch.
+        headlines: [M] the task's headline metric (accuracy, ...) of each mono-modal response on this process' share of
+            the batch.
     """
 
     scores: Tensor
     ratios: Tensor
     running_ratios: Tensor
     coefficients: Tensor
-    mono_accuracy: Tensor
+    headlines: Tensor
 
     def by_modality(self, modalities: Sequence[str]) -> dict[str, dict[str, float]]:
         """Every figure as a number, by name and modality; waits for the device."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradmod.reporting.records import Metrics, read_metrics
-from gradmod.reporting.style import MODEL_COLOUR, RC, colours
+from gradmod.reporting.style import METRIC_TITLES, MODEL_COLOUR, RC, SHARES, colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plot_curves(folder: Path) -> Path:
-    """Draw accuracy and coefficients over the epochs of the run in `folder`; write and return its curves.svg.
+    """Draw headline metric and coefficients over the epochs of the run in `folder`; write and return its curves.svg.
 
     Raises:
         CheckpointError: the run's metrics cannot be read.
@@ -29,13 +29,13 @@ def plot_curves(folder: Path) -> Path:
 
 
 def curves(metrics: Metrics) -> Figure:
-    """Figure: accuracy of the model and of each modality's response; below it the coefficients, if there are any."""
+    """Figure: headline metric of the model and of each response; below it the coefficients, if there are any."""
     from matplotlib.figure import Figure
 
     modulated = any("coefficients" in epoch for epoch in metrics.epochs)
     figure = Figure(figsize=(5.0, 4.6 if modulated else 2.6), layout="constrained")
     panels = figure.subplots(2 if modulated else 1, 1, sharex=True, squeeze=False)[:, 0]
-    _accuracies(panels[0], metrics)
+    _headlines(panels[0], metrics)
     if modulated:
         _coefficients(panels[1], metrics)
     panels[-1].set_xlabel("epoch")
@@ -43,29 +43,30 @@ def curves(metrics: Metrics) -> Figure:
     return figure
 
 
-def _accuracies(axes: Axes, metrics: Metrics) -> None:
+def _headlines(axes: Axes, metrics: Metrics) -> None:
+    metric = metrics.headline
     epochs = [epoch["epoch"] for epoch in metrics.epochs]
     blocks: list[dict[str, Any]] = [epoch["validation"] for epoch in metrics.epochs]
     marker = "o" if len(epochs) == 1 else None
-    axes.plot(epochs, [b["accuracy"] for b in blocks], color=MODEL_COLOUR, linewidth=1.8, label="model", marker=marker)
+    axes.plot(epochs, [b[metric] for b in blocks], color=MODEL_COLOUR, linewidth=1.8, label="model", marker=marker)
     modalities = metrics.modalities
     if len(modalities) > 1:
         for modality, colour in colours(modalities).items():
-            values = [block["responses"][modality]["accuracy"] for block in blocks]
+            values = [block["responses"][modality][metric] for block in blocks]
             axes.plot(epochs, values, color=colour, linewidth=1.2, label=f"{modality} alone", marker=marker)
     best = [epoch for epoch in metrics.epochs if epoch.get("best")]
     if best:
         axes.plot(
             best[-1]["epoch"],
-            best[-1]["validation"]["accuracy"],
+            best[-1]["validation"][metric],
             "o",
             color=MODEL_COLOUR,
             markersize=4,
             label="best epoch",
         )
-    axes.set_ylabel("validation accuracy")
-    axes.set_ylim(0, 1.02)
-    axes.legend(ncols=2, fontsize=8, loc="lower right")
+    axes.set_ylabel(f"validation {METRIC_TITLES.get(metric, metric)}")
+    axes.set_ylim(0, 1.02 if metric in SHARES else None)
+    axes.legend(ncols=2, fontsize=8, loc="lower right" if metric in SHARES else "best")
 
 
 def _coefficients(axes: Axes, metrics: Metrics) -> None:

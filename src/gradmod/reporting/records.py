@@ -28,6 +28,11 @@ class Metrics:
     epochs: list[Record] = field(default_factory=list)
 
     @property
+    def headline(self) -> str:
+        """Name of the metric that chooses the best epoch."""
+        return str(self.start.get("headline", "accuracy"))
+
+    @property
     def modalities(self) -> list[str]:
         """Names of the modalities."""
         return list(self.start.get("modalities", ()))

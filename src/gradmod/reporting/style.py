@@ -10,6 +10,17 @@ _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MODEL_COLOUR = "#222222"
 _FIXED = {"audio": _PALETTE[0], "visual": _PALETTE[1], "text": _PALETTE[2]}
 
+METRIC_TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "mae": "MAE",
+    "correlation": "correlation",
+    "sign_accuracy": "sign accuracy",
+}
+"""Metrics that tables and plots show, in this order."""
+SHARES = {"accuracy", "macro_f1"}
+"""Metrics from 0 to 1."""
+
 RC: Any = {
     "font.size": 9,
     "axes.spines.top": False,

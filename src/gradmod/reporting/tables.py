@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_TITLES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
+from gradmod.reporting.style import METRIC_TITLES
 
 
 def show_run(folder: Path, result: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ def new_table(title: str) -> Table:
 
 
 def figures_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
-    """Accuracy and macro F1 of the model and of each modality's response, a column for each split and metric.
+    """The first two metrics of the model and of each modality's response, a column for each split and metric.
 
     Args:
         splits: what `gradmod.training.evaluation.measure` returns, by split.
@@ -48,10 +48,11 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """
     table = new_table(title)
     table.add_column("", no_wrap=True)
-    metrics = [name for name in _TITLES if all(name in block for block in splits.values()) and name != "loss"]
+    metrics = [name for name in METRIC_TITLES if all(name in block for block in splits.values())][:2]
     for split in splits:
         for position, metric in enumerate(metrics):
-            title = f"{split}\n{_TITLES[metric]}" if position == 0 else _TITLES[metric].replace(" ", "\n")
+            words = METRIC_TITLES[metric]
+            title = f"{split}\n{words}" if position == 0 else words.replace(" ", "\n")
             table.add_column(title, justify="right", no_wrap=True)
     blocks = list(splits.values())
     table.add_row("[bold]model", *(f"[bold]{block[metric]:.3f}" for block in blocks for metric in metrics))

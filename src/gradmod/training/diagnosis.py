@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from gradmod.errors import TrainingError
 from gradmod.methods.base import StepRecord
 from gradmod.training.sampling import Indices
 from gradmod.wrapper import ModulatedModel
 
 if TYPE_CHECKING:
-    from gradmod.datasets.arrays import ArrayDataset
+    from gradmod.datasets.samples import Split
 
 
 def explain_non_finite(
@@ -20,7 +22,7 @@ def explain_non_finite(
     step_before_epoch: int,
     epoch: int,
     model: ModulatedModel,
-    data: ArrayDataset,
+    data: Split,
     samples_of: Callable[[int], Indices],
 ) -> TrainingError:
     """Make the error that stops a run.
@@ -47,9 +49,10 @@ def explain_non_finite(
         scores = dict(zip(model.method.modalities, record.scores.tolist(), strict=True))
         where += "; scores: " + ", ".join(f"{modality} {score:.4g}" for modality, score in scores.items())
     samples = samples_of(step_in_epoch)
-    inputs, _ = data[samples]
-    for modality, values in inputs.items():
-        rows = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    inputs, _ = data.read(samples)
+    for modality, tree in inputs.items():
+        leaves = tree.values() if isinstance(tree, dict) else (tree,)
+        rows = sorted({row for leaf in leaves for row in _rows_not_finite(leaf)})
         if rows:
             listed = _some([str(int(samples[row])) for row in rows])
             return TrainingError(
@@ -57,6 +60,11 @@ def explain_non_finite(
                 "or drop them"
             )
     return TrainingError(f"{where}; the inputs of {', '.join(inputs)} are finite; {parameters}. {remedy}")
+
+
+def _rows_not_finite(values: Tensor) -> list[int]:
+    rows: list[int] = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero().flatten().tolist()
+    return rows
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from gradmod.coalitions.protocols import split_output
 from gradmod.tasks import Task
-from gradmod.training.loading import batches
+from gradmod.training.loading import Request, batches
 from gradmod.training.sampling import Shard, evaluation_batches
 from gradmod.wrapper import ModulatedModel
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from gradmod.datasets.arrays import ArrayDataset
+    from gradmod.datasets.samples import Split
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class Predictions:
     target: Tensor
 
 
-def predict(
-    fabric: Fabric, model: ModulatedModel, dataset: ArrayDataset, *, batch_size: int, workers: int = 0
-) -> Predictions:
+def predict(fabric: Fabric, model: ModulatedModel, dataset: Split, *, batch_size: int, workers: int = 0) -> Predictions:
     """Logits and mono-modal responses of every sample, in the order of the data set, in eval mode.
 
     Every process must call it; each gets the whole result.
@@ -48,9 +46,8 @@ def predict(
     model.eval()
     try:
         with torch.no_grad(), fabric.autocast():
-            for inputs, target in batches(
-                fabric, dataset, evaluation_batches(len(dataset), batch_size, shard), workers
-            ):
+            requests = map(Request, evaluation_batches(len(dataset), batch_size, shard))
+            for inputs, target in batches(fabric, dataset, requests, workers):
                 evaluation = model.responses(inputs)
                 logits.append(split_output(evaluation.output)[0].float())
                 responses.append(evaluation.responses.transpose(0, 1))

@@ -1,40 +1,84 @@
-"""Batches from a data set to the device."""
+"""Batches from a split to the device."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
+
+from gradmod.datasets.samples import Indices, Split
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from gradmod.datasets.arrays import ArrayDataset
-    from gradmod.training.sampling import Indices
-
 Batch = tuple[dict[str, Any], Tensor]
+MOST_WORKERS = 4
 
 
-def batches(fabric: Fabric, dataset: ArrayDataset, indices: Iterable[Indices], workers: int) -> Iterator[Batch]:
-    """Read the batches of the given samples, in order, and move them to this process' device.
+@dataclass(frozen=True)
+class Request:
+    """One batch to read.
+
+    Attributes:
+        indices: its samples.
+        key: what the random numbers of its augmentation are seeded with; None: no augmentation.
+    """
+
+    indices: Indices
+    key: tuple[int, ...] | None = None
+
+
+def batches(fabric: Fabric, split: Split, requests: Iterable[Request], workers: int) -> Iterator[Batch]:
+    """Read batches, in order, and move them to this process' device.
+
+    What is read does not depend on the number of workers. They live as long as the iterator, which is why training
+    makes one for all its epochs.
 
     Args:
         fabric: knows the device.
-        dataset: read a whole batch at a time, `dataset[indices]`.
-        indices: the samples of each batch.
+        split: what is read.
+        requests: the batches.
         workers: processes that read ahead; 0 reads in this one.
     """
     loader: DataLoader[Batch] = DataLoader(
-        dataset,
-        sampler=list(indices),
+        _Reader(split),
+        sampler=requests,
         batch_size=None,
         num_workers=workers,
         pin_memory=fabric.device.type == "cuda",
+        worker_init_fn=_leave_ctrl_c_to_the_main_process if workers else None,
         # A generator of its own: the loader's seed must not be drawn from the model's random numbers.
         generator=torch.Generator().manual_seed(0),
     )
     for batch in loader:
         yield fabric.to_device(batch)
+
+
+def sensible_workers(decodes: bool) -> int:
+    """Workers where the user names no number: a core is left to the training itself.
+
+    Args:
+        decodes: whether reading a sample is work (decoding, transforming) and not only copying from an array.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores - 1, MOST_WORKERS) if decodes else 0
+
+
+class _Reader(Dataset[Batch]):
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __getitem__(self, request: Request) -> Batch:
+        draws = None if request.key is None else np.random.default_rng(request.key)
+        return self.split.read(request.indices, draws)
+
+
+def _leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +21,7 @@ from gradmod.training.diagnosis import explain_non_finite
 from gradmod.training.evaluation import measure, predict
 from gradmod.training.history import EpochHistory
 from gradmod.training.interrupts import Interrupts
-from gradmod.training.loading import batches
+from gradmod.training.loading import Batch, Request, batches
 from gradmod.training.optimization import clip_gradients, learning_rate
 from gradmod.training.progress import RunProgress
 from gradmod.training.randomness import seed_all
@@ -49,7 +51,7 @@ class Position:
     step_in_epoch: int = 0
     step: int = 0
     best_epoch: int = 0
-    best_value: float = float("-inf")
+    best_value: float = float("nan")
     seconds: float = 0.0
     history: EpochHistory = field(default_factory=EpochHistory)
 
@@ -67,6 +69,7 @@ class Loop:
         data: the splits.
         task: what the targets are.
         recorder: the log.
+        workers: processes that read ahead.
         position: where to start.
     """
 
@@ -79,6 +82,7 @@ class Loop:
     data: Splits
     task: Task
     recorder: Recorder
+    workers: int
     position: Position
 
     def __post_init__(self) -> None:
@@ -99,25 +103,33 @@ class Loop:
         epochs = self.config.train.epochs
         if here.step == 0:
             self._save()
+        stream = batches(self.fabric, self.data.train, self._requests(), self.workers)
         with (
             Interrupts() as interrupts,
             RunProgress(epochs, self.steps, here.step, self.fabric.is_global_zero) as progress,
         ):
             while here.epoch <= epochs:
-                self._train_epoch(interrupts, progress)
-                progress.epoch(self._finish_epoch())
+                self._train_epoch(stream, interrupts, progress)
+                progress.epoch(self._finish_epoch(), self.task.headline)
                 if here.epoch <= epochs:
                     self._stop_if_asked(interrupts, at_a_meeting_point=True)
 
-    def _train_epoch(self, interrupts: Interrupts, progress: RunProgress) -> None:
+    def _requests(self) -> Iterator[Request]:
+        """Every batch that is still to be trained on, epoch after epoch."""
+        seed, start = self.config.train.seed, self.position.step_in_epoch
+        for epoch in range(self.position.epoch, self.config.train.epochs + 1):
+            for step, indices in enumerate(self.order.epoch(epoch, self.shard, start=start), start):
+                yield Request(indices, (seed, epoch, step, self.shard.rank))
+            start = 0
+
+    def _train_epoch(self, stream: Iterator[Batch], interrupts: Interrupts, progress: RunProgress) -> None:
         here, train = self.position, self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optimizer, here.epoch, train.epochs)
         self.model.train()
         self.model.set_epoch(here.epoch)
-        indices = self.order.epoch(here.epoch, self.shard, start=here.step_in_epoch)
         started = time.perf_counter()
-        for batch in batches(self.fabric, self.data.train, indices, train.workers):
+        for batch in itertools.islice(stream, self.steps - here.step_in_epoch):
             loss, norm = self._step(batch)
             here.history.add(loss, self.model.last_step)
             here.step += 1
@@ -165,10 +177,10 @@ class Loop:
             self.model,
             self.data.validation,
             batch_size=self.config.train.batch_size,
-            workers=self.config.train.workers,
+            workers=self.workers,
         )
         validation = measure(predictions, self.task, self.model.method.modalities)
-        best = validation[self.task.headline] > here.best_value
+        best = self.task.improves(validation[self.task.headline], here.best_value)
         if best:
             here.best_epoch, here.best_value = here.epoch, validation[self.task.headline]
         self.recorder.epoch(

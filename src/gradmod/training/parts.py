@@ -15,6 +15,7 @@ from gradmod.methods.registry import build_method
 from gradmod.models.build import build_model
 from gradmod.models.masked import MaskedModel
 from gradmod.tasks import Classification, Task
+from gradmod.training.loading import sensible_workers
 from gradmod.training.randomness import seed_all
 from gradmod.wrapper import ModulatedModel
 
@@ -26,6 +27,7 @@ class Parts:
     data: Splits
     model: ModulatedModel
     task: Task
+    workers: int
 
 
 def build_parts(config: Config) -> Parts:
@@ -65,7 +67,8 @@ def build_parts(config: Config) -> Parts:
         )
     if len(data.train) < 2 * config.train.devices * config.train.nodes:
         raise ConfigError(f"the training split has {len(data.train)} samples; expected at least 2 for each process")
-    return Parts(data, model, task)
+    workers = config.train.workers
+    return Parts(data, model, task, sensible_workers(info.decodes) if workers is None else workers)
 
 
 def _network(config: Config, shapes: dict[str, tuple[int, ...]], classes: int, default_encoder: str) -> nn.Module:

@@ -46,8 +46,8 @@ class RunProgress:
         """One step was done."""
         self._progress.update(self._task, advance=1, description=f"epoch {epoch}/{self._epochs}")
 
-    def epoch(self, validation: dict[str, Any]) -> None:
-        """An epoch was evaluated: show the accuracy of the model and of each modality's response."""
+    def epoch(self, validation: dict[str, Any], headline: str) -> None:
+        """An epoch was evaluated: show the headline metric of the model and of each modality's response."""
         figures = {"model": validation, **validation["responses"]}
-        text = "  ".join(f"{name} {block['accuracy']:.3f}" for name, block in figures.items() if "accuracy" in block)
+        text = "  ".join(f"{name} {block[headline]:.3f}" for name, block in figures.items())
         self._progress.update(self._task, figures=text)

@@ -122,9 +122,7 @@ def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best
         raise ConfigError(f"split is {split!r}; the run's protocol {config.data.protocol!r} has {', '.join(splits)}")
     model = parts.model.to(fabric.device)
     _load_model(model, state, checkpoint)
-    predictions = predict(
-        fabric, model, splits[split], batch_size=config.train.batch_size, workers=config.train.workers
-    )
+    predictions = predict(fabric, model, splits[split], batch_size=config.train.batch_size, workers=parts.workers)
     return measure(predictions, parts.task, model.method.modalities)
 
 
@@ -183,12 +181,14 @@ def _train(
         "method": config.method.method,
         "strategy": parts.model.strategy.name,
         "exact": parts.model.strategy.exact,
+        "headline": parts.task.headline,
         "seed": config.train.seed,
         "protocol": config.data.protocol,
         "splits": {name: len(split) for name, split in parts.data.items()},
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
         "device": _device_name(fabric.device),
         "processes": fabric.world_size,
+        "workers": parts.workers,
         "precision": config.train.precision,
         "versions": versions(),
         "git": git_revision(),
@@ -207,6 +207,7 @@ def _train(
             data=parts.data,
             task=parts.task,
             recorder=recorder,
+            workers=parts.workers,
             position=position,
         ).run()
     finally:
@@ -223,9 +224,7 @@ def _finish(
     modalities = parts.model.method.modalities
     figures: dict[str, Any] = {}
     for name, split in parts.data.items():
-        predictions = predict(
-            fabric, parts.model, split, batch_size=config.train.batch_size, workers=config.train.workers
-        )
+        predictions = predict(fabric, parts.model, split, batch_size=config.train.batch_size, workers=parts.workers)
         figures[name] = measure(predictions, parts.task, modalities)
         if name in ("validation", "test") and fabric.is_global_zero:
             save_predictions(folder, name, predictions)
