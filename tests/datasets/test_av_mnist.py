@@ -31,7 +31,7 @@ def test_values_are_divided_by_255_and_only_rows_are_read(dtype: type, tmp_path:
     expected = arrays["image/test_data.npy"][[3, 0]].astype(np.float32) / np.float32(255)
     np.testing.assert_array_equal(inputs["visual"].reshape(2, 784).numpy(), expected)
     assert targets.tolist() == [3, 0]
-    assert isinstance(splits.train.sources["audio"].array, np.memmap)
+    assert isinstance(splits.train.sources["audio"].first.array, np.memmap)
 
 
 def test_heldout_divides_train_and_keeps_test_whole(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradmod.datasets.registry import DATASETS, dataset_info
 from gradmod.datasets.samples import ArraySource, Split
-from gradmod.datasets.splits import first_nine_tenths, heldout
+from gradmod.datasets.splits import by_group, heldout, nine_tenths_of_both
 from gradmod.errors import ConfigError, DataError
 
 
@@ -21,11 +21,27 @@ def test_heldout_covers_every_sample_once(samples: int, seed: int) -> None:
     assert all(np.all(np.diff(part) > 0) for part in parts)
 
 
-@given(st.integers(0, 500))
-def test_first_nine_tenths(samples: int) -> None:
-    first, rest = first_nine_tenths(samples)
-    assert list(first) + list(rest) == list(range(samples))
-    assert len(first) == int(samples * 0.9)
+@given(st.integers(2, 500), st.integers(2, 500))
+def test_nine_tenths_of_both(train: int, test: int) -> None:
+    training, evaluation, predictor = nine_tenths_of_both(train, test)
+    assert list(training) == list(range(int(train * 0.9)))
+    assert list(evaluation) == list(range(train, train + int(test * 0.9)))
+    assert sorted([*training, *evaluation, *predictor]) == list(range(train + test))
+    assert min(predictor) < train <= max(predictor)
+
+
+@given(st.lists(st.integers(0, 12).map(str), min_size=1, max_size=60), st.integers(0, 99))
+def test_no_group_is_in_two_parts(groups: list[str], seed: int) -> None:
+    shares = (0.6, 0.1, 0.2, 0.1)
+    if len(set(groups)) < 4:
+        with pytest.raises(DataError, match="expected at least 4"):
+            by_group(groups, shares, seed)
+        return
+    parts = by_group(groups, shares, seed)
+    assert sorted(np.concatenate(parts)) == list(range(len(groups)))
+    held = [{groups[row] for row in part} for part in parts]
+    assert all(held)
+    assert sum(map(len, held)) == len(set(groups))
 
 
 def test_too_few_to_hold_out() -> None:

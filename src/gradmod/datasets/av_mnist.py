@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gradmod.datasets.npy import check_labels, check_values, open_array
 from gradmod.datasets.registry import PUBLISHED, dataset_info
-from gradmod.datasets.samples import ArraySource, Source, Split
-from gradmod.datasets.splits import Splits, first_nine_tenths, heldout
+from gradmod.datasets.samples import ArraySource, ChainedSource, Split
+from gradmod.datasets.splits import Splits, heldout, nine_tenths_of_both
 from gradmod.errors import DataError
 
 
@@ -29,28 +31,20 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     """
     folder = Path(root).expanduser()
     if not root or not folder.is_dir():
-        info = dataset_info("av-mnist")
-        found = "data.root is empty" if not root else f"{folder} is not a folder"
-        layout = "; ".join(" ".join(line.split()) for line in info.layout.splitlines())
-        raise DataError(
-            f"AV-MNIST: {found}. Looked for {layout}. How to get it: {info.how_to_get}. Without any download: "
-            "--dataset av-digits, the embedded data set"
-        )
-    train, test = _open(folder, "train"), _open(folder, "test")
+        raise DataError(dataset_info("av-mnist").where_it_looked(root))
+    train, train_labels = _open(folder, "train")
+    test, test_labels = _open(folder, "test")
+    sources = {modality: ChainedSource(train[modality], test[modality]) for modality in train}
+    whole = Split(sources, np.concatenate([train_labels, test_labels]).astype(np.int64))
     if protocol == PUBLISHED:
-        training, held = first_nine_tenths(len(train))
-        evaluation, held_test = first_nine_tenths(len(test))
-        if not len(held) or not len(held_test):
-            raise DataError(
-                f"{folder} has {len(train)} train and {len(test)} test samples; expected at least 10 of each"
-            )
-        predictor = _concatenate(train.subset(held), test.subset(held_test))
-        return Splits(train.subset(training), test.subset(evaluation), None, predictor)
-    training, validation, held = heldout(len(train), split_seed)
-    return Splits(train.subset(training), train.subset(validation), test, train.subset(held))
+        training, evaluation, predictor = nine_tenths_of_both(len(train_labels), len(test_labels))
+        return Splits(whole.subset(training), whole.subset(evaluation), None, whole.subset(predictor))
+    training, validation, predictor = heldout(len(train_labels), split_seed)
+    testing = np.arange(len(train_labels), len(whole))
+    return Splits(whole.subset(training), whole.subset(validation), whole.subset(testing), whole.subset(predictor))
 
 
-def _open(folder: Path, split: str) -> Split:
+def _open(folder: Path, split: str) -> tuple[dict[str, ArraySource], npt.NDArray[Any]]:
     image_path, audio_path = (folder / kind / f"{split}_data.npy" for kind in ("image", "audio"))
     image, audio = open_array(image_path, (None, 784)), open_array(audio_path, (None, 112, 112))
     label_path = folder / f"{split}_labels.npy"
@@ -63,13 +57,4 @@ def _open(folder: Path, split: str) -> Split:
     check_values(image_path, image, 0, 255)
     check_values(audio_path, audio, 0, 255)
     sources = {"audio": ArraySource(audio, (1, 112, 112), 255.0), "visual": ArraySource(image, (1, 28, 28), 255.0)}
-    return Split(sources, np.array(labels, dtype=np.int64))
-
-
-def _concatenate(first: Split, second: Split) -> Split:
-    """Two small splits as one, in memory: the predictor split is a tenth."""
-    sources: dict[str, Source] = {}
-    for modality, shape in first.shapes.items():
-        parts = [part.read(range(len(part)))[0][modality].numpy() for part in (first, second)]
-        sources[modality] = ArraySource(np.concatenate(parts), shape)
-    return Split(sources, np.concatenate([first.targets, second.targets]))
+    return sources, labels

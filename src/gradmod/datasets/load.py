@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import cast
 
 from gradmod.datasets.registry import dataset_info
@@ -10,7 +11,9 @@ from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
 
 
-def load_dataset(name: str, root: str, protocol: str, split_seed: int = 0) -> Splits:
+def load_dataset(
+    name: str, root: str, protocol: str, split_seed: int = 0, options: Mapping[str, object] | None = None
+) -> Splits:
     """Read the data set called `name`.
 
     Args:
@@ -18,13 +21,19 @@ def load_dataset(name: str, root: str, protocol: str, split_seed: int = 0) -> Sp
         root: its folder; not looked at where the data set is embedded.
         protocol: `heldout` or `published`.
         split_seed: seed of the held-out parts.
+        options: of those settings that only some data sets have, the ones that are not at their default.
 
     Raises:
-        ConfigError: unknown name or protocol.
+        ConfigError: unknown name or protocol, or an option that the data set does not have.
         DataError: the files are missing or not what they should be.
     """
     info = dataset_info(name)
     if protocol not in info.protocols:
         raise ConfigError(f"data.protocol is {protocol!r}; {info.title} has {', '.join(info.protocols)}")
+    for option, value in (options or {}).items():
+        if option not in info.options:
+            takes = f"it has {', '.join(info.options)}" if info.options else "it has no options"
+            raise ConfigError(f"data.{option} is {value!r}, but {info.title} does not take it: {takes}")
     module, _, function = str(info.loader).partition(":")
-    return cast(Splits, getattr(importlib.import_module(module), function)(root, protocol, split_seed))
+    load = getattr(importlib.import_module(module), function)
+    return cast(Splits, load(root, protocol, split_seed, **(options or {})))

@@ -26,6 +26,8 @@ class DatasetInfo:
         decodes: whether reading a sample is work, so that processes that read ahead help.
         encoder: the encoder that `auto` stands for.
         card: its data card in the documentation.
+        options: settings of [data] that its loader takes.
+        initialisation: "module:function" that gives its network the published starting values; None: the layers' own.
     """
 
     name: str
@@ -40,6 +42,17 @@ class DatasetInfo:
     decodes: bool = False
     encoder: str = "small-cnn"
     card: str = ""
+    options: tuple[str, ...] = ()
+    initialisation: str | None = None
+
+    def where_it_looked(self, root: str) -> str:
+        """What to say where `root` is not the folder of this data set: the layout, and how to get it."""
+        found = f"{root} does not hold it" if root else "data.root is empty"
+        layout = "; ".join(" ".join(line.split()) for line in self.layout.splitlines())
+        return (
+            f"{self.title}: {found}. Looked for {layout}. How to get it: {self.how_to_get}. Without any download: "
+            "--dataset av-digits, the embedded data set"
+        )
 
 
 DATASETS = {
@@ -76,7 +89,21 @@ DATASETS = {
             card="docs/datasets/av-mnist.md",
         ),
         DatasetInfo(
-            "crema-d", "CREMA-D", ("audio", "visual"), 6, "acted emotions in short clips", "", "a later release"
+            "crema-d",
+            "CREMA-D",
+            ("audio", "visual"),
+            6,
+            "acted emotions: short clips of a sentence and a face",
+            "<root>/CREMAD/train.csv, test.csv           clip name, class code (NEU HAP SAD FEA DIS ANG)\n"
+            "<root>/Audio/<clip>.wav\n"
+            "<root>/Image-01-FPS/<clip>/*.jpg            frames, one a second",
+            "see docs/datasets/crema-d.md",
+            "gradmod.datasets.crema_d:load",
+            encoder="resnet18",
+            decodes=True,
+            card="docs/datasets/crema-d.md",
+            options=("frames", "speakers"),
+            initialisation="gradmod.models.initialisation:start_as_crema_d",
         ),
         DatasetInfo("ur-funny", "UR-Funny", ("visual", "audio", "text"), 2, "humour in talks", "", "a later release"),
         DatasetInfo("ave", "AVE", ("audio", "visual"), 29, "audio-visual events, per second", "", "a later release"),

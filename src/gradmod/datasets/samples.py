@@ -55,6 +55,30 @@ class ArraySource:
         return torch.from_numpy(values.reshape(len(rows), *self.shape))
 
 
+@dataclass(frozen=True)
+class ChainedSource:
+    """Two arrays of the same shape as one source, the second behind the first; neither is copied."""
+
+    first: ArraySource
+    second: ArraySource
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a sample as the network takes it."""
+        return self.first.shape
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def read(self, rows: Indices, draws: np.random.Generator | None = None) -> Tensor:
+        """Samples [n, *shape] in float32."""
+        later = rows >= len(self.first)
+        values = torch.empty(len(rows), *self.shape)
+        values[torch.from_numpy(~later)] = self.first.read(rows[~later])
+        values[torch.from_numpy(later)] = self.second.read(rows[later] - len(self.first))
+        return values
+
+
 class Split:
     """Some samples of a data set.
 
@@ -109,6 +133,13 @@ class Split:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of a sample of each modality."""
         return {name: source.shape for name, source in self.sources.items()}
+
+    def class_counts(self) -> dict[str, int] | None:
+        """Samples (or segments) of each class that occurs; None where the targets are no classes."""
+        if self._targets.dtype.kind == "f":
+            return None
+        classes, counts = np.unique(self.targets, return_counts=True)
+        return {str(c): int(n) for c, n in zip(classes, counts, strict=True)}
 
     def subset(self, positions: Indices, *, augmented: bool = False) -> Split:
         """The samples at `positions` of this split; nothing is copied but the positions."""

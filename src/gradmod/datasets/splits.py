@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +20,14 @@ class Splits:
         validation: what the epoch is chosen on; in the published protocol this is also the split that is reported.
         test: scored once, at the end; None in the published protocol.
         predictor: what the predictor of the competition metric is fitted on; None where there is none.
+        notes: what was seen while reading that the user should know, a line each.
     """
 
     train: Split
     validation: Split
     test: Split | None
     predictor: Split | None
+    notes: tuple[str, ...] = ()
 
     def items(self) -> Iterator[tuple[str, Split]]:
         """The splits that there are, by name."""
@@ -56,8 +58,46 @@ def heldout(samples: int, seed: int) -> tuple[Indices, Indices, Indices]:
     return np.sort(parts[0]), np.sort(parts[1]), np.sort(parts[2])
 
 
-def first_nine_tenths(samples: int) -> tuple[Indices, Indices]:
-    """Divide as published for AV-MNIST and CREMA-D: the first 90 %, and the rest."""
-    indices = np.arange(samples)
-    cut = int(samples * 0.9)
-    return indices[:cut], indices[cut:]
+def nine_tenths_of_both(train: int, test: int) -> tuple[Indices, Indices, Indices]:
+    """Divide as published for AV-MNIST and CREMA-D, where the samples of train stand before those of test.
+
+    Args:
+        train: samples of train.
+        test: samples of test.
+
+    Returns:
+        Indices of the first 90 % of train; of the first 90 % of test; of the last 10 % of both.
+
+    Raises:
+        DataError: too few to leave a tenth of each.
+    """
+    if min(train, test) < 2:
+        raise DataError(f"there are {train} train and {test} test samples; expected at least 10 of each")
+    cut, test_cut = int(train * 0.9), train + int(test * 0.9)
+    predictor = np.concatenate([np.arange(cut, train), np.arange(test_cut, train + test)])
+    return np.arange(cut), np.arange(train, test_cut), predictor
+
+
+def by_group(groups: Sequence[str], shares: Sequence[float], seed: int) -> tuple[Indices, ...]:
+    """Divide samples so that no group (a speaker, a recording) is in two parts.
+
+    Args:
+        groups: the group of each sample.
+        shares: share of the groups for each part; they sum to 1. Each part gets at least one group.
+        seed: of the draw.
+
+    Returns:
+        Sorted indices of each part.
+
+    Raises:
+        DataError: fewer groups than parts.
+    """
+    names = sorted(set(groups))
+    if len(names) < len(shares):
+        raise DataError(f"there are {len(names)} groups ({', '.join(names)}); expected at least {len(shares)}")
+    order = np.random.default_rng(seed).permutation(len(names))
+    spare = len(names) - len(shares)
+    cuts = [round(spare * sum(shares[: part + 1])) + part + 1 for part in range(len(shares) - 1)]
+    part_of = {names[number]: part for part, numbers in enumerate(np.split(order, cuts)) for number in numbers}
+    parts = np.array([part_of[group] for group in groups])
+    return tuple(np.flatnonzero(parts == part) for part in range(len(shares)))

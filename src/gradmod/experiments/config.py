@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from gradmod.errors import ConfigError
 from gradmod.experiments import checks
@@ -11,6 +11,8 @@ from gradmod.experiments import checks
 # Every command starts by importing this file, so the choices stand here as plain text and not in the modules that they
 # name, some of which import torch; tests/experiments/test_config.py checks that both agree.
 PROTOCOLS = ("heldout", "published")
+SPEAKERS = ("mixed", "disjoint")
+DATASET_OPTIONS = ("frames", "speakers", "aligned")
 FUSIONS = ("late", "sum", "early")
 ENCODERS = ("auto", "small-cnn", "resnet18", "mlp")
 COALITIONS = ("auto", "looped", "batched", "reuse", "additive", "shared")
@@ -40,6 +42,12 @@ class DataConfig:
     """multimodal, or the one modality that a mono-modal model is trained on."""
     split_seed: int = 0
     """Seed of the held-out splits; not that of the run, so that runs are scored on the same samples."""
+    frames: int = 1
+    """CREMA-D: video frames of each clip."""
+    speakers: str = "mixed"
+    """CREMA-D: mixed, as its files are; disjoint: no actor in two splits."""
+    aligned: bool = True
+    """UR-Funny: cut every modality where the text begins; false: each where it begins itself."""
 
     def __post_init__(self) -> None:
         checks.text("data.dataset", self.dataset)
@@ -47,6 +55,17 @@ class DataConfig:
         checks.one_of("data.protocol", self.protocol, PROTOCOLS)
         checks.text("data.modality", self.modality)
         checks.whole("data.split_seed", self.split_seed, 0)
+        checks.whole("data.frames", self.frames, 1)
+        checks.one_of("data.speakers", self.speakers, SPEAKERS)
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The settings that only some data sets have, where they are not at their default."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name in DATASET_OPTIONS and getattr(self, f.name) != f.default
+        }
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gradmod.datasets.samples import Indices, Split
+from gradmod.errors import DataError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -46,8 +47,11 @@ def batches(fabric: Fabric, split: Split, requests: Iterable[Request], workers: 
         split: what is read.
         requests: the batches.
         workers: processes that read ahead; 0 reads in this one.
+
+    Raises:
+        DataError: a sample cannot be read.
     """
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[Batch | DataError] = DataLoader(
         _Reader(split),
         sampler=requests,
         batch_size=None,
@@ -58,6 +62,8 @@ def batches(fabric: Fabric, split: Split, requests: Iterable[Request], workers: 
         generator=torch.Generator().manual_seed(0),
     )
     for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
         yield fabric.to_device(batch)
 
 
@@ -71,13 +77,18 @@ def sensible_workers(decodes: bool) -> int:
     return min(cores - 1, MOST_WORKERS) if decodes else 0
 
 
-class _Reader(Dataset[Batch]):
+class _Reader(Dataset[Batch | DataError]):
+    """Hands an error over as a value: one raised in a worker would arrive wrapped in that worker's traceback."""
+
     def __init__(self, split: Split) -> None:
         self.split = split
 
-    def __getitem__(self, request: Request) -> Batch:
+    def __getitem__(self, request: Request) -> Batch | DataError:
         draws = None if request.key is None else np.random.default_rng(request.key)
-        return self.split.read(request.indices, draws)
+        try:
+            return self.split.read(request.indices, draws)
+        except DataError as error:
+            return error
 
 
 def _leave_ctrl_c_to_the_main_process(worker: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from gradmod.datasets.load import load_dataset
-from gradmod.datasets.registry import dataset_info
+from gradmod.datasets.registry import DatasetInfo, dataset_info
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
@@ -37,7 +39,9 @@ def build_parts(config: Config) -> Parts:
         ConfigError: settings that do not go together.
         DataError: the data cannot be read.
     """
-    data = load_dataset(config.data.dataset, config.data.root, config.data.protocol, config.data.split_seed)
+    data = load_dataset(
+        config.data.dataset, config.data.root, config.data.protocol, config.data.split_seed, config.data.options
+    )
     info = dataset_info(config.data.dataset)
     modality = config.data.modality
     if modality != "multimodal" and modality not in info.modalities:
@@ -46,7 +50,7 @@ def build_parts(config: Config) -> Parts:
             "them"
         )
     seed_all(config.train.seed)
-    network = _network(config, data.train.shapes, info.classes, info.encoder)
+    network = _network(config, data.train.shapes, info)
     modalities = info.modalities if modality == "multimodal" else (modality,)
     method = build_method(
         config.method.method,
@@ -71,13 +75,25 @@ def build_parts(config: Config) -> Parts:
     return Parts(data, model, task, sensible_workers(info.decodes) if workers is None else workers)
 
 
-def _network(config: Config, shapes: dict[str, tuple[int, ...]], classes: int, default_encoder: str) -> nn.Module:
+def describe_splits(data: Splits) -> Iterator[str]:
+    """What a user should see of the data before it is trained on: sizes, class counts, notes; a line each."""
+    for name, split in data.items():
+        counts = split.class_counts()
+        classes = "" if counts is None else "; by class: " + " ".join(f"{c}:{n}" for c, n in counts.items())
+        yield f"{name}: {len(split)} samples{classes}"
+    yield from (f"note: {note}" for note in data.notes)
+
+
+def _network(config: Config, shapes: dict[str, tuple[int, ...]], info: DatasetInfo) -> nn.Module:
     """The network. For one modality alone: its encoder and head; with early fusion the whole, the others masked."""
-    encoder = default_encoder if config.model.encoder == "auto" else config.model.encoder
+    encoder = info.encoder if config.model.encoder == "auto" else config.model.encoder
     alone = config.data.modality
     if alone != "multimodal" and config.model.fusion != "early":
         shapes = {alone: shapes[alone]}
-    network = build_model(shapes, classes, encoder, config.model.fusion, config.model.width)
+    network = build_model(shapes, info.classes, encoder, config.model.fusion, config.model.width)
+    if info.initialisation is not None:
+        module, _, function = info.initialisation.partition(":")
+        getattr(importlib.import_module(module), function)(network)
     if alone != "multimodal" and config.model.fusion == "early":
         return MaskedModel(network, shown=(alone,), shapes=shapes)
     return network

@@ -20,7 +20,7 @@ from gradmod.training.files import write_json
 from gradmod.training.history import EpochHistory
 from gradmod.training.loop import Loop, Position
 from gradmod.training.optimization import build_optimizer
-from gradmod.training.parts import Parts, build_parts
+from gradmod.training.parts import Parts, build_parts, describe_splits
 from gradmod.training.recording import Recorder
 from gradmod.training.runfolder import (
     CONFIG,
@@ -185,6 +185,8 @@ def _train(
         "seed": config.train.seed,
         "protocol": config.data.protocol,
         "splits": {name: len(split) for name, split in parts.data.items()},
+        "class_counts": {name: split.class_counts() for name, split in parts.data.items()},
+        "data_notes": list(parts.data.notes),
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
         "device": _device_name(fabric.device),
         "processes": fabric.world_size,
@@ -196,6 +198,9 @@ def _train(
     }
     if state is None or state["log_bytes"] == 0:
         recorder.start(**facts)
+    if fabric.is_global_zero:
+        for line in describe_splits(parts.data):
+            print(line, file=sys.stderr)
     try:
         Loop(
             config=config,

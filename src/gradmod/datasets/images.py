@@ -1,0 +1,78 @@
+"""Image files, and the augmentation of photographs that is usual with ResNets."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gradmod.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MEAN = (0.485, 0.456, 0.406)
+DEVIATION = (0.229, 0.224, 0.225)
+"""Of ImageNet, by channel."""
+
+
+def read_image(path: Path) -> Image:
+    """Decode a colour image.
+
+    Raises:
+        DataError: the file is missing, truncated or no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        raise DataError(f"{path} is missing")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read: truncated, or not an image ({reason}); fetch it again") from None
+
+
+def resized(image: Image, size: int) -> Image:
+    """The whole image as `size` x `size` pixels, bilinear."""
+    from PIL.Image import Resampling
+
+    return image.resize((size, size), Resampling.BILINEAR)
+
+
+def random_resized_crop(image: Image, size: int, draws: np.random.Generator) -> Image:
+    """A random part of the image as `size` x `size` pixels, mirrored half of the time.
+
+    The part covers 8 to 100 % of the area, with 3:4 to 4:3 sides; after ten draws that do not fit, the largest central
+    part of such sides: torchvision's RandomResizedCrop and RandomHorizontalFlip.
+    """
+    from PIL.Image import Resampling, Transpose
+
+    part = image.crop(_random_box(image.width, image.height, draws)).resize((size, size), Resampling.BILINEAR)
+    return part.transpose(Transpose.FLIP_LEFT_RIGHT) if draws.random() < 0.5 else part
+
+
+def normalised(image: Image) -> npt.NDArray[np.float32]:
+    """[3, H, W] float32 with ImageNet's mean taken off, divided by its deviation."""
+    shares = np.asarray(image, dtype=np.float32) / np.float32(255)
+    values = (shares - np.array(MEAN, dtype=np.float32)) / np.array(DEVIATION, dtype=np.float32)
+    return np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32)
+
+
+def _random_box(width: int, height: int, draws: np.random.Generator) -> tuple[int, int, int, int]:
+    low, high = math.log(3 / 4), math.log(4 / 3)
+    for _ in range(10):
+        area = width * height * draws.uniform(0.08, 1)
+        ratio = math.exp(draws.uniform(low, high))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(draws.integers(width - w + 1)), int(draws.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, round(height * 4 / 3))
+    h = min(height, round(width * 4 / 3))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
