@@ -13,7 +13,18 @@ import pytest
 import gradmod
 
 PACKAGE = Path(gradmod.__file__).parent
-LIBRARY = ["errors", "functional", "metrics", "tasks", "coalitions", "groups", "methods", "adapters", "wrapper"]
+LIBRARY = [
+    "errors",
+    "imports",
+    "functional",
+    "metrics",
+    "tasks",
+    "coalitions",
+    "groups",
+    "methods",
+    "adapters",
+    "wrapper",
+]
 LAYERS = [*LIBRARY, "models", "datasets", "reporting", "experiments", "training", "cli", "paper_cli", "__main__"]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

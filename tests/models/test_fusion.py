@@ -77,12 +77,13 @@ def test_errors() -> None:
 
 def test_a_masked_model_sees_zeros_in_place_of_the_others() -> None:
     net, x = make(EarlyFusion, 3), inputs(3)
-    masked = MaskedModel(net, shown=("m1",), shapes={m: tuple(v.shape[1:]) for m, v in x.items()})
+    masked = MaskedModel(net, shown=("m1",), modalities=tuple(x))
     expected = net({m: v if m == "m1" else torch.zeros_like(v) for m, v in x.items()})
-    assert torch.equal(masked({"m1": x["m1"]}), expected)
     assert torch.equal(masked(x), expected)
+    with pytest.raises(ValueError, match="inputs lack 'm0', 'm2'"):
+        masked({"m1": x["m1"]})
     with pytest.raises(ValueError, match="shown is"):
-        MaskedModel(net, shown=("smell",), shapes={})
+        MaskedModel(net, shown=("smell",), modalities=())
 
 
 @pytest.mark.parametrize("fusion", ["late", "sum", "early"])
@@ -107,7 +108,10 @@ def test_published_sizes() -> None:
     ("arguments", "match"),
     [
         (({}, 10, "mlp", "late"), "at least one modality"),
-        (({"a": (1, 8, 8)}, 10, "vgg", "late"), "model.encoder is 'vgg'; expected one of small-cnn, resnet18, mlp"),
+        (
+            ({"a": (1, 8, 8)}, 10, "vgg", "late"),
+            "model.encoder is 'vgg'; expected one of small-cnn, resnet18, transformer, mlp",
+        ),
         (({"a": (1, 8, 8)}, 10, "mlp", "middle"), "model.fusion is 'middle'"),
         (({"a": (12,)}, 10, "small-cnn", "late"), r"takes images \[C, H, W\]; a sample of 'a' is \[12\]: use mlp"),
     ],

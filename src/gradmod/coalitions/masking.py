@@ -34,8 +34,15 @@ def mask(model: nn.Module, modality: str, x: Any) -> Any:
         ValueError: no `mask` is declared and the input holds a tensor that is not floating point (token ids, lengths,
             padding masks), for which zero may be a value with a meaning.
     """
-    if isinstance(model, DefinesMask):
-        return model.mask(modality, x)
+    return model.mask(modality, x) if isinstance(model, DefinesMask) else zeroed(modality, x)
+
+
+def zeroed(modality: str, x: Any) -> Any:
+    """Zeros in place of every tensor of `x`.
+
+    Raises:
+        ValueError: see `mask`.
+    """
 
     def zeros(leaf: Tensor) -> Tensor:
         if not leaf.is_floating_point():

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class Output:
-    """Logits together with a loss of the model's own.
+class Output(NamedTuple):
+    """Logits together with a loss of the model's own; a tuple, so that DDP and Fabric can look into it.
 
     Attributes:
         logits: [..., K], what is modulated.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import cast
 
 from gradmod.datasets.registry import dataset_info
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
+from gradmod.imports import named
 
 
 def load_dataset(
@@ -34,6 +34,4 @@ def load_dataset(
         if option not in info.options:
             takes = f"it has {', '.join(info.options)}" if info.options else "it has no options"
             raise ConfigError(f"data.{option} is {value!r}, but {info.title} does not take it: {takes}")
-    module, _, function = str(info.loader).partition(":")
-    load = getattr(importlib.import_module(module), function)
-    return cast(Splits, load(root, protocol, split_seed, **(options or {})))
+    return cast(Splits, named(str(info.loader))(root, protocol, split_seed, **(options or {})))

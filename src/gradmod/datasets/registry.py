@@ -28,6 +28,7 @@ class DatasetInfo:
         card: its data card in the documentation.
         options: settings of [data] that its loader takes.
         initialisation: "module:function" that gives its network the published starting values; None: the layers' own.
+        network: "module:Class" where there is one network, whatever encoder and fusion; None: encoders and a fusion.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DatasetInfo:
     card: str = ""
     options: tuple[str, ...] = ()
     initialisation: str | None = None
+    network: str | None = None
 
     def where_it_looked(self, root: str) -> str:
         """What to say where `root` is not the folder of this data set: the layout, and how to get it."""
@@ -105,8 +107,35 @@ DATASETS = {
             options=("frames", "speakers"),
             initialisation="gradmod.models.initialisation:start_as_crema_d",
         ),
-        DatasetInfo("ur-funny", "UR-Funny", ("visual", "audio", "text"), 2, "humour in talks", "", "a later release"),
-        DatasetInfo("ave", "AVE", ("audio", "visual"), 29, "audio-visual events, per second", "", "a later release"),
+        DatasetInfo(
+            "ur-funny",
+            "UR-Funny",
+            ("visual", "audio", "text"),
+            2,
+            "humour in talks: features of face, voice and words",
+            "<root>      one pickle: {train, valid, test} -> {vision [N, T, 371], audio [N, T, 81], text [N, T, 300], "
+            "labels [N, 1]}",
+            "see docs/datasets/ur-funny.md",
+            "gradmod.datasets.ur_funny:load",
+            encoder="transformer",
+            card="docs/datasets/ur-funny.md",
+            options=("aligned",),
+        ),
+        DatasetInfo(
+            "ave",
+            "AVE",
+            ("audio", "visual"),
+            29,
+            "events that are seen and heard, a class for every second",
+            "<root>/audio_feature.h5     avadataset [N, 10, 128]\n"
+            "<root>/visual_feature.h5    avadataset [N, 10, 7, 7, 512]\n"
+            "<root>/right_labels.h5      avadataset [N, 10, 29]\n"
+            "<root>/train_order.h5, val_order.h5, test_order.h5    order [n]",
+            "see docs/datasets/ave.md",
+            "gradmod.datasets.ave:load",
+            network="gradmod.models.psp:PositiveSamplePropagation",
+            card="docs/datasets/ave.md",
+        ),
         DatasetInfo(
             "mosei", "CMU-MOSEI", ("text", "audio"), 2, "sentiment and emotion in talks", "", "a later release"
         ),

@@ -14,7 +14,8 @@ PROTOCOLS = ("heldout", "published")
 SPEAKERS = ("mixed", "disjoint")
 DATASET_OPTIONS = ("frames", "speakers", "aligned")
 FUSIONS = ("late", "sum", "early")
-ENCODERS = ("auto", "small-cnn", "resnet18", "mlp")
+ENCODERS = ("auto", "small-cnn", "resnet18", "mlp", "transformer")
+PADDING = ("masked", "published")
 COALITIONS = ("auto", "looped", "batched", "reuse", "additive", "shared")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "warmup-cosine")
@@ -73,17 +74,24 @@ class ModelConfig:
     """The network."""
 
     encoder: str = "auto"
-    """Encoder of each modality: auto (the data set's own), small-cnn, resnet18 or mlp."""
+    """Encoder of each modality: auto (the data set's own), small-cnn, resnet18, mlp or transformer."""
     fusion: str = "late"
     """late: concatenation, linear head. sum: a head each, added. early: concatenation, MaxOut network, linear head."""
     width: int | None = None
     """Size of the encoder's first layer; none: its own default."""
+    layers: int | None = None
+    """Layers of a transformer; none: its own default."""
+    padding: str = "masked"
+    """masked: attention looks away from padding; published: it does not, as in the published networks."""
 
     def __post_init__(self) -> None:
         checks.one_of("model.encoder", self.encoder, ENCODERS)
         checks.one_of("model.fusion", self.fusion, FUSIONS)
         if self.width is not None:
             checks.whole("model.width", self.width, 1)
+        if self.layers is not None:
+            checks.whole("model.layers", self.layers, 1)
+        checks.one_of("model.padding", self.padding, PADDING)
 
 
 @dataclass(frozen=True)

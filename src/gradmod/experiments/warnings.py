@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from gradmod.datasets.registry import DATASETS
 from gradmod.experiments.config import Config
 
 
 def setting_warnings(config: Config) -> list[str]:
     """What a user should know of the settings before training starts; one line each."""
     notes: list[str] = []
+    info = DATASETS.get(config.data.dataset)
+    if (
+        info is not None
+        and info.network is not None
+        and (config.model.fusion, config.model.encoder) != ("late", "auto")
+    ):
+        notes.append(f"{info.title} has one network of its own; --fusion and --encoder make no difference")
     method, optimizer, epochs = config.method, config.optimizer, config.train.epochs
     if method.method != "agm":
         return notes

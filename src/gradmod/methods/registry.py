@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradmod.errors import ConfigError
+from gradmod.imports import named
 
 if TYPE_CHECKING:
     from gradmod.methods.base import Method
@@ -61,8 +61,7 @@ def method_class(name: str) -> type[Method]:
         ready = ", ".join(other.name for other in METHODS.values() if other.factory)
         state = "is unknown" if info is None else "comes in a later release"
         raise ConfigError(f"the method {name!r} {state}; choose one of {ready}")
-    module, _, attribute = info.factory.partition(":")
-    found: type[Method] = getattr(importlib.import_module(module), attribute)
+    found: type[Method] = named(info.factory)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from gradmod.models.mlp import MLP
 from gradmod.models.registry import ENCODERS, FUSIONS
 from gradmod.models.resnet import ResNet18
 from gradmod.models.small_cnn import SmallCNN
+from gradmod.models.transformer import SequenceEncoder
 
 PUBLISHED_MAXOUT = (2048, 1024)
 SMALL_MAXOUT = (256, 128)
@@ -21,45 +22,81 @@ LARGE_IMAGE = 64
 
 
 def build_model(
-    shapes: Mapping[str, tuple[int, ...]], classes: int, encoder: str, fusion: str, width: int | None = None
+    shapes: Mapping[str, tuple[int, ...]],
+    classes: int,
+    encoder: str,
+    fusion: str,
+    *,
+    width: int | None = None,
+    layers: int | None = None,
+    masks_padding: bool = True,
 ) -> LateFusion | SumFusion | EarlyFusion:
     """Make a network with one encoder for each modality.
 
     Args:
-        shapes: per-sample shape of each modality's input: [C, H, W] for images, [C, T, H, W] for frames.
+        shapes: per-sample shape of each modality's input: [C, H, W] for images, [C, T, H, W] for frames, [features] for
+            vectors and for sequences.
         classes: number of logits.
         encoder: one of `registry.ENCODERS`, the same for all modalities.
-        fusion: one of `registry.FUSIONS`. Early fusion has the published MaxOut sizes (2048, 1024) behind ResNet-18 and
-            (256, 128) behind the small encoders.
+        fusion: one of `registry.FUSIONS`. Early fusion has the published MaxOut sizes (2048, 1024) behind encoders of
+            published size and (256, 128) behind others.
         width: scales the encoder; None: its own default.
+        layers: of a transformer; None: its own default.
+        masks_padding: whether a transformer's attention looks away from padding.
 
     Raises:
         ConfigError: unknown name, no modality, or an input that the encoder does not take.
     """
     if not shapes:
         raise ConfigError("a network needs at least one modality; shapes is empty")
-    encoders = {modality: _encoder(encoder, shape, modality, width) for modality, shape in shapes.items()}
+    make = _maker(encoder, width, layers, masks_padding)
+    encoders = {modality: make(shape, modality) for modality, shape in shapes.items()}
     if fusion == "late":
         return LateFusion(encoders, classes)
     if fusion == "sum":
         return SumFusion(encoders, classes)
     if fusion == "early":
-        return EarlyFusion(encoders, classes, PUBLISHED_MAXOUT if encoder == "resnet18" else SMALL_MAXOUT)
+        published = encoder in ("resnet18", "transformer") and width is None
+        return EarlyFusion(encoders, classes, PUBLISHED_MAXOUT if published else SMALL_MAXOUT)
     raise ConfigError(f"model.fusion is {fusion!r}; expected one of {', '.join(FUSIONS)}")
 
 
-def _encoder(name: str, shape: tuple[int, ...], modality: str, width: int | None) -> nn.Module:
-    if name == "mlp":
+def _maker(
+    name: str, width: int | None, layers: int | None, masks_padding: bool
+) -> Callable[[tuple[int, ...], str], nn.Module]:
+    """What makes the encoder of a modality from a sample's shape and the modality's name."""
+
+    def expect(shape: tuple[int, ...], modality: str, axes: tuple[int, ...], what: str) -> None:
+        if len(shape) not in axes:
+            raise ConfigError(
+                f"model.encoder {name!r} takes {what}; a sample of {modality!r} is {list(shape)}: use mlp"
+            )
+
+    def mlp(shape: tuple[int, ...], modality: str) -> nn.Module:
         first = width or 128
         return MLP(math.prod(shape), hidden=(first, max(first // 2, 1)))
-    if name not in ENCODERS:
-        raise ConfigError(f"model.encoder is {name!r}; expected one of {', '.join(ENCODERS)}")
-    if len(shape) != 3 and not (name == "resnet18" and len(shape) == 4):
-        raise ConfigError(
-            f"model.encoder {name!r} takes images [C, H, W]; a sample of {modality!r} is {list(shape)}: use mlp"
-        )
-    if name == "resnet18":
+
+    def resnet18(shape: tuple[int, ...], modality: str) -> nn.Module:
+        expect(shape, modality, (3, 4), "images [C, H, W] and frames [C, T, H, W]")
         return ResNet18(in_channels=shape[0], width=width or 64)
-    first = width or 8
-    stride = 4 if min(shape[1:]) >= LARGE_IMAGE else 2
-    return SmallCNN(in_channels=shape[0], widths=(first, 2 * first, 4 * first, 8 * first), stride=stride)
+
+    def small_cnn(shape: tuple[int, ...], modality: str) -> nn.Module:
+        expect(shape, modality, (3,), "images [C, H, W]")
+        first = width or 8
+        stride = 4 if min(shape[1:]) >= LARGE_IMAGE else 2
+        return SmallCNN(in_channels=shape[0], widths=(first, 2 * first, 4 * first, 8 * first), stride=stride)
+
+    def transformer(shape: tuple[int, ...], modality: str) -> nn.Module:
+        expect(shape, modality, (1,), "sequences, of which a step is [features]")
+        size = width or 768
+        try:
+            return SequenceEncoder(
+                shape[0], size, layers or 8, hidden=max(size * 8 // 3, 1), masks_padding=masks_padding
+            )
+        except ValueError as error:
+            raise ConfigError(f"model.width is {size}: {error}") from None
+
+    makers = {"mlp": mlp, "resnet18": resnet18, "small-cnn": small_cnn, "transformer": transformer}
+    if name not in makers:
+        raise ConfigError(f"model.encoder is {name!r}; expected one of {', '.join(ENCODERS)}")
+    return makers[name]

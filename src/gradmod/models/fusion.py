@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradmod.coalitions.masking import zeroed
 from gradmod.models.maxout import MaxOutMLP
 
 
@@ -20,6 +22,7 @@ class _Fusion(nn.Module):
     """
 
     forward_ignores_mode = True
+    mask_is_constant = True
     head: nn.Module
 
     def __init__(self, encoders: Mapping[str, nn.Module], classes: int) -> None:
@@ -32,16 +35,21 @@ class _Fusion(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.feature_sizes = {m: int(encoder.out_features) for m, encoder in encoders.items()}  # type: ignore[arg-type]
 
-    def encode(self, modality: str, x: Tensor) -> Tensor:
+    def encode(self, modality: str, x: Any) -> Tensor:
         """Features [B, F] of one modality."""
         feature: Tensor = self.encoders[modality](x)
         return feature
+
+    def mask(self, modality: str, x: Any) -> Any:
+        """The input of a hidden modality: what its encoder's `mask(x)` says, the same for every sample; else zeros."""
+        own = getattr(self.encoders[modality], "mask", None)
+        return zeroed(modality, x) if own is None else own(x)
 
     def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
         """Joint feature [B, ...], what the head reads."""
         return torch.cat([features[m] for m in self.modalities], 1)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits [B, classes] of a batch by modality.
 
         Raises:

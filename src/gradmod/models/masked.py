@@ -1,21 +1,23 @@
-"""A multi-modal network that is shown some of its modalities and zeros for the others."""
+"""A multi-modal network that is shown some of its modalities, the others masked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from gradmod.coalitions.masking import check_inputs, mask
+from gradmod.coalitions.protocols import Output
 
 
 class MaskedModel(nn.Module):
-    """The same network, the inputs of the hidden modalities zero: what early fusion calls a mono-modal model.
+    """The same network, the inputs of the hidden modalities masked: what early fusion calls a mono-modal model.
 
     Args:
         model: the network, called with all modalities.
         shown: the modalities that it is shown.
-        shapes: per-sample shape of every modality's input.
+        modalities: those that it has.
 
     Raises:
         ValueError: nothing is shown, or something that the network does not have.
@@ -23,28 +25,31 @@ class MaskedModel(nn.Module):
 
     forward_ignores_mode = True
 
-    def __init__(self, model: nn.Module, shown: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, model: nn.Module, shown: Sequence[str], modalities: Sequence[str]) -> None:
         super().__init__()
-        unknown = [m for m in shown if m not in shapes]
+        unknown = [m for m in shown if m not in modalities]
         if unknown or not shown:
-            raise ValueError(f"shown is {tuple(shown)}; expected some of {tuple(shapes)}")
+            raise ValueError(f"shown is {tuple(shown)}; expected some of {tuple(modalities)}")
         self.model = model
-        self.modalities = tuple(shown)
-        self.shapes = dict(shapes)
+        self.shown = tuple(shown)
+        self.modalities = tuple(modalities)
 
     @property
     def head(self) -> Any:
         """The network's head."""
         return self.model.head
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits of a batch; inputs of hidden modalities are not read and may be missing."""
-        some = inputs[self.modalities[0]]
-        shown = {
-            m: inputs[m]
-            if m in self.modalities
-            else torch.zeros(len(some), *shape, dtype=some.dtype, device=some.device)
-            for m, shape in self.shapes.items()
-        }
-        logits: Tensor = self.model(shown)
-        return logits
+    def mask(self, modality: str, x: Any) -> Any:
+        """The network's own mask."""
+        return mask(self.model, modality, x)
+
+    def forward(self, inputs: Mapping[str, Any]) -> Tensor | Output:
+        """What the network returns for a batch; of the hidden modalities' inputs only the shape is read.
+
+        Raises:
+            ValueError: `inputs` lacks a modality.
+        """
+        check_inputs(inputs, self.modalities)
+        hidden = {m: self.mask(m, inputs[m]) for m in self.modalities if m not in self.shown}
+        output: Tensor | Output = self.model({**inputs, **hidden})
+        return output

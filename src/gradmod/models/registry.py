@@ -31,6 +31,11 @@ ENCODERS = _by_name(
         "four blocks of convolution and maximum; --width: channels of the first (8)",
     ),
     ModelInfo("resnet18", "gradmod.models.resnet:ResNet18", "ResNet-18; --width: channels of its first stage (64)"),
+    ModelInfo(
+        "transformer",
+        "gradmod.models.transformer:SequenceEncoder",
+        "layers of self-attention over a sequence; --width (768), --layers (8)",
+    ),
     ModelInfo("mlp", "gradmod.models.mlp:MLP", "two linear layers; --width: units of the first (128)"),
 )
 FUSIONS = _by_name(

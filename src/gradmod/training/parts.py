@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from gradmod.datasets.registry import DatasetInfo, dataset_info
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
+from gradmod.imports import named
 from gradmod.methods.registry import build_method
 from gradmod.models.build import build_model
 from gradmod.models.masked import MaskedModel
@@ -85,15 +85,25 @@ def describe_splits(data: Splits) -> Iterator[str]:
 
 
 def _network(config: Config, shapes: dict[str, tuple[int, ...]], info: DatasetInfo) -> nn.Module:
-    """The network. For one modality alone: its encoder and head; with early fusion the whole, the others masked."""
-    encoder = info.encoder if config.model.encoder == "auto" else config.model.encoder
-    alone = config.data.modality
-    if alone != "multimodal" and config.model.fusion != "early":
-        shapes = {alone: shapes[alone]}
-    network = build_model(shapes, info.classes, encoder, config.model.fusion, config.model.width)
+    """The network. For one modality alone: its encoder and head, or the whole with the others masked."""
+    model, alone = config.model, config.data.modality
+    multimodal = alone == "multimodal"
+    network: nn.Module
+    if info.network is not None:
+        network = named(info.network)(classes=info.classes, **({} if model.width is None else {"width": model.width}))
+        masks = True
+    else:
+        masks = model.fusion == "early"
+        taken = info.modalities if multimodal or masks else (alone,)
+        network = build_model(
+            {m: shapes[m] for m in taken},
+            info.classes,
+            info.encoder if model.encoder == "auto" else model.encoder,
+            model.fusion,
+            width=model.width,
+            layers=model.layers,
+            masks_padding=model.padding == "masked",
+        )
     if info.initialisation is not None:
-        module, _, function = info.initialisation.partition(":")
-        getattr(importlib.import_module(module), function)(network)
-    if alone != "multimodal" and config.model.fusion == "early":
-        return MaskedModel(network, shown=(alone,), shapes=shapes)
-    return network
+        named(info.initialisation)(network)
+    return network if multimodal or not masks else MaskedModel(network, shown=(alone,), modalities=info.modalities)

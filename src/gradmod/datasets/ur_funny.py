@@ -1,0 +1,137 @@
+"""UR-Funny: is a moment of a talk funny? Vision, audio and text in one pickle (docs/datasets/ur-funny.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from gradmod.datasets.pickles import load_pickle
+from gradmod.datasets.registry import PUBLISHED, dataset_info
+from gradmod.datasets.samples import Indices, Split
+from gradmod.datasets.splits import Splits
+from gradmod.errors import DataError
+
+Array = npt.NDArray[Any]
+PARTS = ("train", "valid", "test")
+KEYS = {"visual": "vision", "audio": "audio", "text": "text"}
+PREDICTOR_SHARE = 10
+
+
+def load(root: str, protocol: str, split_seed: int, *, aligned: bool = True) -> Splits:
+    """Read the pickle; all of it is kept in memory.
+
+    Inputs, for each modality {"x": [n, T, features] float32, "mask": [n, T] bool}: padded with zeros to the longest
+    sample of the batch, the mask true where there is something.
+
+    Args:
+        root: the pickle.
+        protocol: `heldout`: train without a tenth, valid, test, and that tenth as predictor. `published`: train, valid
+            as evaluation split, test as predictor.
+        split_seed: of `heldout`.
+        aligned: True: the rows before the first word are cut from all three modalities; False: from each the rows
+            before its own first one that is not zero.
+
+    Raises:
+        DataError: the file is missing, damaged, would run code, or does not hold what it should.
+    """
+    path = Path(root).expanduser()
+    if not root or not path.is_file():
+        raise DataError(dataset_info("ur-funny").where_it_looked(root))
+    content = load_pickle(path)
+    if not isinstance(content, dict) or not set(PARTS) <= set(content):
+        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise DataError(f"{path} holds {found}; expected a dict with {', '.join(PARTS)}")
+    parts = [_part(path, part, content[part]) for part in PARTS]
+    inputs = {m: _stack(path, m, [part[m] for part, _ in parts]) for m in KEYS}
+    begins = {m: _first_row(array) for m, array in inputs.items()}
+    text_begins = begins["text"]
+    sources = {m: Sequences(array, text_begins if aligned else begins[m]) for m, array in inputs.items()}
+    whole = Split(sources, np.concatenate([labels for _, labels in parts]))
+    sizes = [len(labels) for _, labels in parts]
+    train, valid, test = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])
+    if protocol == PUBLISHED:
+        return Splits(whole.subset(train), whole.subset(valid), None, whole.subset(test))
+    order = np.random.default_rng(split_seed).permutation(train)
+    held, kept = np.split(order, [len(train) // PREDICTOR_SHARE])
+    if not len(held):
+        raise DataError(f"{path}: train has {len(train)} samples; expected at least {PREDICTOR_SHARE}")
+    return Splits(whole.subset(np.sort(kept)), whole.subset(valid), whole.subset(test), whole.subset(np.sort(held)))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of different lengths, padded to the longest of a batch.
+
+    Attributes:
+        array: [N, T, features], every sample at the end of its T rows, zeros before it.
+        begins: [N] first row of each sample.
+    """
+
+    array: Array
+    begins: Indices
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(features,): the length differs from batch to batch."""
+        return (self.array.shape[2],)
+
+    def read(self, rows: Indices, draws: np.random.Generator | None) -> dict[str, Tensor]:
+        """{"x": [n, longest, features], "mask": [n, longest]}; nothing is drawn."""
+        lengths = self.array.shape[1] - self.begins[rows]
+        x = np.zeros((len(rows), int(lengths.max()), self.array.shape[2]), dtype=np.float32)
+        for position, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            x[position, :length] = self.array[row, self.begins[row] :]
+        mask = np.arange(x.shape[1]) < lengths[:, None]
+        return {"x": torch.from_numpy(x), "mask": torch.from_numpy(mask)}
+
+
+def _part(path: Path, name: str, part: Any) -> tuple[dict[str, Array], Indices]:
+    """One part's inputs and labels, without the samples that have no text."""
+    if not isinstance(part, dict) or not {*KEYS.values(), "labels"} <= set(part):
+        raise DataError(f"{path}: {name} lacks some of {', '.join((*KEYS.values(), 'labels'))}")
+    inputs = {modality: np.asarray(part[key]) for modality, key in KEYS.items()}
+    labels = np.asarray(part["labels"])
+    counts = {key: len(inputs[modality]) for modality, key in KEYS.items()} | {"labels": len(labels)}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{path}: {name} has {counts} samples; expected the same number of each")
+    for modality, array in inputs.items():
+        if array.ndim != 3 or array.dtype.kind != "f":
+            raise DataError(
+                f"{path}: {name}/{KEYS[modality]} has shape {list(array.shape)} and dtype {array.dtype}; expected "
+                "numbers [N, T, features]"
+            )
+    inputs["audio"] = np.where(np.isneginf(inputs["audio"]), 0, inputs["audio"])
+    for modality, array in inputs.items():
+        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
+        if len(bad):
+            raise DataError(f"{path}: {name}/{KEYS[modality]}: sample {bad[0]} holds values that are not finite")
+    if labels.dtype.kind not in "iufb" or labels.size != len(labels) or not np.isfinite(labels).all():
+        raise DataError(f"{path}: {name}/labels has shape {list(labels.shape)}; expected one finite number a sample")
+    spoken = np.any(inputs["text"] != 0, axis=(1, 2))
+    if not spoken.any():
+        raise DataError(f"{path}: {name} holds no sample with text")
+    return {m: array[spoken] for m, array in inputs.items()}, (labels.reshape(-1)[spoken] >= 1).astype(np.int64)
+
+
+def _stack(path: Path, modality: str, arrays: list[Array]) -> Array:
+    shapes = {array.shape[1:] for array in arrays}
+    if len(shapes) > 1:
+        raise DataError(
+            f"{path}: {KEYS[modality]} has samples of the shapes {sorted(shapes)}; expected one for all parts"
+        )
+    return np.concatenate(arrays).astype(np.float32, copy=False)
+
+
+def _first_row(array: Array) -> Indices:
+    """[N] the first row of each sample that is not all zero; the last row where there is none."""
+    filled = np.any(array != 0, axis=2)
+    return np.asarray(np.where(filled.any(1), filled.argmax(1), array.shape[1] - 1), dtype=np.int64)
