@@ -10,7 +10,7 @@ import numpy as np
 
 
 def ave_arrays(samples: int = 40, seed: int = 0) -> dict[str, tuple[str, np.ndarray[Any, Any]]]:
-    """File name to key and array: each video has an event of one class on some segments, background (28) on the rest."""
+    """File name to key and array: each video has an event of one class on some segments, background (28) else."""
     rng = np.random.default_rng(seed)
     labels = np.full((samples, 10), 28)
     for video in range(samples):

@@ -13,6 +13,7 @@ import tyro
 
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
+from gradmod.experiments.presets import preset_names, preset_path
 from gradmod.experiments.toml import NONE, load_config
 
 T = TypeVar("T")
@@ -39,24 +40,28 @@ def parse(kind: Callable[..., T], arguments: Sequence[str], prog: str, default: 
 
 
 def parse_config(arguments: Sequence[str], prog: str) -> Config:
-    """Settings from `--config FILE.toml`, if given, and the flags, which win over the file.
+    """Settings from `--config FILE.toml` or `--preset NAME`, if given, and the flags, which win over the file.
 
     Raises:
-        ConfigError: see `parse` and `load_config`.
+        ConfigError: see `parse`, `load_config` and `preset_path`; or both are given.
     """
     rest: list[str] = []
-    path: str | None = None
+    paths: list[Path] = []
     words = iter(arguments)
     for word in words:
-        if word == "--config":
-            path = next(words, None)
-            if path is None:
-                raise ConfigError("--config needs the name of a TOML file")
-        elif word.startswith("--config="):
-            path = word.partition("=")[2]
-        else:
+        flag, equals, value = word.partition("=")
+        if flag not in ("--config", "--preset"):
             rest.append(word)
-    default = Config() if path is None else load_config(Path(path))
+            continue
+        name = value if equals else next(words, None)
+        if not name:
+            raise ConfigError("--config needs the name of a TOML file" if flag == "--config" else preset_names())
+        paths.append(Path(name) if flag == "--config" else preset_path(name))
+    if len(paths) > 1:
+        raise ConfigError(
+            "--config and --preset are given more than once together; give one, and flags for what differs"
+        )
+    default = load_config(paths[0]) if paths else Config()
     return parse(Config, rest, prog, default)
 
 
