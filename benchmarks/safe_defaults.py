@@ -20,7 +20,7 @@ from gradmod.experiments.config import Config, DataConfig, MethodConfig, ModelCo
 from sweep import run_all
 
 CHANCE_LIMIT = 0.2
-CAPS: tuple[float | None, ...] = (1.0, 2.0, None)
+CAPS: tuple[float | None, ...] = (0.5, 2.0, None)
 CLIPS: tuple[float | None, ...] = (None, 5.0)
 
 

@@ -16,6 +16,7 @@ from gradmod.errors import ConfigError
 from gradmod.experiments.arguments import parse_config
 from gradmod.experiments.presets import preset_path, presets
 from gradmod.paper_cli import PUBLISHED_CAPS
+from mosei_files import mosei_files, write_mosei
 from urfunny_files import urfunny_content, write_urfunny
 
 
@@ -73,6 +74,8 @@ def test_quick_presets_train(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         write_cremad(root, train=12, test=12)
     elif dataset == "ur-funny":
         write_urfunny(root, urfunny_content())
+    elif dataset == "mosei":
+        write_mosei(root, mosei_files())
     elif dataset == "ave":
         write_ave(root, ave_arrays(20))
     words = ["train", "--preset", name, "--root", str(root), "--epochs", "1", "--batch-size", "10", "--device", "cpu"]

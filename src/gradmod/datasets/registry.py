@@ -137,7 +137,21 @@ DATASETS = {
             card="docs/datasets/ave.md",
         ),
         DatasetInfo(
-            "mosei", "CMU-MOSEI", ("text", "audio"), 2, "sentiment and emotion in talks", "", "a later release"
+            "mosei",
+            "CMU-MOSEI",
+            ("text", "audio"),
+            2,
+            "sentiment and emotion of sentences in videos",
+            "<root>/{train,valid,test}_sentences.p     clip -> list of words\n"
+            "<root>/{train,valid,test}_mels.p          clip -> [T, 80]\n"
+            "<root>/{train,valid,test}_sentiment.p     clip -> number from -3 to 3\n"
+            "<root>/{train,valid,test}_emotion.p       clip -> 6 numbers\n"
+            "<root>/{train,valid,test}_r21d.p          clip -> [T, 512], with --video",
+            "see docs/datasets/mosei.md",
+            "gradmod.datasets.mosei:load",
+            network="gradmod.models.coattention:CoAttention",
+            card="docs/datasets/mosei.md",
+            options=("labels", "video", "embeddings"),
         ),
     )
 }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from gradmod.datasets.samples import Indices, Split
 from gradmod.errors import DataError
+from gradmod.tasks import Classification, Task
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Splits:
         test: scored once, at the end; None in the published protocol.
         predictor: what the predictor of the competition metric is fitted on; None where there is none.
         notes: what was seen while reading that the user should know, a line each.
+        modalities: those that were read; None: all that the data set has.
+        task: what the targets are.
+        outputs: numbers that the network returns for each sample or segment; None: one for each class of the data set.
+        network: arguments of the data set's own network that only the data tell.
     """
 
     train: Split
@@ -28,6 +34,10 @@ class Splits:
     test: Split | None
     predictor: Split | None
     notes: tuple[str, ...] = ()
+    modalities: tuple[str, ...] | None = None
+    task: Task = field(default_factory=Classification)
+    outputs: int | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
 
     def items(self) -> Iterator[tuple[str, Split]]:
         """The splits that there are, by name."""

@@ -32,6 +32,12 @@ def number(name: str, value: Any, least: float, most: float = math.inf, *, above
         raise ConfigError(f"{name} is {value!r}; expected a number {bounds}")
 
 
+def flag(name: str, value: Any) -> None:
+    """Raise ConfigError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} is {value!r}; expected true or false")
+
+
 def text(name: str, value: Any) -> None:
     """Raise ConfigError unless `value` is a string."""
     if not isinstance(value, str):

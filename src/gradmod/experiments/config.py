@@ -12,7 +12,8 @@ from gradmod.experiments import checks
 # name, some of which import torch; tests/experiments/test_config.py checks that both agree.
 PROTOCOLS = ("heldout", "published")
 SPEAKERS = ("mixed", "disjoint")
-DATASET_OPTIONS = ("frames", "speakers", "aligned")
+LABELS = ("sentiment-2", "sentiment-7", "sentiment", "emotions")
+DATASET_OPTIONS = ("frames", "speakers", "aligned", "labels", "video", "embeddings")
 FUSIONS = ("late", "sum", "early")
 ENCODERS = ("auto", "small-cnn", "resnet18", "mlp", "transformer")
 PADDING = ("masked", "published")
@@ -49,6 +50,12 @@ class DataConfig:
     """CREMA-D: mixed, as its files are; disjoint: no actor in two splits."""
     aligned: bool = True
     """UR-Funny: cut every modality where the text begins; false: each where it begins itself."""
+    labels: str = "sentiment-2"
+    """CMU-MOSEI: sentiment-2 or sentiment-7 classes, sentiment (the number), or emotions (six, any at once)."""
+    video: bool = False
+    """CMU-MOSEI: read the visual features as a third modality."""
+    embeddings: str = ""
+    """CMU-MOSEI: text file of GloVe vectors; empty: words start at random."""
 
     def __post_init__(self) -> None:
         checks.text("data.dataset", self.dataset)
@@ -58,6 +65,10 @@ class DataConfig:
         checks.whole("data.split_seed", self.split_seed, 0)
         checks.whole("data.frames", self.frames, 1)
         checks.one_of("data.speakers", self.speakers, SPEAKERS)
+        checks.one_of("data.labels", self.labels, LABELS)
+        checks.text("data.embeddings", self.embeddings)
+        for name in ("aligned", "video"):
+            checks.flag(f"data.{name}", getattr(self, name))
 
     @property
     def options(self) -> dict[str, object]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import nn
 
@@ -16,7 +18,7 @@ from gradmod.imports import named
 from gradmod.methods.registry import build_method
 from gradmod.models.build import build_model
 from gradmod.models.masked import MaskedModel
-from gradmod.tasks import Classification, Task
+from gradmod.tasks import Task
 from gradmod.training.loading import sensible_workers
 from gradmod.training.randomness import seed_all
 from gradmod.wrapper import ModulatedModel
@@ -43,15 +45,14 @@ def build_parts(config: Config) -> Parts:
         config.data.dataset, config.data.root, config.data.protocol, config.data.split_seed, config.data.options
     )
     info = dataset_info(config.data.dataset)
-    modality = config.data.modality
-    if modality != "multimodal" and modality not in info.modalities:
+    modality, modalities = config.data.modality, data.modalities or info.modalities
+    if modality != "multimodal" and modality not in modalities:
         raise ConfigError(
-            f"data.modality is {modality!r}; {info.name} has {', '.join(info.modalities)}, or multimodal for all of "
-            "them"
+            f"data.modality is {modality!r}; {info.name} has {', '.join(modalities)}, or multimodal for all of them"
         )
     seed_all(config.train.seed)
-    network = _network(config, data.train.shapes, info)
-    modalities = info.modalities if modality == "multimodal" else (modality,)
+    network = _network(config, data, modalities, info)
+    modalities = modalities if modality == "multimodal" else (modality,)
     method = build_method(
         config.method.method,
         modalities,
@@ -59,9 +60,8 @@ def build_parts(config: Config) -> Parts:
         cap=config.method.cap,
         epochs=config.method.window,
     )
-    task = Classification()
     try:
-        model = ModulatedModel(network, method, task=task, coalitions=config.method.coalitions)
+        model = ModulatedModel(network, method, task=data.task, coalitions=config.method.coalitions)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if config.train.batch_size < 2 * config.train.devices * config.train.nodes:
@@ -72,7 +72,7 @@ def build_parts(config: Config) -> Parts:
     if len(data.train) < 2 * config.train.devices * config.train.nodes:
         raise ConfigError(f"the training split has {len(data.train)} samples; expected at least 2 for each process")
     workers = config.train.workers
-    return Parts(data, model, task, sensible_workers(info.decodes) if workers is None else workers)
+    return Parts(data, model, data.task, sensible_workers(info.decodes) if workers is None else workers)
 
 
 def describe_splits(data: Splits) -> Iterator[str]:
@@ -84,20 +84,19 @@ def describe_splits(data: Splits) -> Iterator[str]:
     yield from (f"note: {note}" for note in data.notes)
 
 
-def _network(config: Config, shapes: dict[str, tuple[int, ...]], info: DatasetInfo) -> nn.Module:
+def _network(config: Config, data: Splits, modalities: Sequence[str], info: DatasetInfo) -> nn.Module:
     """The network. For one modality alone: its encoder and head, or the whole with the others masked."""
     model, alone = config.model, config.data.modality
-    multimodal = alone == "multimodal"
+    outputs = data.outputs or info.classes
+    masks = alone != "multimodal" and (info.network is not None or model.fusion == "early")
     network: nn.Module
     if info.network is not None:
-        network = named(info.network)(classes=info.classes, **({} if model.width is None else {"width": model.width}))
-        masks = True
+        network = _own_network(config, data, outputs, info)
     else:
-        masks = model.fusion == "early"
-        taken = info.modalities if multimodal or masks else (alone,)
+        taken = modalities if alone == "multimodal" or masks else (alone,)
         network = build_model(
-            {m: shapes[m] for m in taken},
-            info.classes,
+            {m: data.train.shapes[m] for m in taken},
+            outputs,
             info.encoder if model.encoder == "auto" else model.encoder,
             model.fusion,
             width=model.width,
@@ -106,4 +105,23 @@ def _network(config: Config, shapes: dict[str, tuple[int, ...]], info: DatasetIn
         )
     if info.initialisation is not None:
         named(info.initialisation)(network)
-    return network if multimodal or not masks else MaskedModel(network, shown=(alone,), modalities=info.modalities)
+    return MaskedModel(network, shown=(alone,), modalities=modalities) if masks else network
+
+
+def _own_network(config: Config, data: Splits, outputs: int, info: DatasetInfo) -> nn.Module:
+    """The data set's own network, with those settings of [model] that it takes."""
+    kind = named(str(info.network))
+    takes = inspect.signature(kind).parameters
+    settings: dict[str, Any] = {
+        "width": config.model.width,
+        "layers": config.model.layers,
+        "masks_padding": None if config.model.padding == "masked" else False,
+    }
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    for name in chosen:
+        if name not in takes:
+            raise ConfigError(f"model.{name.replace('masks_', '')} is set, but {info.title}'s network does not take it")
+    try:
+        return cast(nn.Module, kind(classes=outputs, **data.network, **chosen))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
