@@ -1,15 +1,17 @@
-"""Classification: loss, scores, metrics."""
+"""Tasks: loss, scores, metrics."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 from torch import Tensor
 
-from gradmod import Classification
+from gradmod import AGM, Classification, ModulatedModel, Task
+from gradmod.tasks import MultiLabel, Regression
 
 
 def draw(seed: int, *shape: int) -> tuple[Tensor, Tensor]:
@@ -50,3 +52,83 @@ def test_accuracies_of_responses() -> None:
     torch.testing.assert_close(
         Classification().headlines(responses, torch.arange(3)), torch.tensor([1.0, 1 / 3]).double()
     )
+
+
+@given(st.integers(0, 2**32), st.integers(1, 30))
+def test_labels_at_once_equal_scikit_learn(seed: int, samples: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(samples, 4, generator=generator)
+    target = (torch.rand(samples, 4, generator=generator) < 0.3).float()
+    metrics = MultiLabel().metrics(logits, target)
+    predicted = (logits > 0).int().numpy()
+    assert float(metrics["accuracy"]) == pytest.approx(1 - hamming_loss(target.int().numpy(), predicted))
+    expected = f1_score(target.int().numpy(), predicted, average="macro", zero_division=0)
+    assert float(metrics["macro_f1"]) == pytest.approx(expected)
+
+
+def test_label_scores_are_the_loss_where_no_floor_is_reached() -> None:
+    logits, target = torch.randn(5, 4).double(), (torch.rand(5, 4) < 0.5).double()
+    task = MultiLabel()
+    torch.testing.assert_close(task.scores(logits.unsqueeze(0), target).mean(), task.loss(logits, target))
+    sure = torch.tensor([[1e30, -1e30]])
+    assert task.scores(sure.unsqueeze(0), torch.tensor([[0.0, 1.0]])).item() == pytest.approx(18.42068, abs=1e-4)
+    assert task.scores(sure.unsqueeze(0), torch.tensor([[1.0, 0.0]])).item() == 0
+
+
+@given(st.integers(0, 2**32), st.integers(3, 30))
+def test_regression_equals_numpy(seed: int, samples: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    prediction = torch.randn(samples, 1, generator=generator).double()
+    target = torch.randint(-2, 3, (samples, 1), generator=generator).double()
+    x, y = prediction.numpy()[:, 0], target.numpy()[:, 0]
+    for error, expected in (("squared", ((x - y) ** 2).mean()), ("absolute", np.abs(x - y).mean())):
+        task = Regression(error)
+        assert float(task.loss(prediction, target)) == pytest.approx(expected)
+        assert float(task.scores(prediction.unsqueeze(0), target).mean()) == pytest.approx(expected)
+    metrics = Regression().metrics(prediction, target)
+    assert float(metrics["mae"]) == pytest.approx(np.abs(x - y).mean())
+    correlated = np.corrcoef(x, y)[0, 1] if y.std() > 0 else 0
+    assert float(metrics["correlation"]) == pytest.approx(correlated, abs=1e-9)
+    assert float(metrics["sign_accuracy"]) == pytest.approx(((x >= 0) == (y >= 0)).mean())
+    if y.any():
+        assert float(metrics["sign_accuracy_nonzero"]) == pytest.approx(((x > 0) == (y > 0))[y != 0].mean())
+
+
+def test_agm_on_huge_errors_stays_finite() -> None:
+    class Sum(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return self.a(inputs["a"]) + self.b(inputs["b"])
+
+    net = Sum()
+    model = ModulatedModel(net, AGM(("a", "b"), alpha=5.0), task=Regression())
+    target = torch.full((4, 1), 1e6)
+    for scale in (1.0, 1e4):
+        model.task.loss(model({"a": torch.randn(4, 2) * scale, "b": torch.randn(4, 2)}, target), target).backward()
+        assert all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
+        assert model.last_step is not None
+        assert bool((model.last_step.ratios.log().abs() <= 18.43).all())
+
+
+@pytest.mark.parametrize("task", [MultiLabel(), Regression()])
+def test_float_targets_are_checked(task: Task) -> None:
+    task.check(torch.zeros(3, 2), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match=r"target has shape \[3\]; expected \[3, 2\] like the model's output"):
+        task.check(torch.zeros(3, 2), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"target has dtype torch\.int64; expected floats"):
+        task.check(torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64))
+
+
+def test_which_value_is_better() -> None:
+    nan = float("nan")
+    assert Classification().improves(0.1, nan)
+    assert Classification().improves(0.2, 0.1)
+    assert not Classification().improves(0.1, 0.1)
+    assert not Classification().improves(nan, 0.1)
+    assert Regression().improves(0.1, 0.2)
+    assert not Regression().improves(0.2, 0.1)
+    with pytest.raises(ValueError, match="error is 'cubic'"):
+        Regression("cubic")

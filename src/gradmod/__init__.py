@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gradmod.methods.base import Method as Method
     from gradmod.methods.joint import Joint as Joint
     from gradmod.tasks import Classification as Classification
+    from gradmod.tasks import MultiLabel as MultiLabel
+    from gradmod.tasks import Regression as Regression
     from gradmod.tasks import Task as Task
     from gradmod.wrapper import ModulatedModel as ModulatedModel
 
@@ -27,7 +29,9 @@ _EXPORTS = {
     "Joint": "gradmod.methods.joint",
     "Method": "gradmod.methods.base",
     "ModulatedModel": "gradmod.wrapper",
+    "MultiLabel": "gradmod.tasks",
     "Output": "gradmod.coalitions.protocols",
+    "Regression": "gradmod.tasks",
     "Task": "gradmod.tasks",
     "adapt": "gradmod.adapters",
 }
