@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from gradmod.datasets.registry import dataset_info
 from gradmod.datasets.splits import Splits
@@ -34,4 +33,7 @@ def load_dataset(
         if option not in info.options:
             takes = f"it has {', '.join(info.options)}" if info.options else "it has no options"
             raise ConfigError(f"data.{option} is {value!r}, but {info.title} does not take it: {takes}")
-    return cast(Splits, named(str(info.loader))(root, protocol, split_seed, **(options or {})))
+    splits = named(str(info.loader))(root, protocol, split_seed, **(options or {}))
+    if not isinstance(splits, Splits):
+        raise ConfigError(f"{info.loader} returned {type(splits).__name__}; expected gradmod.datasets.splits.Splits")
+    return splits

@@ -85,7 +85,8 @@ class ModelConfig:
     """The network."""
 
     encoder: str = "auto"
-    """Encoder of each modality: auto (the data set's own), small-cnn, resnet18, mlp or transformer."""
+    """Encoder of each modality: auto (the data set's own), small-cnn, resnet18, mlp or transformer; or one for each,
+    as in image=small-cnn,table=mlp."""
     fusion: str = "late"
     """late: concatenation, linear head. sum: a head each, added. early: concatenation, MaxOut network, linear head."""
     width: int | None = None
@@ -96,13 +97,20 @@ class ModelConfig:
     """masked: attention looks away from padding; published: it does not, as in the published networks."""
 
     def __post_init__(self) -> None:
-        checks.one_of("model.encoder", self.encoder, ENCODERS)
+        checks.text("model.encoder", self.encoder)
+        for kind in self.encoders.values():
+            checks.one_of("model.encoder", kind, ENCODERS)
         checks.one_of("model.fusion", self.fusion, FUSIONS)
         if self.width is not None:
             checks.whole("model.width", self.width, 1)
         if self.layers is not None:
             checks.whole("model.layers", self.layers, 1)
         checks.one_of("model.padding", self.padding, PADDING)
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """Encoder by modality; under the empty name the one of all."""
+        return {m: kind for m, _, kind in (part.rpartition("=") for part in self.encoder.split(","))}
 
 
 @dataclass(frozen=True)

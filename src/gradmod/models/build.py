@@ -24,7 +24,7 @@ LARGE_IMAGE = 64
 def build_model(
     shapes: Mapping[str, tuple[int, ...]],
     classes: int,
-    encoder: str,
+    encoder: str | Mapping[str, str],
     fusion: str,
     *,
     width: int | None = None,
@@ -37,7 +37,8 @@ def build_model(
         shapes: per-sample shape of each modality's input: [C, H, W] for images, [C, T, H, W] for frames, [features] for
             vectors and for sequences.
         classes: number of logits.
-        encoder: one of `registry.ENCODERS`, the same for all modalities.
+        encoder: one of `registry.ENCODERS`; or `auto`, a small CNN for images and an MLP for the rest; or one for each
+            modality by name.
         fusion: one of `registry.FUSIONS`. Early fusion has the published MaxOut sizes (2048, 1024) behind encoders of
             published size and (256, 128) behind others.
         width: scales the encoder; None: its own default.
@@ -49,16 +50,23 @@ def build_model(
     """
     if not shapes:
         raise ConfigError("a network needs at least one modality; shapes is empty")
-    make = _maker(encoder, width, layers, masks_padding)
-    encoders = {modality: make(shape, modality) for modality, shape in shapes.items()}
+    kinds = dict.fromkeys(shapes, encoder) if isinstance(encoder, str) else dict(encoder)
+    if set(kinds) != set(shapes):
+        raise ConfigError(f"model.encoder names {', '.join(kinds)}; expected one for each of {', '.join(shapes)}")
+    kinds = {m: _suitable(shapes[m]) if kind == "auto" else kind for m, kind in kinds.items()}
+    encoders = {m: _maker(kinds[m], width, layers, masks_padding)(shape, m) for m, shape in shapes.items()}
     if fusion == "late":
         return LateFusion(encoders, classes)
     if fusion == "sum":
         return SumFusion(encoders, classes)
     if fusion == "early":
-        published = encoder in ("resnet18", "transformer") and width is None
+        published = set(kinds.values()) <= {"resnet18", "transformer"} and width is None
         return EarlyFusion(encoders, classes, PUBLISHED_MAXOUT if published else SMALL_MAXOUT)
     raise ConfigError(f"model.fusion is {fusion!r}; expected one of {', '.join(FUSIONS)}")
+
+
+def _suitable(shape: tuple[int, ...]) -> str:
+    return "small-cnn" if len(shape) == 3 else "mlp"
 
 
 def _maker(

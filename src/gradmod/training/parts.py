@@ -13,7 +13,7 @@ from gradmod.datasets.load import load_dataset
 from gradmod.datasets.registry import DatasetInfo, dataset_info
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
-from gradmod.experiments.config import Config
+from gradmod.experiments.config import Config, ModelConfig
 from gradmod.imports import named
 from gradmod.methods.registry import build_method
 from gradmod.models.build import build_model
@@ -45,7 +45,7 @@ def build_parts(config: Config) -> Parts:
         config.data.dataset, config.data.root, config.data.protocol, config.data.split_seed, config.data.options
     )
     info = dataset_info(config.data.dataset)
-    modality, modalities = config.data.modality, data.modalities or info.modalities
+    modality, modalities = config.data.modality, data.modalities or info.modalities or tuple(data.train.sources)
     if modality != "multimodal" and modality not in modalities:
         raise ConfigError(
             f"data.modality is {modality!r}; {info.name} has {', '.join(modalities)}, or multimodal for all of them"
@@ -87,7 +87,7 @@ def describe_splits(data: Splits) -> Iterator[str]:
 def _network(config: Config, data: Splits, modalities: Sequence[str], info: DatasetInfo) -> nn.Module:
     """The network. For one modality alone: its encoder and head, or the whole with the others masked."""
     model, alone = config.model, config.data.modality
-    outputs = data.outputs or info.classes
+    outputs = data.outputs or info.classes or 1 + max(int(split.targets.max()) for _, split in data.items())
     masks = alone != "multimodal" and (info.network is not None or model.fusion == "early")
     network: nn.Module
     if info.network is not None:
@@ -97,7 +97,7 @@ def _network(config: Config, data: Splits, modalities: Sequence[str], info: Data
         network = build_model(
             {m: data.train.shapes[m] for m in taken},
             outputs,
-            info.encoder if model.encoder == "auto" else model.encoder,
+            _encoder_setting(model, info, modalities, taken),
             model.fusion,
             width=model.width,
             layers=model.layers,
@@ -106,6 +106,16 @@ def _network(config: Config, data: Splits, modalities: Sequence[str], info: Data
     if info.initialisation is not None:
         named(info.initialisation)(network)
     return MaskedModel(network, shown=(alone,), modalities=modalities) if masks else network
+
+
+def _encoder_setting(
+    model: ModelConfig, info: DatasetInfo, modalities: Sequence[str], taken: Sequence[str]
+) -> str | dict[str, str]:
+    """One encoder for all, or one for each modality that is taken."""
+    by_name = {m: info.encoder if kind == "auto" else kind for m, kind in model.encoders.items()}
+    if "" in by_name:
+        return by_name[""]
+    return {m: kind for m, kind in by_name.items() if m in taken or m not in modalities}
 
 
 def _own_network(config: Config, data: Splits, outputs: int, info: DatasetInfo) -> nn.Module:
