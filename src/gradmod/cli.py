@@ -1,4 +1,4 @@
-"""The command line: gradmod train | resume | evaluate | list."""
+"""The command line: gradmod train | resume | evaluate | check | list."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gradmod import __version__
-from gradmod.errors import GradmodError
+from gradmod.errors import GradmodError, UnusableDataError
 
 if TYPE_CHECKING:
     from gradmod.training.run import RunSummary
@@ -21,6 +21,7 @@ Train multi-modal classifiers, balance their modalities, see how they compete.
   train      train a model; leaves a run folder           gradmod train --dataset av-digits --method agm
   resume     go on with a run                             gradmod resume RUN
   evaluate   score a checkpoint of a run on a split       gradmod evaluate RUN --split test
+  check      say whether a data set is what its loader needs      gradmod check av-mnist FOLDER
   list       methods, data sets and models, and what each needs
 
 gradmod COMMAND --help shows a command's flags; gradmod --version its version.
@@ -115,6 +116,36 @@ def evaluate(words: Sequence[str]) -> None:
     parse(command, words, "gradmod evaluate")
 
 
+def check(words: Sequence[str]) -> None:
+    """Inspect a data set."""
+    from gradmod.experiments.arguments import parse
+
+    def command(
+        dataset: Annotated[str, _positional()],
+        root: Annotated[str, _positional()] = "",
+        labels: str = "sentiment-2",
+        video: Annotated[bool, _flag()] = False,
+    ) -> None:
+        """Read a whole data set and say whether it is what the loader needs; exit code 0 if it is, else 1.
+
+        Args:
+            dataset: Its name.
+            root: Its folder or file.
+            labels: CMU-MOSEI: which targets.
+            video: CMU-MOSEI: read the visual features too.
+        """
+        from gradmod.datasets.inspection import inspect
+        from gradmod.reporting.inspection import show_inspection
+
+        chosen = {"labels": labels} if labels != "sentiment-2" else {}
+        facts = inspect(dataset, root, chosen | ({"video": True} if video else {}))
+        show_inspection(facts, root)
+        if facts.problems:
+            raise UnusableDataError(f"{facts.info.title} at {root or 'an empty root'}: {facts.problems[0]}")
+
+    parse(command, words, "gradmod check")
+
+
 def list_everything(words: Sequence[str]) -> None:
     """Print methods, data sets and models."""
     from gradmod.experiments.arguments import parse
@@ -136,6 +167,12 @@ def show(summary: RunSummary | None) -> None:
         show_run(summary.folder, summary.result)
 
 
+def _flag() -> object:
+    import tyro
+
+    return tyro.conf.FlagConversionOff
+
+
 def _positional() -> object:
     import tyro
 
@@ -146,6 +183,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "resume": resume,
     "evaluate": evaluate,
+    "check": check,
     "list": list_everything,
 }
 

@@ -21,6 +21,12 @@ class DataError(GradmodError, ValueError):
     exit_code = 2
 
 
+class UnusableDataError(GradmodError):
+    """`gradmod check` found that a data set cannot be used."""
+
+    exit_code = 1
+
+
 class CheckpointError(GradmodError):
     """A run folder or a checkpoint in it cannot be read."""
 

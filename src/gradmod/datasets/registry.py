@@ -28,6 +28,7 @@ class DatasetInfo:
         card: its data card in the documentation.
         options: settings of [data] that its loader takes.
         initialisation: "module:function" that gives its network the published starting values; None: the layers' own.
+        files: patterns below the root, each with at least one file; "." is the root itself.
         network: "module:Class" where there is one network, whatever encoder and fusion; None: encoders and a fusion.
     """
 
@@ -46,6 +47,7 @@ class DatasetInfo:
     options: tuple[str, ...] = ()
     initialisation: str | None = None
     network: str | None = None
+    files: tuple[str, ...] = ()
 
     def where_it_looked(self, root: str) -> str:
         """What to say where `root` is not the folder of this data set: the layout, and how to get it."""
@@ -87,6 +89,14 @@ DATASETS = {
             "<root>/test_labels.npy         [N]",
             "see docs/datasets/av-mnist.md",
             "gradmod.datasets.av_mnist:load",
+            files=(
+                "image/train_data.npy",
+                "image/test_data.npy",
+                "audio/train_data.npy",
+                "audio/test_data.npy",
+                "train_labels.npy",
+                "test_labels.npy",
+            ),
             encoder="resnet18",
             card="docs/datasets/av-mnist.md",
         ),
@@ -101,6 +111,7 @@ DATASETS = {
             "<root>/Image-01-FPS/<clip>/*.jpg            frames, one a second",
             "see docs/datasets/crema-d.md",
             "gradmod.datasets.crema_d:load",
+            files=("CREMAD/train.csv", "CREMAD/test.csv", "Audio/*.wav", "Image-01-FPS/*/*.jpg"),
             encoder="resnet18",
             decodes=True,
             card="docs/datasets/crema-d.md",
@@ -117,6 +128,7 @@ DATASETS = {
             "labels [N, 1]}",
             "see docs/datasets/ur-funny.md",
             "gradmod.datasets.ur_funny:load",
+            files=(".",),
             encoder="transformer",
             card="docs/datasets/ur-funny.md",
             options=("aligned",),
@@ -133,6 +145,14 @@ DATASETS = {
             "<root>/train_order.h5, val_order.h5, test_order.h5    order [n]",
             "see docs/datasets/ave.md",
             "gradmod.datasets.ave:load",
+            files=(
+                "audio_feature.h5",
+                "visual_feature.h5",
+                "right_labels.h5",
+                "train_order.h5",
+                "val_order.h5",
+                "test_order.h5",
+            ),
             network="gradmod.models.psp:PositiveSamplePropagation",
             card="docs/datasets/ave.md",
         ),
@@ -149,6 +169,7 @@ DATASETS = {
             "<root>/{train,valid,test}_r21d.p          clip -> [T, 512], with --video",
             "see docs/datasets/mosei.md",
             "gradmod.datasets.mosei:load",
+            files=("*_sentences.p", "*_mels.p", "*_sentiment.p", "*_emotion.p"),
             network="gradmod.models.coattention:CoAttention",
             card="docs/datasets/mosei.md",
             options=("labels", "video", "embeddings"),
