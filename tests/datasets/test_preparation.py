@@ -1,0 +1,202 @@
+"""gradmod prepare av-mnist: the recipe step by step, reproducible to the byte, and what can be wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from sklearn.decomposition import PCA
+
+from gradmod import cli
+from gradmod.datasets.inspection import inspect
+from gradmod.datasets.load import load_dataset
+from gradmod.datasets.preparation.av_mnist import (
+    Recipe,
+    Recordings,
+    find_sounds,
+    mixture,
+    prepare,
+    principal_components,
+    reduced,
+    spectrograms,
+)
+from gradmod.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A little of everything: 80 + 40 images, 3 speakers x 7 recordings a digit, 5 noises."""
+    folder = tmp_path_factory.mktemp("sources")
+    rng = np.random.default_rng(0)
+    for name in ("mnist", "speech", "noise"):
+        (folder / name).mkdir()
+    for prefix, count in (("train", 80), ("t10k", 40)):
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        pixels = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8)
+        pixels[np.arange(count), 2 * labels] += 150
+        for stem, array in ((f"{prefix}-images-idx3-ubyte", pixels), (f"{prefix}-labels-idx1-ubyte", labels)):
+            header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
+            (folder / "mnist" / f"{stem}.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    for digit in range(10):
+        for speaker in ("ann", "bob", "cem"):
+            for index in range(7):
+                time = np.arange(int(rng.integers(2000, 9000))) / 8000
+                wave = 0.5 * np.sin(2 * np.pi * (300 + 150 * digit) * time)
+                soundfile.write(folder / "speech" / f"{digit}_{speaker}_{index}.wav", wave, 8000)
+    for number in range(5):
+        wave = np.concatenate([rng.normal(0, 0.1, 12000), np.zeros(20000)])  # padded with silence
+        soundfile.write(folder / "noise" / f"{number}.ogg", wave, 16000)
+    return folder
+
+
+def words(sources: Path, out: Path, *more: str) -> list[str]:
+    flags = ["--train", "60", "--test", "30", "--out", str(out), *more]
+    for name in ("mnist", "speech", "noise"):
+        flags += [f"--{name}", str(sources / name)]
+    return ["prepare", "av-mnist", *flags]
+
+
+def test_it_makes_what_the_loader_needs_the_same_every_time(sources: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert cli.main(words(sources, tmp_path / name)) == 0
+    assert cli.main(words(sources, tmp_path / "other", "--seed", "1")) == 0
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert (tmp_path / "one" / "audio/train_data.npy").read_bytes() != (
+        tmp_path / "other" / "audio/train_data.npy"
+    ).read_bytes()
+    facts = inspect("av-mnist", str(tmp_path / "one"))
+    assert not facts.problems
+    assert not facts.doubles
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert manifest["recipe"]["train"] == 60
+    assert manifest["recordings"] == {"train": 60, "test": 150}
+    assert len(manifest["sha256"]) == 6
+    splits = load_dataset("av-mnist", str(tmp_path / "one"), "heldout")
+    assert (len(splits.train), len(splits.test or ())) == (48, 30)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_components_equal_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (300, 784), dtype=np.uint8)
+    pixels[:, :300] = (pixels[:, :300] * rng.random((300, 1))).astype(np.uint8)
+    mean, components = principal_components(pixels, 0.3)
+    reference = PCA(svd_solver="full").fit(pixels.astype(float))
+    kept = int(np.searchsorted(reference.explained_variance_ratio_.cumsum(), 0.3)) + 1
+    assert len(components) == kept
+    restored = (pixels - reference.mean_) @ reference.components_[:kept].T @ reference.components_[:kept]
+    np.testing.assert_allclose(
+        reduced(pixels, mean, components), (restored + reference.mean_).round().clip(0, 255), atol=1
+    )
+    assert len(principal_components(pixels, 1.0)[1]) <= 784
+
+
+def test_the_mixture_has_the_ratio_that_was_asked_for() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0, 0.2, 16000).astype(np.float32)
+    speech = rng.normal(0, 0.7, 3000).astype(np.float32)
+    silent = Recordings({3: [np.zeros(3000, dtype=np.float32)]}, [noise])
+    for ratio in (-16.0, 0.0, 10.0):
+        wave = mixture(3, Recordings({3: [speech]}, [noise]), (ratio, ratio), np.random.default_rng(5))
+        background = mixture(3, silent, (ratio, ratio), np.random.default_rng(5))
+        part = wave - background
+        spoken = part[np.flatnonzero(part)[0] :][: len(speech)]
+        measured = 10 * np.log10(np.mean(spoken**2) / np.mean(background**2))
+        assert measured == pytest.approx(ratio, abs=1e-3)
+        assert np.corrcoef(spoken, speech)[0, 1] == pytest.approx(1)
+
+
+def test_the_spectrogram_shows_a_tone_where_it_is() -> None:
+    time = np.arange(8000) / 8000
+    wave = np.sin(2 * np.pi * 1000 * time) * (time > 0.5)
+    (grey,) = spectrograms(wave[None])
+    assert grey.shape == (112, 112)
+    assert grey.max() == 255
+    row, column = np.unravel_index(grey.argmax(), grey.shape)
+    assert row == round(1000 / (8000 / 222))
+    assert column >= 55
+    assert grey[:, :50].max() == 0  # more than 60 dB below the loudest point
+
+
+def test_recordings_and_speakers_are_kept_apart(sources: Path) -> None:
+    by_recording = find_sounds(sources / "speech", sources / "noise", Recipe(60, 30))
+    assert all(len(waves) == 6 for waves in by_recording["train"].spoken.values())
+    assert all(len(waves) == 15 for waves in by_recording["test"].spoken.values())
+    by_speaker = find_sounds(sources / "speech", sources / "noise", Recipe(60, 30, disjoint="speakers"))
+    assert all(len(waves) == 14 for waves in by_speaker["train"].spoken.values())
+    assert all(len(waves) == 7 for waves in by_speaker["test"].spoken.values())
+    assert (len(by_speaker["train"].noises), len(by_speaker["test"].noises)) == (4, 1)
+
+
+def test_what_cannot_be_made(sources: Path, tmp_path: Path) -> None:
+    mnist, speech, noise, out = sources / "mnist", sources / "speech", sources / "noise", tmp_path / "out"
+    cases: list[tuple[type[Exception], str, tuple[Path, Path, Path, Path], Recipe]] = [
+        (ConfigError, "exists already", (mnist, speech, noise, tmp_path), Recipe(60, 30)),
+        (DataError, r"90 train samples are wanted, but .* has 80", (mnist, speech, noise, out), Recipe(90, 30)),
+        (DataError, r"train-images-idx3-ubyte\.gz is missing", (speech, speech, noise, out), Recipe(60, 30)),
+        (DataError, "holds no recordings", (mnist, noise, noise, out), Recipe(60, 30)),
+        (DataError, "holds 0 sound files", (mnist, speech, mnist, out), Recipe(60, 30)),
+    ]
+    for kind, message, (m, s, n, o), recipe in cases:
+        with pytest.raises(kind, match=message):
+            prepare(m, s, n, o, recipe)
+    assert list(tmp_path.iterdir()) == []
+    for settings, message in (
+        ({"energy": 0.0}, "energy is 0"),
+        ({"train": 3}, "train is 3"),
+        ({"snr_db": (3.0, 1.0)}, "snr_db is"),
+        ({"disjoint": "noises"}, "disjoint is 'noises'"),
+        ({"seed": -1}, "seed is -1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Recipe(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["truncated gzip", "short", "no idx", "labels"])
+def test_damaged_mnist_is_named(how: str, sources: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    for path in (sources / "mnist").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    images, labels = folder / "train-images-idx3-ubyte.gz", folder / "train-labels-idx1-ubyte.gz"
+    content = gzip.decompress(images.read_bytes())
+    damage = {
+        "truncated gzip": images.read_bytes()[:500],
+        "short": gzip.compress(content[:-5]),
+        "no idx": gzip.compress(b"x" * 99),
+    }
+    images.write_bytes(damage.get(how, images.read_bytes()))
+    if how == "labels":
+        labels.write_bytes((folder / "t10k-labels-idx1-ubyte.gz").read_bytes())
+    with pytest.raises(DataError, match=r"images-idx3-ubyte|train images have shape"):
+        prepare(folder, sources / "speech", sources / "noise", tmp_path / "out", Recipe(60, 30))
+
+
+def test_a_failure_leaves_nothing_behind(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gradmod.datasets.preparation import av_mnist
+
+    def broken(waves: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(av_mnist, "spectrograms", broken)
+    assert cli.main(words(sources, tmp_path / "out")) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_the_real_sources(shared_data: Path, tmp_path: Path) -> None:
+    raw = shared_data / "raw"
+    if not raw.is_dir():
+        pytest.skip(f"{raw} is not there")
+    flags = ["--mnist", raw / "mnist", "--speech", raw / "fsdd", "--noise", raw / "noise", "--out", tmp_path / "made"]
+    assert cli.main(["prepare", "av-mnist", "--train", "200", "--test", "100", *map(str, flags)]) == 0
+    manifest = json.loads((tmp_path / "made" / "manifest.json").read_text())
+    assert manifest["components"] == 4  # 28 % of the energy
+    assert manifest["recordings"] == {"train": 2700, "test": 300}
+    assert not inspect("av-mnist", str(tmp_path / "made")).problems
