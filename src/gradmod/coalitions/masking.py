@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import DefinesMask
-
 
 def proper_coalitions(modalities: Sequence[str]) -> list[frozenset[str]]:
     """Every coalition but the empty and the full one, in the order of the rows of `shapley_values`."""
@@ -34,7 +32,8 @@ def mask(model: nn.Module, modality: str, x: Any) -> Any:
         ValueError: no `mask` is declared and the input holds a tensor that is not floating point (token ids, lengths,
             padding masks), for which zero may be a value with a meaning.
     """
-    return model.mask(modality, x) if isinstance(model, DefinesMask) else zeroed(modality, x)
+    own = getattr(model, "mask", None)  # DefinesMask; isinstance with a protocol is slow
+    return own(modality, x) if callable(own) else zeroed(modality, x)
 
 
 def zeroed(modality: str, x: Any) -> Any:
@@ -61,7 +60,7 @@ def masked_row_is_constant(model: nn.Module) -> bool:
 
     True for the default zeros; a model with a `mask` of its own may declare it with `mask_is_constant = True`.
     """
-    return not isinstance(model, DefinesMask) or bool(getattr(model, "mask_is_constant", False))
+    return not callable(getattr(model, "mask", None)) or bool(getattr(model, "mask_is_constant", False))
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
