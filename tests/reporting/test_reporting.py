@@ -45,7 +45,7 @@ def drawn(figure: Any) -> list[dict[str, Any]]:
 def test_curves_show_the_model_each_response_and_the_coefficients() -> None:
     accuracies, coefficients = drawn(curves(metrics(("audio", "visual"))))
     assert list(accuracies["model"]) == pytest.approx([0.2, 0.4, 0.6])
-    assert list(accuracies["audio alone"]) == pytest.approx([0.1, 0.2, 0.3])
+    assert list(accuracies["audio response"]) == pytest.approx([0.1, 0.2, 0.3])
     assert list(accuracies["best epoch"]) == pytest.approx([0.4])
     assert list(coefficients["visual"]) == pytest.approx([1.9, 1.9, 1.9])
 

@@ -53,7 +53,7 @@ def _headlines(axes: Axes, metrics: Metrics) -> None:
     if len(modalities) > 1:
         for modality, colour in colours(modalities).items():
             values = [block["responses"][modality][metric] for block in blocks]
-            axes.plot(epochs, values, color=colour, linewidth=1.2, label=f"{modality} alone", marker=marker)
+            axes.plot(epochs, values, color=colour, linewidth=1.2, label=f"{modality} response", marker=marker)
     best = [epoch for epoch in metrics.epochs if epoch.get("best")]
     if best:
         axes.plot(
@@ -70,6 +70,8 @@ def _headlines(axes: Axes, metrics: Metrics) -> None:
 
 
 def _coefficients(axes: Axes, metrics: Metrics) -> None:
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
     shown = [epoch for epoch in metrics.epochs if "coefficients" in epoch]
     epochs = [epoch["epoch"] for epoch in shown]
     smallest = 1e-6  # below it a gradient is as good as stopped; keeps the axis readable
@@ -83,5 +85,8 @@ def _coefficients(axes: Axes, metrics: Metrics) -> None:
         axes.plot(epochs, values(modality, "median"), color=colour, linewidth=1.4, label=modality)
     axes.axhline(1, color=MODEL_COLOUR, linewidth=0.8, linestyle=":")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("coefficient $\\kappa$\n(median, 5 to 95 % of steps)")
     axes.legend(ncols=3, fontsize=8)
