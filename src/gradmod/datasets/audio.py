@@ -18,7 +18,7 @@ Wave = npt.NDArray[np.float32]
 def read_wave(path: Path, rate: int) -> Wave:
     """Read a sound file as one channel (the mean of all), resampled to `rate`.
 
-    Resampling is soxr's `HQ`, which is librosa's default as well.
+    Resampling is soxr's `HQ` and the length is rounded up, both as librosa does it.
 
     Args:
         path: wav, ogg, flac or whatever libsndfile reads.
@@ -50,7 +50,9 @@ def read_wave(path: Path, rate: int) -> Wave:
         return np.asarray(wave, dtype=np.float32)
     import soxr
 
-    return np.asarray(soxr.resample(wave, own_rate, rate, quality="HQ"), dtype=np.float32)
+    resampled = np.asarray(soxr.resample(wave, own_rate, rate, quality="HQ"), dtype=np.float32)
+    length = math.ceil(len(wave) * rate / own_rate)  # soxr rounds; librosa rounds up, with a zero at the end
+    return np.pad(resampled, (0, max(0, length - len(resampled))))[:length]
 
 
 def _is_cut_off(path: Path) -> bool:
