@@ -114,7 +114,7 @@ def test_damaged_data_from_the_command_line(tmp_path: Path) -> None:
         (["train", "--epoch", "3"], 2, "did you mean --epochs"),
         (["train", "--epochs", "0"], 2, "train.epochs is 0"),
         (["train", "--dataset", "mnist"], 2, "data.dataset is 'mnist'"),
-        (["train", "--dataset", "mosei"], 2, "comes in a later release"),
+        (["train", "--dataset", "mosei"], 2, "Looked for <root>/{train,valid,test}_sentences.p"),
         (["train", "--dataset", "av-mnist"], 2, "Looked for"),
         (["train", "--method", "ogm-ge"], 2, "'ogm-ge' comes in a later release"),
         (["train", "--method", "sgd"], 2, "'sgd' is unknown"),

@@ -147,11 +147,11 @@ def test_an_empty_root_tells_the_layout(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "checkpoint").exists()
 
 
-@pytest.mark.parametrize("dataset", ["MOSEI"])
-def test_later_data_sets_say_so(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dataset", ["MOSEI", "AVE", "URFunny", "CREMAD", "AV-MNIST"])
+def test_every_data_set_tells_its_layout(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="comes in a later release"):
-        paper_cli.run(["--dataset", dataset, "--device", "cpu"])
+    with pytest.raises(DataError, match=r"data\.root is empty\. Looked for <root>.*docs/datasets/"):
+        paper_cli.run(["--dataset", dataset, "--data_root", "", "--device", "cpu"])
 
 
 def test_one_of_both_paths() -> None:

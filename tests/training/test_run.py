@@ -149,7 +149,6 @@ def test_settings_that_only_training_can_refuse(tmp_path: Path) -> None:
     refused = {
         "data.modality is 'smell'": {"modality": "smell"},
         "data.dataset is 'nope'": {"dataset": "nope"},
-        "comes in a later release": {"dataset": "ave"},
         "AV-Digits has heldout": {"protocol": "published"},
         "'16-mixed', which needs a GPU": {"precision": "16-mixed"},
         "the method 'mses' comes in a later release": {"method": "mses"},

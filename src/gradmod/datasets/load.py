@@ -33,7 +33,7 @@ def load_dataset(
         if option not in info.options:
             takes = f"it has {', '.join(info.options)}" if info.options else "it has no options"
             raise ConfigError(f"data.{option} is {value!r}, but {info.title} does not take it: {takes}")
-    splits = named(str(info.loader))(root, protocol, split_seed, **(options or {}))
+    splits = named(info.loader)(root, protocol, split_seed, **(options or {}))
     if not isinstance(splits, Splits):
         raise ConfigError(f"{info.loader} returned {type(splits).__name__}; expected gradmod.datasets.splits.Splits")
     return splits

@@ -64,6 +64,14 @@ def _encode(text: str, encoding: str) -> bytes:
     return codecs.encode(text, "latin1")
 
 
+def _dtype(of: Any, align: Any = False, copy: Any = False) -> np.dtype[Any]:
+    """How NumPy writes a data type down: its flags as 0 and 1; anything else is damage, which NumPy only warns of."""
+    if align not in (0, 1) or copy not in (0, 1):
+        raise ValueError(f"the data type {of!r} with the flags {align!r} and {copy!r}")
+    dtype: np.dtype[Any] = np.dtype(of, align=bool(align), copy=bool(copy))
+    return dtype
+
+
 def _reconstruct(subtype: type, shape: tuple[int, ...], dtype: Any) -> Any:
     if subtype is not np.ndarray:
         raise ValueError(f"an array of type {subtype!r}; expected numpy.ndarray")
@@ -86,7 +94,7 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
     ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "bytearray"): bytearray,

@@ -21,7 +21,7 @@ class DatasetInfo:
         summary: one line.
         layout: the files that the loader looks for, as a tree; empty where there are none.
         how_to_get: where it comes from.
-        loader: "module:function"; None for a data set of a later release.
+        loader: "module:function".
         protocols: splits that it has.
         decodes: whether reading a sample is work, so that processes that read ahead help.
         encoder: the encoder that `auto` stands for.
@@ -39,7 +39,7 @@ class DatasetInfo:
     summary: str
     layout: str
     how_to_get: str
-    loader: str | None = None
+    loader: str
     protocols: tuple[str, ...] = (HELDOUT, PUBLISHED)
     decodes: bool = False
     encoder: str = "small-cnn"
@@ -182,16 +182,14 @@ def dataset_info(name: str) -> DatasetInfo:
     """Facts of the data set called `name`; with a colon in it, "folder/file.py:function", of one of the user's own.
 
     Raises:
-        ConfigError: there is none of that name, or it comes in a later release.
+        ConfigError: there is none of that name.
     """
     if ":" in name:
         return DatasetInfo(name, name, (), 0, "a data set of the user's own", "", "", loader=name, encoder="auto")
-    ready = ", ".join(info.name for info in DATASETS.values() if info.loader)
+    ready = ", ".join(DATASETS)
     info = DATASETS.get(name)
     if info is None:
         raise ConfigError(
             f"data.dataset is {name!r}; expected one of {ready}, or folder/file.py:function for one of your own"
         )
-    if info.loader is None:
-        raise ConfigError(f"data.dataset is {name!r}: {info.title} comes in a later release; at hand are {ready}")
     return info

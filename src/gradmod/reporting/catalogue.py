@@ -22,7 +22,7 @@ def show_catalogue() -> None:
     console.print(methods)
     datasets = _table("data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs")
     for info in DATASETS.values():
-        needs = ("--root FOLDER" if info.layout else "nothing") if info.loader else "a later release"
+        needs = "--root FOLDER" if info.layout else "nothing"
         datasets.add_row(info.name, info.summary, ", ".join(info.modalities), str(info.classes), needs)
     console.print(datasets)
     console.print("What lies in a FOLDER and where it comes from: docs/datasets/NAME.md\n")
