@@ -25,7 +25,18 @@ LIBRARY = [
     "adapters",
     "wrapper",
 ]
-LAYERS = [*LIBRARY, "models", "datasets", "reporting", "experiments", "training", "cli", "paper_cli", "__main__"]
+LAYERS = [
+    *LIBRARY,
+    "models",
+    "datasets",
+    "reporting",
+    "experiments",
+    "training",
+    "prepare_cli",
+    "cli",
+    "paper_cli",
+    "__main__",
+]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gradmod import __version__
-from gradmod.errors import ConfigError, GradmodError, UnusableDataError
+from gradmod.errors import GradmodError, UnusableDataError
 
 if TYPE_CHECKING:
     from gradmod.training.run import RunSummary
@@ -22,7 +22,7 @@ Train multi-modal classifiers, balance their modalities, see how they compete.
   resume     go on with a run                             gradmod resume RUN
   evaluate   score a checkpoint of a run on a split       gradmod evaluate RUN --split test
   check      say whether a data set is what its loader needs      gradmod check av-mnist FOLDER
-  prepare    make AV-MNIST from MNIST, spoken digits and noises    gradmod prepare av-mnist
+  prepare    make a data set from its sources, or decode one once     gradmod prepare crema-d --root FOLDER --out FAST
   list       methods, data sets and models, and what each needs
 
 gradmod COMMAND --help shows a command's flags; gradmod --version its version.
@@ -149,47 +149,9 @@ def check(words: Sequence[str]) -> None:
 
 def prepare(words: Sequence[str]) -> None:
     """Make a data set from its sources."""
-    if not words or words[0] not in PREPARED:
-        found = repr(words[0]) if words else "nothing"
-        raise ConfigError(f"gradmod prepare makes {', '.join(PREPARED)}; found {found}")
-    from gradmod.experiments.arguments import parse
+    from gradmod.prepare_cli import run
 
-    def command(
-        mnist: Path,
-        speech: Path,
-        noise: Path,
-        out: Path,
-        train: int = 60_000,
-        test: int = 10_000,
-        energy: float = 0.25,
-        snr_db: tuple[float, float] = (-16.0, -5.0),
-        disjoint: str = "recordings",
-        seed: int = 0,
-    ) -> None:
-        """Make AV-MNIST in its original layout; the same sources and settings give the same bytes.
-
-        Args:
-            mnist: Folder of MNIST's four IDX files, gzipped or not.
-            speech: Folder of the Free Spoken Digit Dataset's recordings.
-            noise: Folder of wav, ogg or flac files.
-            out: Folder to make.
-            train: Training samples, at most 60,000.
-            test: Test samples, at most 10,000.
-            energy: Share of the images' variance that is kept.
-            snr_db: Range of the ratio of speech to noise.
-            disjoint: recordings or speakers: what train and test do not share.
-            seed: Of every draw.
-        """
-        from gradmod.datasets.preparation.av_mnist import Recipe
-        from gradmod.datasets.preparation.av_mnist import prepare as prepare_avmnist
-        from gradmod.reporting.progress import counting
-
-        recipe = Recipe(train, test, energy, snr_db, disjoint, seed)
-        with counting("samples") as progress:
-            manifest = prepare_avmnist(mnist, speech, noise, out, recipe, progress)
-        print(f"{out}: {train} train and {test} test samples, {manifest['components']} components kept")
-
-    parse(command, words[1:], f"gradmod prepare {words[0]}")
+    run(words)
 
 
 def list_everything(words: Sequence[str]) -> None:
@@ -225,8 +187,6 @@ def _positional() -> object:
     return tyro.conf.Positional
 
 
-PREPARED = ("av-mnist",)
-"""What `gradmod prepare` makes."""
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "resume": resume,

@@ -15,8 +15,9 @@ from cremad_files import write_cremad
 from gradmod import cli
 from gradmod.datasets import images
 from gradmod.datasets.audio import log_magnitude_spectrogram, read_wave, repeat_to
-from gradmod.datasets.crema_d import chosen_frames, find_clips, spectrogram
+from gradmod.datasets.crema_d import chosen_frames, clips_of_files, spectrogram
 from gradmod.datasets.load import load_dataset
+from gradmod.datasets.pictures import PictureFiles
 from gradmod.errors import ConfigError, DataError
 
 
@@ -50,14 +51,14 @@ def test_shapes_and_splits(root: Path) -> None:
 
 
 def test_labels_are_those_of_the_names(root: Path) -> None:
-    clips = find_clips(root)
+    clips = clips_of_files(root)
     codes = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
     assert [codes[label] for label in clips.labels] == [name.split("_")[2] for name in clips.names]
 
 
 def test_no_actor_is_in_two_splits_if_asked(root: Path) -> None:
     splits = load_dataset("crema-d", str(root), "heldout", 0, {"speakers": "disjoint"})
-    names = find_clips(root).names
+    names = clips_of_files(root).names
     actors = [{names[row].split("_")[0] for row in split.rows} for _, split in splits.items()]
     assert sum(map(len, actors)) == len(set().union(*actors)) == 6
     mixed = load_dataset("crema-d", str(root), "heldout")
@@ -113,13 +114,15 @@ def test_training_draws_anew_and_evaluation_does_not(root: Path) -> None:
 
 def test_evaluated_frames_are_resized_and_normalised(root: Path) -> None:
     splits = load_dataset("crema-d", str(root), "heldout", 0, {"frames": 2})
-    clips = find_clips(root)
+    pictures = clips_of_files(root).pictures
+    assert isinstance(pictures, PictureFiles)
+    files = pictures.files
     row = int(splits.validation.rows[0])
     inputs, _ = splits.validation.read([0])
     assert inputs["visual"].shape == (1, 3, 2, 224, 224)
-    chosen = chosen_frames(len(clips.frames[row]), 2, False, None)
+    chosen = chosen_frames(len(files[row]), 2, False, None)
     for position, number in enumerate(chosen):
-        image = Image.open(clips.frames[row][number]).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
+        image = Image.open(files[row][number]).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
         values = (np.asarray(image) / 255 - np.array(images.MEAN)) / np.array(images.DEVIATION)
         np.testing.assert_allclose(inputs["visual"][0, :, position].numpy(), values.transpose(2, 0, 1), atol=1e-5)
 
@@ -154,7 +157,7 @@ def test_crops_are_within_the_image_and_of_the_right_size() -> None:
 
 def test_clips_without_both_files_are_counted_and_named(tmp_path: Path) -> None:
     root = write_cremad(tmp_path, train=12, test=12)
-    names = find_clips(root).names
+    names = clips_of_files(root).names
     (root / "Audio" / f"{names[3]}.wav").unlink()
     for frame in (root / "Image-01-FPS" / names[15]).iterdir():
         frame.unlink()

@@ -3,56 +3,63 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gradmod.datasets.audio import log_magnitude_spectrogram, read_wave, repeat_to
-from gradmod.datasets.images import normalised, random_resized_crop, read_image, resized
+from gradmod.datasets.images import normalise_into, random_resized_crop, resized
+from gradmod.datasets.npy import open_array
+from gradmod.datasets.pictures import PictureArrays, PictureFiles, Pictures
+from gradmod.datasets.prepared import read_manifest
 from gradmod.datasets.registry import PUBLISHED, dataset_info
-from gradmod.datasets.samples import Indices, Split
+from gradmod.datasets.samples import ArraySource, Indices, Source, Split
 from gradmod.datasets.splits import Splits, by_group, heldout, nine_tenths_of_both
 from gradmod.errors import ConfigError, DataError
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 RATE, SECONDS = 22050, 3
 WINDOW, HOP, FLOOR = 512, 353, 1e-7
+SPECTROGRAM = (1, WINDOW // 2 + 1, RATE * SECONDS // HOP + 1)
 PIXELS = 224
 PUBLISHED_FRAME_SEED = 999
 
 
 @dataclass(frozen=True)
 class Clips:
-    """What the two csv files list and both folders hold.
+    """The clips that there are.
 
     Attributes:
         names: of the clips, those of train.csv first.
         labels: [N] classes.
-        frames: the frame files of each clip, in order of time.
         train: how many are from train.csv.
         left_out: clips that lack their sound or their frames.
+        sounds: their spectrograms.
+        pictures: their frames.
     """
 
     names: list[str]
     labels: Indices
-    frames: list[list[Path]]
     train: int
     left_out: list[str]
+    sounds: Source
+    pictures: Pictures
 
 
 def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers: str = "mixed") -> Splits:
-    """Open the data set; sounds and frames are decoded when they are read.
+    """Open the data set; sounds and frames are decoded when they are read, prepared ones are memory-mapped.
 
     Inputs: `audio` [1, 257, 188], the log-magnitude spectrogram of three seconds at 22,050 Hz; `visual` [3, 224, 224],
     or [3, frames, 224, 224], normalised with ImageNet's mean and deviation. In training frames are drawn anew each
     time, cropped and mirrored at random; in evaluation they are spread evenly over the clip.
 
     Args:
-        root: folder with `CREMAD/{train,test}.csv`, `Audio/` and `Image-01-FPS/`.
+        root: folder with `CREMAD/{train,test}.csv`, `Audio/` and `Image-01-FPS/`, or one that `gradmod prepare` made.
         protocol: `heldout`: 80/10/10 of train.csv and the whole of test.csv. `published`: first 90 % of both, the rest
             is the predictor split; and always the same frames of a clip, as drawn there with the seed 999.
         split_seed: of `heldout`.
@@ -71,10 +78,10 @@ def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers
     folder = Path(root).expanduser()
     if not root or not (folder / "CREMAD").is_dir():
         raise DataError(dataset_info("crema-d").where_it_looked(root))
-    clips = find_clips(folder)
-    audio = Sounds([folder / "Audio" / f"{name}.wav" for name in clips.names])
-    visual = Frames(clips.frames, frames, pinned=protocol == PUBLISHED)
-    whole = Split({"audio": audio, "visual": visual}, clips.labels)
+    manifest = read_manifest(folder, "crema-d")
+    clips = clips_of_files(folder) if manifest is None else clips_of_arrays(folder, manifest["left_out"])
+    visual = Frames(clips.pictures, frames, pinned=protocol == PUBLISHED)
+    whole = Split({"audio": clips.sounds, "visual": visual}, clips.labels)
     total, first = len(clips.names), clips.train
     note = f"{len(clips.left_out)} clips left out, which lack their sound or frames: {', '.join(clips.left_out[:5])}"
     notes = (note,) if clips.left_out else ()
@@ -98,42 +105,109 @@ def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers
     )
 
 
-def find_clips(folder: Path) -> Clips:
+@dataclass(frozen=True)
+class Listed:
+    """Clips of the csv files whose files are there.
+
+    Attributes:
+        names, labels, train, left_out: as in `Clips`.
+        sounds: sound file of each.
+        pictures: frame files of each, in order of time, or its video.
+    """
+
+    names: list[str]
+    labels: list[int]
+    train: int
+    left_out: list[str]
+    sounds: list[Path]
+    pictures: list[list[Path]]
+
+
+def listed_clips(folder: Path, audio: Path, pictures_of: Callable[[str], list[Path]]) -> Listed:
     """Read both csv files and look for the files of every clip.
+
+    Args:
+        folder: where `CREMAD/` lies.
+        audio: folder of the wav files.
+        pictures_of: gives the frame files of a clip, or its video; none if it has none.
 
     Raises:
         DataError: a csv file is missing or malformed, names a clip twice or in both, or no clip has its files.
     """
-    names: list[str] = []
-    labels: list[int] = []
-    files: list[list[Path]] = []
-    left_out: list[str] = []
+    listed = Listed([], [], 0, [], [], [])
     seen: dict[str, str] = {}
     train = 0
     for split in ("train", "test"):
         path = folder / "CREMAD" / f"{split}.csv"
-        for name, code in _read_csv(path):
+        for name, label in read_csv(path):
             if name in seen:
                 raise DataError(f"{path}: the clip {name!r} is listed in {seen[name]} already; expected each once")
             seen[name] = path.name
-            frames = sorted((folder / "Image-01-FPS" / name).glob("*.jpg"))
-            if not frames or not (folder / "Audio" / f"{name}.wav").is_file():
-                left_out.append(name)
+            sound, pictures = audio / f"{name}.wav", pictures_of(name)
+            if not pictures or not sound.is_file():
+                listed.left_out.append(name)
                 continue
-            names.append(name)
-            labels.append(CLASSES.index(code))
-            files.append(frames)
+            listed.names.append(name)
+            listed.labels.append(label)
+            listed.sounds.append(sound)
+            listed.pictures.append(pictures)
         if split == "train":
-            train = len(names)
-    if not train or train == len(names):
+            train = len(listed.names)
+    if not train or train == len(listed.names):
         raise DataError(
-            f"{folder}: of {len(seen)} clips in the csv files, {train} of train and {len(names) - train} of test have "
-            "both Audio/<clip>.wav and Image-01-FPS/<clip>/*.jpg; expected some of each"
+            f"{folder}: of {len(seen)} clips in the csv files, {train} of train and {len(listed.names) - train} of "
+            "test have both their sound (Audio/<clip>.wav) and their frames (Image-01-FPS/<clip>/*.jpg); expected "
+            "some of each"
         )
-    return Clips(names, np.array(labels, dtype=np.int64), files, train, left_out)
+    return replace(listed, train=train)
 
 
-def _read_csv(path: Path) -> list[tuple[str, str]]:
+def frames_in(folder: Path) -> Callable[[str], list[Path]]:
+    """What gives the frame files of a clip in the original layout."""
+    return lambda name: sorted((folder / "Image-01-FPS" / name).glob("*.jpg"))
+
+
+def clips_of_files(folder: Path) -> Clips:
+    """The data set as published: wav and jpg, decoded whenever they are read.
+
+    Raises:
+        DataError: see `listed_clips`.
+    """
+    listed = listed_clips(folder, folder / "Audio", frames_in(folder))
+    labels = np.array(listed.labels, dtype=np.int64)
+    sounds, pictures = SoundFiles(listed.sounds), PictureFiles(listed.pictures)
+    return Clips(listed.names, labels, listed.train, listed.left_out, sounds, pictures)
+
+
+def clips_of_arrays(folder: Path, left_out: list[str]) -> Clips:
+    """The data set as `gradmod prepare` leaves it: everything decoded, memory-mapped.
+
+    Args:
+        folder: where it lies.
+        left_out: of its manifest.
+
+    Raises:
+        DataError: a file is missing or damaged, or they do not go together.
+    """
+    rows = {split: read_csv(folder / "CREMAD" / f"{split}.csv") for split in ("train", "test")}
+    listed = [*rows["train"], *rows["test"]]
+    sounds = open_array(folder / "audio.npy", (None, *SPECTROGRAM))
+    pictures = PictureArrays.open(folder)
+    if not len(listed) == len(sounds) == len(pictures):
+        raise DataError(
+            f"{folder}: the csv files list {len(listed)} clips, audio.npy holds {len(sounds)} and the frames are of "
+            f"{len(pictures)}; prepare the data again"
+        )
+    names, labels = [name for name, _ in listed], np.array([label for _, label in listed], dtype=np.int64)
+    return Clips(names, labels, len(rows["train"]), left_out, ArraySource(sounds, SPECTROGRAM), pictures)
+
+
+def read_csv(path: Path) -> list[tuple[str, int]]:
+    """Names and classes of clips.
+
+    Raises:
+        DataError: the file is missing, empty or malformed.
+    """
     if not path.is_file():
         raise DataError(f"{path} is missing")
     try:
@@ -146,15 +220,15 @@ def _read_csv(path: Path) -> list[tuple[str, str]]:
             raise DataError(f"{path}, line {number}: {','.join(row)!r}; expected a clip name and one of {CLASSES}")
     if not rows:
         raise DataError(f"{path} is empty: it lists no clip")
-    return [(row[0].strip(), row[1].strip()) for row in rows]
+    return [(row[0].strip(), CLASSES.index(row[1].strip())) for row in rows]
 
 
 @dataclass(frozen=True)
-class Sounds:
+class SoundFiles:
     """Spectrograms of sound files."""
 
     paths: Sequence[Path]
-    shape: tuple[int, ...] = (1, WINDOW // 2 + 1, RATE * SECONDS // HOP + 1)
+    shape: tuple[int, ...] = SPECTROGRAM
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -164,7 +238,7 @@ class Sounds:
         return torch.from_numpy(np.stack([spectrogram(self.paths[row])[None] for row in rows]))
 
 
-def spectrogram(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def spectrogram(path: Path) -> npt.NDArray[np.float32]:
     """[257, 188] of a clip: three seconds, the clip repeated, clipped to -1..1."""
     wave = repeat_to(read_wave(path, RATE), RATE * SECONDS).clip(-1, 1)
     return log_magnitude_spectrogram(wave, WINDOW, HOP, FLOOR)
@@ -172,20 +246,20 @@ def spectrogram(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of clips.
+    """Frames of clips, as the network takes them.
 
     Attributes:
-        files: frame files of each clip.
+        pictures: where they come from.
         count: frames that are read of each.
         pinned: always the frames that the published loader draws.
     """
 
-    files: Sequence[Sequence[Path]]
+    pictures: Pictures
     count: int
     pinned: bool = False
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.pictures)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -194,18 +268,15 @@ class Frames:
 
     def read(self, rows: Indices, draws: np.random.Generator | None) -> Tensor:
         """[n, *shape]; with `draws`, random frames, cropped and mirrored."""
-        return torch.from_numpy(np.stack([self._clip(self.files[row], draws) for row in rows]))
-
-    def _clip(
-        self, files: Sequence[Path], draws: np.random.Generator | None
-    ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        chosen = chosen_frames(len(files), self.count, self.pinned, draws)
-        images = [read_image(files[number]) for number in chosen]
-        if draws is None:
-            pixels = [normalised(resized(image, PIXELS)) for image in images]
-        else:
-            pixels = [normalised(random_resized_crop(image, PIXELS, draws)) for image in images]
-        return pixels[0] if self.count == 1 else np.stack(pixels, axis=1)
+        values = np.empty((len(rows), self.count, 3, PIXELS, PIXELS), dtype=np.float32)
+        for clip, frames in zip(rows, values, strict=True):
+            chosen = chosen_frames(self.pictures.count(clip), self.count, self.pinned, draws)
+            for number, frame in zip(chosen, frames, strict=True):
+                image = self.pictures.image(clip, number)
+                part = resized(image, PIXELS) if draws is None else random_resized_crop(image, PIXELS, draws)
+                normalise_into(part, frame)
+        in_order = values[:, 0] if self.count == 1 else np.ascontiguousarray(values.swapaxes(1, 2))
+        return torch.from_numpy(in_order)
 
 
 def chosen_frames(available: int, count: int, pinned: bool, draws: np.random.Generator | None) -> list[int]:

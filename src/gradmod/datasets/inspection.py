@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradmod.datasets.load import load_dataset
+from gradmod.datasets.prepared import changed_files, read_manifest
 from gradmod.datasets.registry import HELDOUT, DatasetInfo, dataset_info
 from gradmod.datasets.samples import Split
 from gradmod.errors import DataError
@@ -85,9 +86,18 @@ def inspect(name: str, root: str, options: Mapping[str, Any] | None = None) -> D
     """
     info = dataset_info(name)
     facts = DatasetFacts(info)
-    for pattern in info.files:
-        found = [path for path in _matches(root, pattern) if path.is_file()]
-        facts.files[pattern] = len(found), sum(path.stat().st_size for path in found)
+    try:
+        folder = Path(root).expanduser()
+        manifest = read_manifest(folder, name) if root else None
+        for pattern in info.files if manifest is None else manifest["sha256"]:
+            found = [path for path in _matches(root, pattern) if path.is_file()]
+            facts.files[pattern] = len(found), sum(path.stat().st_size for path in found)
+        if manifest is not None:
+            changed = changed_files(folder, manifest)
+            facts.problems += [f"{folder / file} is not what it was when the folder was made" for file in changed]
+    except DataError as error:
+        facts.problems.append(str(error))
+        return facts
     try:
         splits = load_dataset(name, root, HELDOUT, 0, options)
         facts.notes = splits.notes

@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gradmod.datasets.npy import GrowingArray, open_array
 from gradmod.datasets.pickles import load_pickle
+from gradmod.datasets.prepared import Ragged, read_manifest
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import Indices, Source, Split
 from gradmod.datasets.splits import Splits
@@ -24,10 +26,12 @@ STEPS = 60
 """Words, and frames of every other modality."""
 FEATURES = {"audio": ("mels", 80), "visual": ("r21d", 512)}
 EMBEDDING = 300
+LABEL_SIZES = {"sentiment": 1, "emotion": 6}
 PADDING, UNKNOWN = 0, 1
 REMOVED = str.maketrans(dict.fromkeys(".,'!?\"()*#:;", "") | dict.fromkeys("-/", " "))
 PREDICTOR_SHARE = 10
 _RANDOM_SEED = 20200708
+Arrays = Sequence[npt.NDArray[Any]] | Ragged
 
 
 def load(
@@ -39,20 +43,22 @@ def load(
     video: bool = False,
     embeddings: str = "",
 ) -> Splits:
-    """Read the pickles; all of it is kept in memory.
+    """Read the pickles, all of which are kept in memory; or memory-map what `gradmod prepare` made of them.
 
     Inputs: `text` {"tokens": [n, 60] int64, "mask": [n, 60] bool}, `audio` {"x": [n, 60, 80] float32, "mask"}, with
     `video` also `visual` {"x": [n, 60, 512], "mask"}. Longer ones are cut, shorter ones padded.
 
     Args:
-        root: folder of `{train,valid,test}_{sentences,mels,sentiment,emotion}.p`, and `_r21d.p` for `video`.
+        root: folder of `{train,valid,test}_{sentences,mels,sentiment,emotion}.p`, and `_r21d.p` for `video`; or the
+            folder made of it.
         protocol: `heldout`: train without a tenth, valid, test, and that tenth as predictor. `published`: train, and
             valid as evaluation split; no predictor.
         split_seed: of `heldout`.
         labels: `sentiment-2` (< 0, >= 0), `sentiment-7`, `sentiment` (the number itself, -3 to 3), `emotions` (six, any
             of them at once).
         video: whether to read the visual features.
-        embeddings: text file of GloVe vectors of 300 numbers; empty: random vectors, which the notes say.
+        embeddings: text file of GloVe vectors of 300 numbers; empty: those that the folder was prepared with, or random
+            ones, which the notes say.
 
     Raises:
         ConfigError: `labels` is not one of these.
@@ -65,21 +71,23 @@ def load(
         raise DataError(dataset_info("mosei").where_it_looked(root))
     task, outputs, file = LABELS[labels]
     modalities = ("text", "audio", "visual") if video else ("text", "audio")
-    parts = [_Part.read(folder, part, file, modalities[1:]) for part in PARTS]
-    vocabulary = words_of(parts[0].sentences)
-    table, known = embedding_table(vocabulary, embeddings)
-    notes = (
-        f"{known} of {len(vocabulary)} words have a vector in {embeddings}; the others start at random"
-        if embeddings
-        else f"no --embeddings: the vectors of all {len(vocabulary)} words start at random",
-    )
-    sources: dict[str, Source] = {"text": Sentences([s for part in parts for s in part.sentences], vocabulary)}
+    manifest = read_manifest(folder, "mosei")
+    if manifest is None:
+        content = Content.of_pickles(folder, [file], modalities[1:])
+    else:
+        content = Content.of_arrays(folder, manifest["sizes"], [file], modalities[1:])
+    vocabulary = words_of(content.sentences[: content.sizes[0]])
+    if manifest is not None and manifest["embeddings"] and not embeddings:
+        table = np.array(open_array(folder / "embeddings.npy", (len(vocabulary) + 2, EMBEDDING)))
+        notes: tuple[str, ...] = (manifest["embeddings"],)
+    else:
+        table, note = embedding_table(vocabulary, embeddings)
+        notes = (note,)
+    sources: dict[str, Source] = {"text": Sentences(content.sentences, vocabulary)}
     for modality in modalities[1:]:
-        arrays = [array for part in parts for array in part.features[modality]]
-        sources[modality] = PaddedFeatures(arrays, FEATURES[modality][1])
-    whole = Split(sources, _targets(labels, np.array([label for part in parts for label in part.labels])))
-    sizes = [len(part.sentences) for part in parts]
-    train, valid, test = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])
+        sources[modality] = PaddedFeatures(content.features[modality], FEATURES[modality][1])
+    whole = Split(sources, _targets(labels, content.labels[file]))
+    train, valid, test = np.split(np.arange(len(content.sentences)), np.cumsum(content.sizes)[:2])
     facts: dict[str, Any] = {
         "notes": notes,
         "modalities": modalities,
@@ -125,7 +133,7 @@ def words_of(sentences: Sequence[Sequence[str]]) -> dict[str, int]:
     return vocabulary
 
 
-def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArray[np.float32], int]:
+def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArray[np.float32], str]:
     """Vectors of the words.
 
     Args:
@@ -133,8 +141,8 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
         path: GloVe's text format: a word and 300 numbers a line; empty: none.
 
     Returns:
-        [V + 2, 300]: zeros for padding, else what the file says or normal random numbers of deviation 0.1; how many
-        words the file has.
+        [V + 2, 300]: zeros for padding, else what the file says or normal random numbers of deviation 0.1; and in words
+        where they come from.
 
     Raises:
         DataError: the file is missing, or a line is no word and 300 numbers.
@@ -142,7 +150,7 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
     table = np.random.default_rng(_RANDOM_SEED).normal(0, 0.1, (len(vocabulary) + 2, EMBEDDING)).astype(np.float32)
     table[PADDING] = 0
     if not path:
-        return table, 0
+        return table, f"no --embeddings: the vectors of all {len(vocabulary)} words start at random"
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{file} is missing: --embeddings names a text file of GloVe vectors")
@@ -160,7 +168,7 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
                 raise DataError(f"{file}, line {number}: expected a word and {EMBEDDING} finite numbers")
             table[vocabulary[word]] = vector
             known += 1
-    return table, known
+    return table, f"{known} of {len(vocabulary)} words have a vector in {path}; the others start at random"
 
 
 @dataclass(frozen=True)
@@ -190,7 +198,7 @@ class Sentences:
 class PaddedFeatures:
     """Sequences of features, cut and padded to 60 steps."""
 
-    arrays: Sequence[npt.NDArray[Any]]
+    arrays: Arrays
     features: int
 
     @property
@@ -214,36 +222,94 @@ class PaddedFeatures:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One part's clips, in the order of its sentences."""
+class Content:
+    """All clips, those of train first, then valid, then test.
+
+    Attributes:
+        sentences: the words of each.
+        features: {modality: of each clip [T, features]}.
+        labels: {"sentiment": [N, 1], "emotion": [N, 6]}, those that were asked for.
+        sizes: clips of train, valid and test.
+    """
 
     sentences: list[list[str]]
-    labels: list[Any]
-    features: dict[str, list[npt.NDArray[Any]]]
+    features: dict[str, Arrays]
+    labels: dict[str, npt.NDArray[np.float32]]
+    sizes: list[int]
 
     @classmethod
-    def read(cls, folder: Path, part: str, label_file: str, modalities: Sequence[str]) -> _Part:
-        sentences = _clips(folder / f"{part}_sentences.p")
-        keys = list(sentences)
+    def of_pickles(cls, folder: Path, label_files: Sequence[str], modalities: Sequence[str]) -> Content:
+        """Read them as published.
 
-        def column(name: str) -> tuple[Path, list[Any]]:
-            path = folder / f"{part}_{name}.p"
-            found = _clips(path)
-            missing = [key for key in keys if key not in found]
-            if missing:
-                raise DataError(f"{path} lacks {len(missing)} of {len(keys)} clips, {missing[0]!r} among them")
-            return path, [found[key] for key in keys]
+        Raises:
+            DataError: a file is missing, damaged, would run code, or does not hold what it should.
+        """
+        sentences: list[list[str]] = []
+        features: dict[str, list[npt.NDArray[Any]]] = {modality: [] for modality in modalities}
+        labels: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in label_files}
+        sizes: list[int] = []
+        for part in PARTS:
+            path = folder / f"{part}_sentences.p"
+            clips = _clips(path)
+            sentences += [_words(path, key, value) for key, value in clips.items()]
+            sizes.append(len(clips))
+            for name, rows in labels.items():
+                rows += _column(folder / f"{part}_{name}.p", list(clips), (LABEL_SIZES[name],))
+            for modality, arrays in features.items():
+                name, width = FEATURES[modality]
+                arrays += _column(folder / f"{part}_{name}.p", list(clips), (None, width))
+        return cls(sentences, dict(features), {name: np.stack(rows) for name, rows in labels.items()}, sizes)
 
-        texts = [_words(folder / f"{part}_sentences.p", key, sentences[key]) for key in keys]
-        path, raw = column(label_file)
-        size = 6 if label_file == "emotion" else 1
-        labels = [_numbers(path, key, value, (size,)) for key, value in zip(keys, raw, strict=True)]
-        features = {}
-        for modality in modalities:
-            name, width = FEATURES[modality]
-            path, raw = column(name)
-            features[modality] = [_numbers(path, k, v, (None, width)) for k, v in zip(keys, raw, strict=True)]
-        return cls(texts, labels, features)
+    @classmethod
+    def of_arrays(
+        cls, folder: Path, sizes: list[int], label_files: Sequence[str], modalities: Sequence[str]
+    ) -> Content:
+        """Memory-map them as prepared.
+
+        Raises:
+            DataError: a file is missing or damaged, or they do not go together.
+        """
+        path = folder / "sentences.txt"
+        if not path.is_file():
+            raise DataError(f"{path} is missing; prepare the data again")
+        try:
+            lines = path.read_bytes().decode().split("\n")[:-1]
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 ({error}); prepare the data again") from None
+        sentences = [line.split() for line in lines]
+        features: dict[str, Arrays] = {
+            modality: Ragged.open(folder / f"{modality}.npy", folder / f"{modality}_first.npy", FEATURES[modality][1])
+            for modality in modalities
+        }
+        labels = {name: open_array(folder / f"{name}.npy", (None, LABEL_SIZES[name])) for name in label_files}
+        counts = {len(sentences), sum(sizes), *map(len, features.values()), *map(len, labels.values())}
+        if len(counts) > 1:
+            raise DataError(
+                f"{folder} holds {sorted(counts)} clips in its files; expected one number. Prepare it again"
+            )
+        return cls(sentences, features, labels, sizes)
+
+    def save(self, folder: Path) -> None:
+        """Write them so that `of_arrays` finds them."""
+        lines = [" ".join(" ".join(words).split()) + "\n" for words in self.sentences]
+        (folder / "sentences.txt").write_bytes("".join(lines).encode())
+        for modality, arrays in self.features.items():
+            with GrowingArray(folder / f"{modality}.npy", np.float32, (FEATURES[modality][1],)) as values:
+                for number in range(len(arrays)):
+                    values.append(arrays[number])
+            lengths = [len(arrays[number]) for number in range(len(arrays))]
+            np.save(folder / f"{modality}_first.npy", np.cumsum([0, *lengths], dtype=np.int64))
+        for name, rows in self.labels.items():
+            np.save(folder / f"{name}.npy", rows)
+
+
+def _column(path: Path, keys: Sequence[Any], shape: tuple[int | None, ...]) -> list[npt.NDArray[Any]]:
+    """What a pickle holds of these clips, in their order."""
+    found = _clips(path)
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise DataError(f"{path} lacks {len(missing)} of {len(keys)} clips, {missing[0]!r} among them")
+    return [_numbers(path, key, found[key], shape) for key in keys]
 
 
 def _clips(path: Path) -> dict[Any, Any]:

@@ -44,6 +44,51 @@ def open_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     return array
 
 
+class GrowingArray:
+    """An .npy file that is written a part at a time, its length unknown until the end. A context manager.
+
+    NumPy leaves room in a file's header for any length, so the header is written anew when the file is closed.
+
+    Args:
+        path: the file.
+        dtype: of the values.
+        row: shape of a row.
+    """
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike, row: tuple[int, ...] = ()) -> None:
+        self._dtype, self._row, self._length = np.dtype(dtype), row, 0
+        self._file = path.open("wb")
+        self._write_header()
+
+    def append(self, rows: npt.NDArray[Any]) -> None:
+        """Write [n, *row] behind what is there.
+
+        Raises:
+            ValueError: rows of another shape or type.
+        """
+        if rows.shape[1:] != self._row or rows.dtype != self._dtype:
+            raise ValueError(f"rows are {rows.dtype} {rows.shape}; expected {self._dtype} (n, *{self._row})")
+        self._file.write(np.ascontiguousarray(rows).data)
+        self._length += len(rows)
+
+    def __enter__(self) -> GrowingArray:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write the length down."""
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def _write_header(self) -> None:
+        shape = (self._length, *self._row)
+        descr: Any = np.lib.format.dtype_to_descr(self._dtype)
+        np.lib.format.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
 def check_values(path: Path, array: npt.NDArray[Any], low: float, high: float) -> None:
     """Check that every value is finite and from `low` to `high`; reads chunk by chunk and keeps nothing.
 

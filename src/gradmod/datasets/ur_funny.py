@@ -11,7 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gradmod.datasets.npy import check_labels, open_array
 from gradmod.datasets.pickles import load_pickle
+from gradmod.datasets.prepared import read_manifest
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import Indices, Split
 from gradmod.datasets.splits import Splits
@@ -24,13 +26,13 @@ PREDICTOR_SHARE = 10
 
 
 def load(root: str, protocol: str, split_seed: int, *, aligned: bool = True) -> Splits:
-    """Read the pickle; all of it is kept in memory.
+    """Read the pickle, all of which is kept in memory; or memory-map what `gradmod prepare` made of it.
 
     Inputs, for each modality {"x": [n, T, features] float32, "mask": [n, T] bool}: padded with zeros to the longest
     sample of the batch, the mask true where there is something.
 
     Args:
-        root: the pickle.
+        root: the pickle, or the folder made of it.
         protocol: `heldout`: train without a tenth, valid, test, and that tenth as predictor. `published`: train, valid
             as evaluation split, test as predictor.
         split_seed: of `heldout`.
@@ -41,20 +43,17 @@ def load(root: str, protocol: str, split_seed: int, *, aligned: bool = True) -> 
         DataError: the file is missing, damaged, would run code, or does not hold what it should.
     """
     path = Path(root).expanduser()
-    if not root or not path.is_file():
+    manifest = read_manifest(path, "ur-funny") if root else None
+    if manifest is None and (not root or not path.is_file()):
         raise DataError(dataset_info("ur-funny").where_it_looked(root))
-    content = load_pickle(path)
-    if not isinstance(content, dict) or not set(PARTS) <= set(content):
-        found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise DataError(f"{path} holds {found}; expected a dict with {', '.join(PARTS)}")
-    parts = [_part(path, part, content[part]) for part in PARTS]
-    inputs = {m: _stack(path, m, [part[m] for part, _ in parts]) for m in KEYS}
-    begins = {m: _first_row(array) for m, array in inputs.items()}
-    text_begins = begins["text"]
-    sources = {m: Sequences(array, text_begins if aligned else begins[m]) for m, array in inputs.items()}
-    whole = Split(sources, np.concatenate([labels for _, labels in parts]))
-    sizes = [len(labels) for _, labels in parts]
-    train, valid, test = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])
+    content = Content.of_pickle(path) if manifest is None else Content.of_arrays(path, manifest["sizes"])
+    spoken = content.begins["text"]
+    sources = {
+        modality: Sequences(array, spoken if aligned else content.begins[modality])
+        for modality, array in content.inputs.items()
+    }
+    whole = Split(sources, content.labels)
+    train, valid, test = np.split(np.arange(len(content.labels)), np.cumsum(content.sizes)[:2])
     if protocol == PUBLISHED:
         return Splits(whole.subset(train), whole.subset(valid), None, whole.subset(test))
     order = np.random.default_rng(split_seed).permutation(train)
@@ -62,6 +61,65 @@ def load(root: str, protocol: str, split_seed: int, *, aligned: bool = True) -> 
     if not len(held):
         raise DataError(f"{path}: train has {len(train)} samples; expected at least {PREDICTOR_SHARE}")
     return Splits(whole.subset(np.sort(kept)), whole.subset(valid), whole.subset(test), whole.subset(np.sort(held)))
+
+
+@dataclass(frozen=True)
+class Content:
+    """The samples that have text, those of train first, then valid, then test.
+
+    Attributes:
+        inputs: {modality: [N, T, features] float32}.
+        begins: {modality: [N]} first row of each sample that is not all zero.
+        labels: [N] 0 or 1.
+        sizes: samples of train, valid and test.
+    """
+
+    inputs: dict[str, Array]
+    begins: dict[str, Indices]
+    labels: Indices
+    sizes: list[int]
+
+    @classmethod
+    def of_pickle(cls, path: Path) -> Content:
+        """Read it as published.
+
+        Raises:
+            DataError: the file is missing, damaged, would run code, or does not hold what it should.
+        """
+        content = load_pickle(path)
+        if not isinstance(content, dict) or not set(PARTS) <= set(content):
+            found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+            raise DataError(f"{path} holds {found}; expected a dict with {', '.join(PARTS)}")
+        parts = [_part(path, part, content[part]) for part in PARTS]
+        inputs = {m: _stack(path, m, [part[m] for part, _ in parts]) for m in KEYS}
+        labels = [labels for _, labels in parts]
+        begins = {m: _first_row(array) for m, array in inputs.items()}
+        return cls(inputs, begins, np.concatenate(labels), [len(part) for part in labels])
+
+    @classmethod
+    def of_arrays(cls, folder: Path, sizes: list[int]) -> Content:
+        """Memory-map it as prepared.
+
+        Raises:
+            DataError: a file is missing or damaged, or they do not go together.
+        """
+        inputs = {m: open_array(folder / f"{m}.npy", (None, None, None)) for m in KEYS}
+        begins = {m: np.asarray(open_array(folder / f"{m}_begins.npy", (None,)), dtype=np.int64) for m in KEYS}
+        labels = np.asarray(open_array(folder / "labels.npy", (None,)), dtype=np.int64)
+        counts = {len(labels), sum(sizes), *map(len, inputs.values()), *map(len, begins.values())}
+        if len(counts) > 1 or any((begins[m] >= inputs[m].shape[1]).any() for m in KEYS):
+            raise DataError(
+                f"{folder} holds {sorted(counts)} samples in its files; expected one number. Prepare it again"
+            )
+        check_labels(folder / "labels.npy", labels, 2, len(labels))
+        return cls(inputs, begins, labels, sizes)
+
+    def save(self, folder: Path) -> None:
+        """Write it so that `of_arrays` finds it."""
+        for modality, array in self.inputs.items():
+            np.save(folder / f"{modality}.npy", array)
+            np.save(folder / f"{modality}_begins.npy", self.begins[modality])
+        np.save(folder / "labels.npy", self.labels)
 
 
 @dataclass(frozen=True)

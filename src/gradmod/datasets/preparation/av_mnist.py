@@ -7,11 +7,8 @@ decibels.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gradmod import __version__
 from gradmod.datasets.audio import read_wave
+from gradmod.datasets.npy import GrowingArray
 from gradmod.datasets.preparation.idx import read_idx
+from gradmod.datasets.prepared import making, write_manifest
 from gradmod.errors import ConfigError, DataError
 
 Array = npt.NDArray[Any]
@@ -107,57 +105,44 @@ def prepare(
         ConfigError: `out` exists.
         DataError: a source is missing or damaged, or there are too few images.
     """
-    if out.exists():
-        raise ConfigError(f"{out} exists already; name a folder that does not, or remove it")
-    images = {split: _images(mnist, split) for split in ("train", "test")}
-    for split, (pixels, _) in images.items():
-        wanted = getattr(recipe, split)
-        if wanted > len(pixels):
-            raise DataError(f"{wanted} {split} samples are wanted, but {mnist} has {len(pixels)} {split} images")
-    sounds = find_sounds(speech, noise, recipe)
-    mean, components = principal_components(images["train"][0], recipe.energy)
-    making = out.with_name(f".{out.name}.making")
-    shutil.rmtree(making, ignore_errors=True)
-    done = 0
-    try:
+    with making(out) as folder:
+        images = {split: _images(mnist, split) for split in ("train", "test")}
+        for split, (pixels, _) in images.items():
+            wanted = getattr(recipe, split)
+            if wanted > len(pixels):
+                raise DataError(f"{wanted} {split} samples are wanted, but {mnist} has {len(pixels)} {split} images")
+        sounds = find_sounds(speech, noise, recipe)
+        mean, components = principal_components(images["train"][0], recipe.energy)
+        done = 0
         for split, (pixels, labels) in images.items():
             rng = np.random.default_rng([recipe.seed, split == "test"])
             chosen = np.sort(rng.permutation(len(pixels))[: getattr(recipe, split)])
             rng.shuffle(chosen)
+            np.save(folder / f"{split}_labels.npy", labels[chosen].astype(np.int64))
             for name in ("image", "audio"):
-                (making / name).mkdir(parents=True, exist_ok=True)
-            image = _create(making / "image" / f"{split}_data.npy", (len(chosen), 784))
-            audio = _create(making / "audio" / f"{split}_data.npy", (len(chosen), SIZE, SIZE))
-            for start in range(0, len(chosen), CHUNK):
-                rows = chosen[start : start + CHUNK]
-                image[start : start + CHUNK] = reduced(pixels[rows], mean, components)
-                draws = [np.random.default_rng([recipe.seed, split == "test", start + i]) for i in range(len(rows))]
-                waves = [
-                    mixture(int(labels[row]), sounds[split], recipe.snr_db, d)
-                    for row, d in zip(rows, draws, strict=True)
-                ]
-                audio[start : start + CHUNK] = spectrograms(np.stack(waves))
-                done += len(rows)
-                if progress is not None:
-                    progress(done, recipe.train + recipe.test)
-            image.flush()
-            audio.flush()
-            del image, audio
-            np.save(making / f"{split}_labels.npy", labels[chosen].astype(np.int64))
-        manifest = {
+                (folder / name).mkdir(exist_ok=True)
+            image = GrowingArray(folder / "image" / f"{split}_data.npy", np.uint8, (784,))
+            audio = GrowingArray(folder / "audio" / f"{split}_data.npy", np.uint8, (SIZE, SIZE))
+            with image, audio:
+                for start in range(0, len(chosen), CHUNK):
+                    rows = chosen[start : start + CHUNK]
+                    image.append(reduced(pixels[rows], mean, components))
+                    draws = [np.random.default_rng([recipe.seed, split == "test", start + i]) for i in range(len(rows))]
+                    waves = [
+                        mixture(int(labels[row]), sounds[split], recipe.snr_db, d)
+                        for row, d in zip(rows, draws, strict=True)
+                    ]
+                    audio.append(spectrograms(np.stack(waves)))
+                    done += len(rows)
+                    if progress is not None:
+                        progress(done, recipe.train + recipe.test)
+        facts = {
             "recipe": asdict(recipe),
             "components": len(components),
             "recordings": {split: sum(map(len, s.spoken.values())) for split, s in sounds.items()},
             "noises": {split: len(s.noises) for split, s in sounds.items()},
-            "gradmod": __version__,
-            "sha256": {str(path.relative_to(making)): _sha256(path) for path in sorted(making.rglob("*.npy"))},
         }
-        (making / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        making.rename(out)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
-    return manifest
+        return write_manifest(folder, "av-mnist", facts)
 
 
 def principal_components(pixels: npt.NDArray[np.uint8], energy: float) -> tuple[Array, Array]:
@@ -264,15 +249,3 @@ def _images(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArra
             "[N, 28, 28] and [N] digits"
         )
     return pixels.reshape(len(pixels), 784), labels
-
-
-def _create(path: Path, shape: Sequence[int]) -> Any:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=tuple(shape))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -1,0 +1,122 @@
+"""Folders that `gradmod prepare` makes: arrays beside a manifest that says of what they are made, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradmod import __version__
+from gradmod.datasets.npy import open_array
+from gradmod.errors import ConfigError, DataError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@contextmanager
+def making(out: Path) -> Iterator[Path]:
+    """A folder to write into, beside `out`: renamed to `out` when the block ends well, else removed.
+
+    Raises:
+        ConfigError: `out` exists.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists already; name a folder that does not, or remove it")
+    folder = out.with_name(f".{out.name}.making")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def write_manifest(folder: Path, dataset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write down what a finished folder holds: `facts`, our version, and the hash of every file."""
+    manifest: dict[str, Any] = {"dataset": dataset, "format": FORMAT, "gradmod": __version__, **facts}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest["sha256"] = {path.relative_to(folder).as_posix(): sha256([path]) for path in files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
+    """The manifest of a prepared folder; None where there is none, so that it is the data set as published.
+
+    Raises:
+        DataError: it is damaged, of another data set, or of another format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read: truncated, or not JSON ({error}); prepare the data again") from None
+    found = {key: manifest.get(key) for key in ("dataset", "format")} if isinstance(manifest, dict) else {}
+    wanted = {"dataset": dataset, "format": FORMAT}
+    if found != wanted or not isinstance(manifest.get("sha256"), dict):
+        raise DataError(f"{path} is of {found}; expected {wanted}: prepare the data again with gradmod {__version__}")
+    return dict(manifest)
+
+
+def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Files that are missing, or are not what they were when the folder was made."""
+    expected: dict[str, str] = manifest["sha256"]
+    return [name for name, digest in expected.items() if not _is_same(folder / name, digest)]
+
+
+def sha256(paths: Iterable[Path]) -> str:
+    """Hash of the contents of files, one behind the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Samples of different lengths, kept one behind the other.
+
+    Attributes:
+        values: [S, ...] all of them.
+        first: [N + 1] where each begins; the last one is S.
+    """
+
+    values: npt.NDArray[Any]
+    first: npt.NDArray[np.int64]
+
+    @classmethod
+    def open(cls, values: Path, first: Path, width: int) -> Ragged:
+        """Memory-map [S, width] and its N + 1 beginnings.
+
+        Raises:
+            DataError: a file is missing, damaged or of another shape, or they do not go together.
+        """
+        array, beginnings = open_array(values, (None, width)), open_array(first, (None,))
+        if beginnings[0] != 0 or beginnings[-1] != len(array) or (np.diff(beginnings) < 0).any():
+            raise DataError(f"{first} does not go with {values}, which has {len(array)} rows; prepare the data again")
+        return cls(array, np.asarray(beginnings, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def __getitem__(self, sample: int) -> npt.NDArray[Any]:
+        return self.values[self.first[sample] : self.first[sample + 1]]
+
+
+def _is_same(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256([path]) == digest
