@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from gradmod.methods.agm import AGM as AGM
     from gradmod.methods.base import Method as Method
     from gradmod.methods.joint import Joint as Joint
+    from gradmod.methods.mses import MSES as MSES
+    from gradmod.methods.mslr import MSLR as MSLR
+    from gradmod.methods.ogm_ge import OGMGE as OGMGE
     from gradmod.tasks import Classification as Classification
     from gradmod.tasks import MultiLabel as MultiLabel
     from gradmod.tasks import Regression as Regression
@@ -27,9 +30,12 @@ _EXPORTS = {
     "AGM": "gradmod.methods.agm",
     "Classification": "gradmod.tasks",
     "Joint": "gradmod.methods.joint",
+    "MSES": "gradmod.methods.mses",
+    "MSLR": "gradmod.methods.mslr",
     "Method": "gradmod.methods.base",
     "ModulatedModel": "gradmod.wrapper",
     "MultiLabel": "gradmod.tasks",
+    "OGMGE": "gradmod.methods.ogm_ge",
     "Output": "gradmod.coalitions.protocols",
     "Regression": "gradmod.tasks",
     "Task": "gradmod.tasks",

@@ -39,3 +39,17 @@ def check_modality_modules(
                         f"parameter {name!r} of {owner} also belongs to {other}; expected every parameter in one "
                         "place: give shared modules to no modality"
                     )
+
+
+def modality_modules(
+    encoders: Mapping[str, nn.Module] | None, modalities: Sequence[str], heads: Mapping[str, nn.Module] | None = None
+) -> dict[str, tuple[nn.Module, ...]]:
+    """The modules of each modality: its encoder, and its own head where it has one; none where no encoders are named.
+
+    Raises:
+        ValueError: see `check_modality_modules`.
+    """
+    if encoders is None:
+        return {}
+    check_modality_modules(encoders, modalities, heads)
+    return {m: (encoders[m], heads[m]) if heads and m in heads else (encoders[m],) for m in modalities}

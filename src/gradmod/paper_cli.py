@@ -33,6 +33,15 @@ FUSIONS = {"late_fusion": "late", "early_fusion": "early"}
 SCHEDULES = {"lrstep": "step", "cosinestep": "cosine", "cosinestepwarmup": "warmup-cosine"}
 PUBLISHED_CAPS = {"CREMAD": 10.0, "URFunny": 7.0}
 """Caps in the published code; the other data sets have none."""
+PUBLISHED_LR_FACTORS = {
+    "AV-MNIST": "audio=1.3,visual=0.7",
+    "CREMAD": "audio=0.9,visual=1.1",
+    "URFunny": "audio=0.9,visual=1.4,text=0.7",
+}
+PUBLISHED_PATIENCE = {"AV-MNIST": "10", "URFunny": "30", "CREMAD": "80"}
+"""MSLR's initial factors and MSES' patience in the published code, which has neither for the other data sets."""
+CONVOLUTIONAL = ("AV-MNIST", "CREMAD")
+"""Data sets of ResNets, where OGM-GE's published filter (convolutions) finds something."""
 PUBLISHED_CLIP_NORM = 1.0
 """AV-MNIST and CREMA-D: all gradients to norm 1, when an entry of the head's weight gradient exceeds 1 in size."""
 
@@ -104,24 +113,27 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
     if options.SHAPE_contribution:
         raise ConfigError("--SHAPE_contribution True comes in a later release; leave it out, or say False")
     device, devices = _device(options, cuda, notes)
-    agm = options.methods == "AGM"
+    windowed = options.methods in ("AGM", "OGM-GE")
     multimodal = options.modality == "Multimodal"
     method = MethodConfig(
         method=METHODS[options.methods] if multimodal else "joint",
         alpha=options.alpha,
         cap=PUBLISHED_CAPS.get(options.dataset),
-        modulation_starts=options.modulation_starts if agm else None,
-        modulation_ends=options.modulation_ends if agm else None,
+        modulation_starts=options.modulation_starts if windowed else None,
+        modulation_ends=options.modulation_ends if windowed else None,
+        ogm_filter="published" if options.dataset in CONVOLUTIONAL else "all",
+        lr_factors=PUBLISHED_LR_FACTORS.get(options.dataset, ""),
+        patience=PUBLISHED_PATIENCE.get(options.dataset, "10"),
     )
     if not multimodal and options.methods != "Normal":
         raise ConfigError(
             f"--methods {options.methods} needs several modalities; --modality {options.modality} goes with --methods "
             "Normal"
         )
-    if agm and options.modulation_ends < options.EPOCHS:
+    if windowed and options.modulation_ends < options.EPOCHS:
         notes.append(
-            f"AGM modulates up to epoch {options.modulation_ends} of {options.EPOCHS} and is joint training after it: "
-            f"this is the published default. For the whole run: --modulation_ends {options.EPOCHS}"
+            f"{options.methods} modulates up to epoch {options.modulation_ends} of {options.EPOCHS} and is joint "
+            f"training after it: this is the published default. For the whole run: --modulation_ends {options.EPOCHS}"
         )
     embedded = options.dataset == "AV-Digits"
     config = Config(

@@ -13,10 +13,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from gradmod.coalitions.choice import choose_strategy
 from gradmod.coalitions.masking import check_inputs
 from gradmod.coalitions.modes import has_training_batch_norm
-from gradmod.coalitions.protocols import Output, split_output
+from gradmod.coalitions.protocols import HasOwnHeads, Output, split_output
 from gradmod.coalitions.strategy import Evaluation
-from gradmod.groups import check_modality_modules
-from gradmod.methods.base import Method, StepRecord
+from gradmod.groups import modality_modules
+from gradmod.methods.base import Method, StepRecord, ValidationFigures
 from gradmod.tasks import Classification, Task
 
 
@@ -52,9 +52,9 @@ class ModulatedModel(nn.Module):
             )
         if isinstance(model, ModulatedModel):
             raise TypeError("ModulatedModel was given a ModulatedModel; one model has one method")
-        encoders = getattr(model, "encoders", None)
-        if encoders is not None:
-            check_modality_modules(encoders, method.modalities, getattr(model, "heads", None))
+        method.bind(
+            modality_modules(getattr(model, "encoders", None), method.modalities, getattr(model, "heads", None))
+        )
         self.model = model
         self.method = method
         self.task = task if task is not None else Classification()
@@ -111,6 +111,59 @@ class ModulatedModel(nn.Module):
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is being trained, counted from 1; see `Method.set_epoch`."""
         self.method.set_epoch(epoch)
+
+    def after_backward(self) -> None:
+        """Let the method change the gradients: between `backward()` and `optimizer.step()`, before any clipping.
+
+        OGM-GE and MSES need it; for the others it does nothing.
+        """
+        self.method.after_backward()
+
+    def after_epoch(self, validation: Mapping[str, ValidationFigures]) -> bool:
+        """Tell the method, at the end of an epoch, how well each modality alone predicts on the validation split.
+
+        MSLR and MSES need it; for the others it does nothing.
+
+        Returns:
+            Whether the model was changed by it.
+        """
+        return self.method.after_epoch(validation)
+
+    def own_predictions(self, inputs: Mapping[str, Any]) -> Tensor:
+        """[M, ..., K] what each modality alone predicts: from its own head where it has one, else its response."""
+        if not isinstance(self.model, HasOwnHeads):
+            return self.responses(inputs).responses
+        with torch.no_grad():
+            return self.model.mono_logits({m: self.model.encode(m, inputs[m]) for m in self.method.modalities})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters for an optimizer: a group for each modality, marked `modality`, and one for all others.
+
+        Only a method that sets learning rates (MSLR) needs groups; for the others there is one, of all parameters.
+        """
+        if not self.method.sets_learning_rates:
+            return [{"params": list(self.parameters())}]
+        groups = [{"params": self.method.parameters_of(m), "modality": m} for m in self.method.modalities]
+        taken = {id(parameter) for group in groups for parameter in group["params"]}
+        return [{"params": [p for p in self.parameters() if id(p) not in taken], "modality": ""}, *groups]
+
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
+        """Give every group of an optimizer of `parameter_groups` its learning rate: `lr` times the modality's factor.
+
+        Call it before the first step and after every `after_epoch`.
+
+        Raises:
+            ValueError: the method sets learning rates, but the optimizer has no groups of `parameter_groups`.
+        """
+        factors = self.method.learning_rate_factors()
+        if self.method.sets_learning_rates and not {g.get("modality") for g in optimizer.param_groups} >= set(factors):
+            raise ValueError(
+                f"{type(self.method).__name__} gives each modality a learning rate of its own, but the optimizer has "
+                "no groups for them: make it from model.parameter_groups() in place of model.parameters()"
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = lr * factors.get(group.get("modality", ""), 1.0)
+        self.method.learning_rates_are_set()
 
     @property
     def last_step(self) -> StepRecord | None:

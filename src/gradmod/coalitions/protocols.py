@@ -65,6 +65,14 @@ class Additive(Encodes, Protocol):
 
 
 @runtime_checkable
+class HasOwnHeads(Encodes, Protocol):
+    """A model in which every modality has a head of its own, and so makes predictions of its own."""
+
+    def mono_logits(self, features: Mapping[str, Tensor]) -> Tensor:
+        """[M, B, ..., K] each modality's own logits, in the order of `features`."""
+
+
+@runtime_checkable
 class DefinesMask(Protocol):
     """A model that says what a hidden modality looks like; without it, a floating tensor of zeros."""
 

@@ -42,3 +42,25 @@ def text(name: str, value: Any) -> None:
     """Raise ConfigError unless `value` is a string."""
     if not isinstance(value, str):
         raise ConfigError(f"{name} is {value!r}; expected text")
+
+
+def by_name(name: str, value: str, kind: type[float] | type[int]) -> dict[str, Any]:
+    """Numbers by modality, as in `audio=1.3,visual=0.7`; a number alone stands under the empty name.
+
+    Raises:
+        ConfigError: a part is no number, or a name comes twice.
+    """
+    text(name, value)
+    found: dict[str, Any] = {}
+    for part in filter(None, value.split(",")):
+        modality, _, figure = part.strip().rpartition("=")
+        try:
+            if modality in found:
+                raise ValueError
+            found[modality] = kind(figure)
+        except ValueError:
+            example = "audio=10,visual=30" if kind is int else "audio=1.3,visual=0.7"
+            raise ConfigError(f"{name} is {value!r}; expected a number for each modality, as in {example}") from None
+    if "" in found and len(found) > 1:
+        raise ConfigError(f"{name} is {value!r}; expected one number, or one for each modality by name")
+    return found

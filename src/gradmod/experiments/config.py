@@ -17,6 +17,8 @@ DATASET_OPTIONS = ("frames", "speakers", "aligned", "labels", "video", "embeddin
 FUSIONS = ("late", "sum", "early")
 ENCODERS = ("auto", "small-cnn", "resnet18", "mlp", "transformer")
 PADDING = ("masked", "published")
+OGM_FILTERS = ("all", "published")
+LR_RULES = ("keep", "smooth", "dynamic")
 COALITIONS = ("auto", "looped", "batched", "reuse", "additive", "shared")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "warmup-cosine")
@@ -120,13 +122,27 @@ class MethodConfig:
     method: str = "agm"
     """Training method; `gradmod list` shows them."""
     alpha: float = 1.0
-    """AGM: strength of the modulation; 0 is joint training."""
+    """AGM, OGM-GE: strength of the modulation; 0 is joint training (AGM)."""
     cap: float | None = DEFAULT_CAP
     """AGM: most that a modality counts as behind by; none: no limit."""
     modulation_starts: int | None = None
-    """AGM: first epoch that is modulated, counted from 1; none: the first."""
+    """AGM, OGM-GE: first epoch that is modulated, counted from 1; none: the first."""
     modulation_ends: int | None = None
-    """AGM: last epoch that is modulated; none: the last."""
+    """AGM, OGM-GE: last epoch that is modulated; none: the last."""
+    noise: bool = True
+    """OGM-GE: add noise to the gradients; false: OGM."""
+    ogm_filter: str = "all"
+    """OGM-GE: parameters of a modality that are modulated: all, or published (those of convolutions)."""
+    lr_factors: str = ""
+    """MSLR: initial factor of each modality's learning rate, as in audio=1.3,visual=0.7; those left out have 1."""
+    lr_rule: str = "dynamic"
+    """MSLR: keep the factors, smooth (they go to 1 over lr_window epochs), or dynamic (with the validation)."""
+    lr_window: int = 5
+    """MSLR: epochs of smooth; validations that dynamic takes the mean of."""
+    patience: str = "10"
+    """MSES: epochs without improvement before a modality is stopped: one number, or as in audio=10,visual=30."""
+    smoothing: float = 0.6
+    """MSES: weight of the past in the smoothed validation loss, from 0 on and below 1."""
     coalitions: str = "auto"
     """How coalitions are evaluated: auto (the cheapest exact way), looped, batched, reuse, additive, or shared
     (approximate where an encoder has batch norm or dropout)."""
@@ -150,6 +166,33 @@ class MethodConfig:
                 "the first epoch that is modulated (for no modulation at all: --method joint)"
             )
         checks.one_of("method.coalitions", self.coalitions, COALITIONS)
+        checks.flag("method.noise", self.noise)
+        checks.one_of("method.ogm_filter", self.ogm_filter, OGM_FILTERS)
+        checks.one_of("method.lr_rule", self.lr_rule, LR_RULES)
+        checks.whole("method.lr_window", self.lr_window, 1)
+        checks.number("method.smoothing", self.smoothing, 0, 1)
+        if "" in checks.by_name("method.lr_factors", self.lr_factors, float):
+            raise ConfigError(
+                f"method.lr_factors is {self.lr_factors!r}; expected a modality's name before each number"
+            )
+        checks.by_name("method.patience", self.patience, int)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Arguments of the methods; each takes those that it knows."""
+        patience = checks.by_name("method.patience", self.patience, int)
+        return {
+            "alpha": self.alpha,
+            "cap": self.cap,
+            "epochs": self.window,
+            "noise": self.noise,
+            "filter": self.ogm_filter,
+            "initial": checks.by_name("method.lr_factors", self.lr_factors, float),
+            "rule": self.lr_rule,
+            "window": self.lr_window,
+            "patience": patience.get("", patience),
+            "smoothing": self.smoothing,
+        }
 
     @property
     def window(self) -> tuple[int, int | None] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from gradmod.datasets.registry import DATASETS
-from gradmod.experiments.config import Config
+from gradmod.experiments.config import Config, MethodConfig
+from gradmod.methods.registry import METHODS, flags_of
 
 
 def setting_warnings(config: Config) -> list[str]:
@@ -17,6 +20,17 @@ def setting_warnings(config: Config) -> list[str]:
     ):
         notes.append(f"{info.title} has one network of its own; --fusion and --encoder make no difference")
     method, optimizer, epochs = config.method, config.optimizer, config.train.epochs
+    known = flags_of(method.method) if method.method in METHODS else ()
+    unused = [f.name for f in fields(method) if f.name not in ("method", "coalitions", *known)]
+    unused = [name for name in unused if getattr(method, name) != getattr(MethodConfig(), name)]
+    if unused:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        notes.append(f"{flags} makes no difference to --method {method.method}")
+    if method.method == "ogm-ge" and optimizer.optimizer in ("adam", "adamw"):
+        notes.append(
+            f"{optimizer.optimizer} divides each gradient by its own running size, which cancels much of what OGM-GE "
+            "multiplies it by; sgd does not. See docs/methods/ogm-ge.md"
+        )
     if method.method != "agm":
         return notes
     if optimizer.optimizer in ("adam", "adamw"):

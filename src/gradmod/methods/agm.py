@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod import functional
 from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import Method, StepRecord
+from gradmod.methods.base import StepRecord, mean_over_processes
+from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
 DEFAULT_CAP = 2.0
@@ -23,7 +23,7 @@ MAX_EXPONENT = 88.0
 """alpha x cap stays below the logarithm of the largest float32."""
 
 
-class AGM(Method):
+class AGM(WindowedMethod):
     """Adaptive Gradient Modulation (Li et al., ICCV 2023, arXiv 2308.07686).
 
     Each step splits the logits into one mono-modal response phi^m per modality (Shapley values over coalitions), scores
@@ -57,9 +57,9 @@ class AGM(Method):
         modalities: Sequence[str],
         alpha: float = 1.0,
         cap: float | None = DEFAULT_CAP,
-        epochs: tuple[int, int | None] | None = None,
+        epochs: Window | None = None,
     ) -> None:
-        super().__init__(modalities)
+        super().__init__(modalities, epochs)
         if not (math.isfinite(alpha) and alpha >= 0):
             raise ValueError(f"alpha is {alpha}; expected a finite number >= 0 (0 is joint training)")
         if cap is not None and not (math.isfinite(cap) and cap > 0):
@@ -69,9 +69,7 @@ class AGM(Method):
                 f"alpha * cap is {alpha * cap:g} (alpha {alpha:g}, cap {cap:g}); expected less than {MAX_EXPONENT:g}, "
                 "where exp leaves the range of float32: lower one of them"
             )
-        if epochs is not None and (epochs[0] < 1 or (epochs[1] is not None and epochs[1] < epochs[0])):
-            raise ValueError(f"epochs is {epochs}; expected (first, last) with 1 <= first <= last, or last None")
-        self.alpha, self.cap, self.epochs = float(alpha), cap, epochs
+        self.alpha, self.cap = float(alpha), cap
         self.register_buffer("mean_score", torch.zeros(len(self.modalities), dtype=torch.float64))
         # One element and not a scalar: torch.compile was seen to take a scalar CPU buffer for a constant.
         self.register_buffer("steps", torch.zeros(1, dtype=torch.float64))
@@ -79,22 +77,6 @@ class AGM(Method):
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
         return f"modalities={self.modalities}, alpha={self.alpha:g}, cap={self.cap}, epochs={self.epochs}"
-
-    def is_active(self) -> bool:
-        """Whether the present epoch lies in the window of epochs.
-
-        Raises:
-            RuntimeError: there is a window, but `set_epoch` was never called.
-        """
-        if self.epochs is None:
-            return True
-        if self.epoch is None:
-            raise RuntimeError(
-                f"AGM has a window of epochs {self.epochs} but was not told where training is: call "
-                "model.set_epoch(epoch), counted from 1, at the start of every epoch"
-            )
-        first, last = self.epochs
-        return first <= self.epoch and (last is None or self.epoch <= last)
 
     def forward(
         self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
@@ -113,7 +95,7 @@ class AGM(Method):
     @torch.no_grad()
     def _observe(self, responses: Tensor, target: Tensor, task: Task, modulates: bool) -> Tensor:
         """Score the responses, update the statistics, record the step; return the coefficients [M]."""
-        scores = _mean_over_processes(task.scores(responses, target).flatten(1))
+        scores = mean_over_processes(task.scores(responses, target).flatten(1))
         ratios = functional.discrepancy_ratio(scores)
         running_ratios = functional.discrepancy_ratio(self.mean_score)
         if modulates:
@@ -124,13 +106,5 @@ class AGM(Method):
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(finite, updated, self.mean_score))
         self.steps.add_(finite)
-        self.last_step = StepRecord(scores, ratios, running_ratios, coefficients, task.headlines(responses, target))
+        self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, task.headlines(responses, target))
         return coefficients
-
-
-def _mean_over_processes(scores: Tensor) -> Tensor:
-    """[M] float64 mean of the scores [M, samples] over the samples of all processes."""
-    totals = torch.cat([scores.double().sum(1), scores.new_full((1,), scores.shape[1], dtype=torch.float64)])
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(totals)
-    return totals[:-1] / totals[-1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod.coalitions.protocols import Output, split_output
@@ -20,24 +21,43 @@ class StepRecord:
     """What a method saw and did in one step; tensors on the device, so that reading them is what synchronises.
 
     Attributes:
-        scores: [M] score s^m of each mono-modal response.
-        ratios: [M] discrepancy ratios r^m.
-        running_ratios: [M] running ratios tau^m.
-        coefficients: [M] coefficients kappa^m applied to the gradients.
+        coefficients: [M] what each modality's gradient, or its learning rate, was multiplied by.
+        scores: [M] score s^m of each mono-modal response (lower is better); None: the method looks at none in a step.
+        ratios: [M] how far each modality is ahead of the others, as the method reckons it.
+        running_ratios: [M] the same over the run so far.
         headlines: [M] the task's headline metric (accuracy, ...) of each mono-modal response on this process' share of
             the batch.
     """
 
-    scores: Tensor
-    ratios: Tensor
-    running_ratios: Tensor
     coefficients: Tensor
-    headlines: Tensor
+    scores: Tensor | None = None
+    ratios: Tensor | None = None
+    running_ratios: Tensor | None = None
+    headlines: Tensor | None = None
 
     def by_modality(self, modalities: Sequence[str]) -> dict[str, dict[str, float]]:
         """Every figure as a number, by name and modality; waits for the device."""
-        columns = {field.name: getattr(self, field.name).tolist() for field in fields(self)}
-        return {name: dict(zip(modalities, values, strict=True)) for name, values in columns.items()}
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: dict(zip(modalities, values.tolist(), strict=True))
+            for name, values in columns.items()
+            if values is not None
+        }
+
+
+@dataclass(frozen=True)
+class ValidationFigures:
+    """How well one modality alone predicts on the validation split: from its own head, else from its response.
+
+    Attributes:
+        score: mean score (the loss, with a floor); lower is better.
+        headline: the task's headline metric (accuracy, ...).
+        lower_is_better: whether a lower headline is better.
+    """
+
+    score: float
+    headline: float
+    lower_is_better: bool = False
 
 
 class TrainableModel(Protocol):
@@ -64,6 +84,12 @@ class Method(nn.Module):
     """Record of the last training step; None before the first, and for methods that have none."""
     needs_coalitions = False
     """Whether `forward` evaluates the coalitions with gradient."""
+    needs_modules = False
+    """Whether it must know which modules belong to which modality."""
+    watches_validation = False
+    """Whether `after_epoch` must be called."""
+    sets_learning_rates = False
+    """Whether modalities have learning rates of their own, so that the optimizer needs parameter groups."""
 
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()
@@ -73,6 +99,8 @@ class Method(nn.Module):
             )
         self.modalities = tuple(modalities)
         self.epoch: int | None = None
+        # In a dict, so that the network's modules do not become the method's own.
+        self._modules_of: dict[str, tuple[nn.Module, ...]] = {}
 
     def forward(
         self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
@@ -88,6 +116,49 @@ class Method(nn.Module):
         """
         output: Tensor | Output = model(inputs)
         return output
+
+    def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
+        """Take the modules of each modality; `ModulatedModel` calls it once.
+
+        Raises:
+            ValueError: the method needs them and there are none.
+        """
+        if self.needs_modules and not modules:
+            raise ValueError(
+                f"{type(self).__name__} acts on each modality's own modules, but the model does not say which they "
+                "are: give it `encoders` (a module for each modality), or pass encoders=... to gradmod.adapt"
+            )
+        self._modules_of = dict(modules)
+
+    def parameters_of(self, modality: str) -> list[nn.Parameter]:
+        """Parameters of the encoder of a modality, and of its own head where it has one."""
+        return [parameter for module in self._modules_of[modality] for parameter in module.parameters()]
+
+    def after_backward(self) -> None:
+        """Change the gradients: between `backward()` and the optimizer's step, after unscaling, before clipping."""
+
+    def after_epoch(self, validation: Mapping[str, ValidationFigures]) -> bool:
+        """Look at how well each modality alone predicts on the validation split, at the end of an epoch.
+
+        Args:
+            validation: by modality.
+
+        Returns:
+            Whether the model was changed, so that what was measured of it no longer holds.
+        """
+        return False
+
+    def learning_rate_factors(self) -> dict[str, float]:
+        """What the common learning rate is multiplied by for the parameters of each modality."""
+        return dict.fromkeys(self.modalities, 1.0)
+
+    def learning_rates_are_set(self) -> None:
+        """Be told that the optimizer has the factors."""
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return False
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is being trained, counted from 1.
@@ -123,24 +194,35 @@ class Method(nn.Module):
         if extra_loss is not None:
             loss = loss + extra_loss
         backward(loss)
+        self.after_backward()
         return loss.detach()
 
+    def memory(self) -> dict[str, Any]:
+        """What the method remembers beside its buffers, as plain values; part of the state dict."""
+        return {}
+
+    def set_memory(self, memory: Mapping[str, Any]) -> None:
+        """Take back what `memory` gave."""
+
     def get_extra_state(self) -> Tensor:
-        """Names of the modalities, as the bytes of a JSON list in a uint8 tensor, which any tensor format can hold."""
-        return torch.tensor(list(json.dumps(self.modalities).encode()), dtype=torch.uint8)
+        """Modalities and memory, as the bytes of JSON in a uint8 tensor, which any tensor format can hold."""
+        state = {"modalities": self.modalities, "memory": self.memory()}
+        return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Check that a state dict was saved for the same modalities.
+        """Take back the memory; check that the state dict was saved for the same modalities.
 
         Raises:
             ValueError: it was not.
         """
-        saved = tuple(json.loads(bytes(state.tolist())))
+        content = json.loads(bytes(state.tolist()))
+        saved = tuple(content["modalities"])
         if saved != self.modalities:
             raise ValueError(
                 f"the state was saved for the modalities {list(saved)}, in this order; this method has "
                 f"{list(self.modalities)}. Make it with the same names in the same order"
             )
+        self.set_memory(content["memory"])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Method:
         """Move with the model, but keep float64 statistics float64: `model.half()` must not round them."""
@@ -149,3 +231,11 @@ class Method(nn.Module):
         for name, buffer in kept.items():
             self._buffers[name] = buffer.to(self.get_buffer(name).device)
         return self
+
+
+def mean_over_processes(scores: Tensor) -> Tensor:
+    """[M] float64 mean of the scores [M, samples] over the samples of all processes."""
+    totals = torch.cat([scores.double().sum(1), scores.new_full((1,), scores.shape[1], dtype=torch.float64)])
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(totals)
+    return totals[:-1] / totals[-1]

@@ -19,14 +19,14 @@ class MethodInfo:
 
     Attributes:
         name: on the command line.
-        factory: "module:Class"; None for a method of a later release.
+        factory: "module:Class".
         summary: one line.
         paper: where it is from.
-        settings: the settings of [method] that it takes.
+        settings: the arguments that it takes.
     """
 
     name: str
-    factory: str | None
+    factory: str
     summary: str
     paper: str
     settings: tuple[str, ...] = ()
@@ -43,24 +43,54 @@ METHODS = {
             "Li et al., ICCV 2023",
             ("alpha", "cap", "epochs"),
         ),
-        MethodInfo("ogm-ge", None, "scales the gradients of the leading modality's encoder", "Peng et al., CVPR 2022"),
-        MethodInfo("mslr", None, "a learning rate for each modality", "Yao and Mihalcea, 2022"),
-        MethodInfo("mses", None, "stops each modality at its own best epoch", "Fujimori et al., 2019"),
+        MethodInfo(
+            "ogm-ge",
+            "gradmod.methods.ogm_ge:OGMGE",
+            "scales down the gradients of the leading modality's encoder",
+            "Peng et al., CVPR 2022",
+            ("alpha", "noise", "filter", "epochs", "seed"),
+        ),
+        MethodInfo(
+            "mslr",
+            "gradmod.methods.mslr:MSLR",
+            "a learning rate for each modality",
+            "Yao and Mihalcea, 2022",
+            ("initial", "rule", "window"),
+        ),
+        MethodInfo(
+            "mses",
+            "gradmod.methods.mses:MSES",
+            "stops each modality at its own best epoch",
+            "Fujimori et al., 2019",
+            ("patience", "smoothing"),
+        ),
     )
 }
+FLAGS = {
+    "epochs": ("modulation_starts", "modulation_ends"),
+    "filter": ("ogm_filter",),
+    "initial": ("lr_factors",),
+    "rule": ("lr_rule",),
+    "window": ("lr_window",),
+    "seed": (),
+}
+"""Settings of [method] that an argument is made of, where they are not called like it."""
+
+
+def flags_of(name: str) -> tuple[str, ...]:
+    """The settings of [method] that the method called `name` looks at."""
+    return tuple(flag for argument in METHODS[name].settings for flag in FLAGS.get(argument, (argument,)))
 
 
 def method_class(name: str) -> type[Method]:
     """Class of the method called `name`.
 
     Raises:
-        ConfigError: there is none, or not yet.
+        ConfigError: there is none.
     """
     info = METHODS.get(name)
-    if info is None or info.factory is None:
-        ready = ", ".join(other.name for other in METHODS.values() if other.factory)
-        state = "is unknown" if info is None else "comes in a later release"
-        raise ConfigError(f"the method {name!r} {state}; choose one of {ready}")
+    if info is None:
+        raise ConfigError(f"the method {name!r} is unknown; choose one of {', '.join(METHODS)}")
     found: type[Method] = named(info.factory)
     return found
 

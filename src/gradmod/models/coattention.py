@@ -96,11 +96,17 @@ class Block(nn.Module):
         self.guided = nn.ModuleDict({m: Attention(width, heads, dropout) for m in lengths if m != TEXT})
         self.forward_parts = nn.ModuleDict({m: FeedForward(width, hidden, dropout) for m in lengths})
         self.flattening: nn.ModuleDict | None = None
+        self.norms: nn.ModuleDict | None = None
         if not last:
             flat = {m: Flattening(width, hidden, steps, dropout) for m, steps in lengths.items()}
             self.flattening = nn.ModuleDict(flat)
             self.norms = nn.ModuleDict({m: UnbiasedLayerNorm(width) for m in lengths})
             self.dropout = nn.Dropout(dropout)
+
+    def parts_of(self, modality: str) -> list[nn.Module]:
+        """The modules that only this modality goes through."""
+        held = (child for child in self.children() if isinstance(child, nn.ModuleDict))
+        return [parts[modality] for parts in held if modality in parts]
 
     def forward(self, x: dict[str, Tensor], padding: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         """Each modality [B, T, width]."""
@@ -110,7 +116,7 @@ class Block(nn.Module):
             own = self.own[m](x[m], x[m], padding[m])
             heard = self.forward_parts[m](self.guided[m](own, x[TEXT], padding[TEXT]))
             out[m] = heard + x[m]
-        if self.flattening is None:
+        if self.flattening is None or self.norms is None:
             return out
         return {m: self.norms[m](y + self.dropout(self.flattening[m](y, padding[m]))) for m, y in out.items()}
 
@@ -162,6 +168,18 @@ class CoAttention(nn.Module):
         self.outputs = nn.ModuleDict({m: nn.Linear(width, 2 * width) for m in ordered})
         self.norm = UnbiasedLayerNorm(2 * width)
         self.head = nn.Linear(2 * width, classes)
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """What belongs to one modality: its input, and its parts of every block and of the output."""
+        inputs = {TEXT: [self.embedding, self.words], **{m: [layer] for m, layer in self.inputs.items()}}
+        return {
+            m: nn.ModuleList([*own, *self._parts_of_blocks(m), self.flattening[m], self.outputs[m]])
+            for m, own in inputs.items()
+        }
+
+    def _parts_of_blocks(self, modality: str) -> list[nn.Module]:
+        return [part for block in self.blocks if isinstance(block, Block) for part in block.parts_of(modality)]
 
     def mask(self, modality: str, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A hidden input: padding tokens or zeros; which steps are there is still known, as published."""

@@ -84,6 +84,10 @@ class SumFusion(_Fusion):
         self.heads = nn.ModuleDict({m: nn.Linear(size, classes) for m, size in self.feature_sizes.items()})
         self.head = _SumOfHeads()
 
+    def mono_logits(self, features: Mapping[str, Tensor]) -> Tensor:
+        """[M, B, classes] each modality's own logits, in the order of `features`."""
+        return torch.stack([self.contribution(m, feature) for m, feature in features.items()])
+
     def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
         """[B, M, classes]: each modality's own logits, which the head adds up."""
         return torch.stack([self.contribution(m, features[m]) for m in self.modalities], 1)

@@ -134,6 +134,14 @@ class PositiveSamplePropagation(nn.Module):
         for layer in (self.hidden, self.head):
             nn.init.xavier_uniform_(layer.weight)
 
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """What belongs to one modality: everything before the propagation, the guided attention to vision."""
+        return {
+            "audio": nn.ModuleList([self.audio_in, self.audio_sequence]),
+            "visual": nn.ModuleList([self.attention, self.visual_in, self.visual_sequence]),
+        }
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor | Output:
         """Logits [B, T, classes]; in training with the similarity loss.
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gradmod.datasets.registry import DATASETS
-from gradmod.methods.registry import METHODS
+from gradmod.methods.registry import METHODS, flags_of
 from gradmod.models.registry import ENCODERS, FUSIONS
 from gradmod.reporting.tables import new_table
 
@@ -16,9 +16,7 @@ def show_catalogue() -> None:
     console = Console(highlight=False)
     methods = _table("methods (--method)", "name", "what it does", "from", "settings")
     for method in METHODS.values():
-        settings = {"epochs": "modulation_starts, modulation_ends"}
-        takes = ", ".join(settings.get(name, name) for name in method.settings) or "-"
-        methods.add_row(method.name, method.summary, method.paper, takes if method.factory else "in a later release")
+        methods.add_row(method.name, method.summary, method.paper, ", ".join(flags_of(method.name)) or "-")
     console.print(methods)
     datasets = _table("data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs")
     for info in DATASETS.values():

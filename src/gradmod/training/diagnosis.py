@@ -45,7 +45,7 @@ def explain_non_finite(
         )
     step_in_epoch, loss, record = found
     where = f"loss is {loss} at step {step_before_epoch + step_in_epoch + 1} (epoch {epoch})"
-    if record is not None:
+    if record is not None and record.scores is not None:
         scores = dict(zip(model.method.modalities, record.scores.tolist(), strict=True))
         where += "; scores: " + ", ".join(f"{modality} {score:.4g}" for modality, score in scores.items())
     samples = samples_of(step_in_epoch)

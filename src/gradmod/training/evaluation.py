@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from gradmod.coalitions.protocols import split_output
+from gradmod.coalitions.protocols import HasOwnHeads, split_output
+from gradmod.methods.base import ValidationFigures
 from gradmod.tasks import Task
 from gradmod.training.loading import Request, batches
 from gradmod.training.sampling import Shard, evaluation_batches
@@ -28,20 +29,32 @@ class Predictions:
         logits: [N, ..., K] float32 or wider.
         responses: [M, N, ..., K] mono-modal responses.
         target: [N, ...].
+        own: [M, N, ...] what each modality alone predicts, where its own head says so and not its response; else None.
     """
 
     logits: Tensor
     responses: Tensor
     target: Tensor
+    own: Tensor | None = None
 
 
-def predict(fabric: Fabric, model: ModulatedModel, dataset: Split, *, batch_size: int, workers: int = 0) -> Predictions:
+def predict(
+    fabric: Fabric,
+    model: ModulatedModel,
+    dataset: Split,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    with_own: bool = False,
+) -> Predictions:
     """Logits and mono-modal responses of every sample, in the order of the data set, in eval mode.
 
-    Every process must call it; each gets the whole result.
+    Every process must call it; each gets the whole result. `with_own` asks for the predictions of the modalities' own
+    heads, where they have any.
     """
     shard = Shard(fabric.global_rank, fabric.world_size)
-    logits, responses, targets = [], [], []
+    with_own = with_own and isinstance(model.model, HasOwnHeads)
+    logits, responses, targets, own = [], [], [], []
     training = model.training
     model.eval()
     try:
@@ -52,6 +65,8 @@ def predict(fabric: Fabric, model: ModulatedModel, dataset: Split, *, batch_size
                 logits.append(split_output(evaluation.output)[0].float())
                 responses.append(evaluation.responses.transpose(0, 1))
                 targets.append(target)
+                if with_own:
+                    own.append(model.own_predictions(inputs).float().transpose(0, 1))
     finally:
         model.train(training)
 
@@ -61,7 +76,25 @@ def predict(fabric: Fabric, model: ModulatedModel, dataset: Split, *, batch_size
             gathered = cast(Tensor, fabric.all_gather(gathered)).transpose(0, 1).flatten(0, 1)
         return gathered[: len(dataset)].cpu()
 
-    return Predictions(whole(logits), whole(responses).transpose(0, 1), whole(targets))
+    return Predictions(
+        whole(logits),
+        whole(responses).transpose(0, 1),
+        whole(targets),
+        whole(own).transpose(0, 1) if with_own else None,
+    )
+
+
+def validation_figures(
+    predictions: Predictions, task: Task, modalities: tuple[str, ...]
+) -> dict[str, ValidationFigures]:
+    """How well each modality alone does: what a method looks at at the end of an epoch."""
+    alone = predictions.responses if predictions.own is None else predictions.own
+    scores = task.scores(alone, predictions.target).flatten(1).double().mean(1)
+    headlines = task.headlines(alone, predictions.target)
+    return {
+        m: ValidationFigures(float(score), float(headline), task.lower_is_better)
+        for m, score, headline in zip(modalities, scores, headlines, strict=True)
+    }
 
 
 def measure(predictions: Predictions, task: Task, modalities: tuple[str, ...]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gradmod.experiments.config import Config
 from gradmod.tasks import Task
 from gradmod.training.checkpoints import FORMAT, Checkpoints
 from gradmod.training.diagnosis import explain_non_finite
-from gradmod.training.evaluation import measure, predict
+from gradmod.training.evaluation import Predictions, measure, predict, validation_figures
 from gradmod.training.history import EpochHistory
 from gradmod.training.interrupts import Interrupts
 from gradmod.training.loading import Batch, Request, batches
@@ -108,10 +108,10 @@ class Loop:
             Interrupts() as interrupts,
             RunProgress(epochs, self.steps, here.step, self.fabric.is_global_zero) as progress,
         ):
-            while here.epoch <= epochs:
+            while here.epoch <= epochs and not self.model.method.has_finished:
                 self._train_epoch(stream, interrupts, progress)
                 progress.epoch(self._finish_epoch(), self.task.headline)
-                if here.epoch <= epochs:
+                if here.epoch <= epochs and not self.model.method.has_finished:
                     self._stop_if_asked(interrupts, at_a_meeting_point=True)
 
     def _requests(self) -> Iterator[Request]:
@@ -124,8 +124,7 @@ class Loop:
 
     def _train_epoch(self, stream: Iterator[Batch], interrupts: Interrupts, progress: RunProgress) -> None:
         here, train = self.position, self.config.train
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optimizer, here.epoch, train.epochs)
+        self.model.set_learning_rate(self.optimizer, learning_rate(self.config.optimizer, here.epoch, train.epochs))
         self.model.train()
         self.model.set_epoch(here.epoch)
         started = time.perf_counter()
@@ -159,10 +158,10 @@ class Loop:
 
         def backward(loss: Tensor) -> None:
             self.fabric.backward(loss if share == 1 else loss * share)
+            self.fabric.strategy.precision.unscale_gradients(getattr(self.optimizer, "optimizer", self.optimizer))
 
         self.optimizer.zero_grad()
         loss = self.model.method.step(self.wrapped, batch, self.task, backward)
-        self.fabric.strategy.precision.unscale_gradients(getattr(self.optimizer, "optimizer", self.optimizer))
         trigger = head_weight(self.model.model) if optimizer.clip_when == "head" else None
         norm = clip_gradients(self.model.parameters(), optimizer.clip_norm, trigger)
         self.optimizer.step()
@@ -172,14 +171,11 @@ class Loop:
         """Evaluate, record and save the epoch that was trained; go to the next. Returns the validation figures."""
         here = self.position
         self._look()
-        predictions = predict(
-            self.fabric,
-            self.model,
-            self.data.validation,
-            batch_size=self.config.train.batch_size,
-            workers=self.workers,
-        )
-        validation = measure(predictions, self.task, self.model.method.modalities)
+        method, modalities = self.model.method, self.model.method.modalities
+        predictions = self._predict_validation()
+        if method.watches_validation and method.after_epoch(validation_figures(predictions, self.task, modalities)):
+            predictions = self._predict_validation()
+        validation = measure(predictions, self.task, modalities)
         best = self.task.improves(validation[self.task.headline], here.best_value)
         if best:
             here.best_epoch, here.best_value = here.epoch, validation[self.task.headline]
@@ -189,7 +185,7 @@ class Loop:
             float(cast(Tensor, self.fabric.all_reduce(here.history.mean_loss(), reduce_op="mean"))),
             here.seconds,
             validation,
-            here.history.coefficient_quantiles(self.model.method.modalities),
+            here.history.coefficient_quantiles(modalities),
             best,
         )
         here.epoch += 1
@@ -197,6 +193,16 @@ class Loop:
         here.history = EpochHistory()
         self._save(best=best)
         return validation
+
+    def _predict_validation(self) -> Predictions:
+        return predict(
+            self.fabric,
+            self.model,
+            self.data.validation,
+            batch_size=self.config.train.batch_size,
+            workers=self.workers,
+            with_own=self.model.method.watches_validation,
+        )
 
     def _look(self) -> None:
         """Stop the run if a loss since the last look, or a parameter, is not finite."""

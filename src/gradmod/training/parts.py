@@ -53,13 +53,7 @@ def build_parts(config: Config) -> Parts:
     seed_all(config.train.seed)
     network = _network(config, data, modalities, info)
     modalities = modalities if modality == "multimodal" else (modality,)
-    method = build_method(
-        config.method.method,
-        modalities,
-        alpha=config.method.alpha,
-        cap=config.method.cap,
-        epochs=config.method.window,
-    )
+    method = build_method(config.method.method, modalities, **config.method.settings, seed=config.train.seed)
     try:
         model = ModulatedModel(network, method, task=data.task, coalitions=config.method.coalitions)
     except ValueError as error:

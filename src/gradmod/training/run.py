@@ -164,7 +164,7 @@ def _train(
     modalities = parts.model.method.modalities
     if state is not None:
         _load_model(parts.model, state, "the run's")
-    optimizer = build_optimizer(parts.model.parameters(), config.optimizer)
+    optimizer = build_optimizer(parts.model.parameter_groups(), config.optimizer)
     wrapped, wrapped_optimizer = fabric.setup(parts.model, optimizer)
     position = Position()
     if state is not None:
@@ -245,6 +245,7 @@ def _finish(
         "fusion": config.model.fusion,
         **facts,
         "epochs": config.train.epochs,
+        "epochs_trained": position.epoch - 1,
         "steps": position.step,
         "best_epoch": position.best_epoch,
         "selected_by": f"best {parts.task.headline} on the validation split"

@@ -1,0 +1,149 @@
+"""MSES, Modality-Specific Early Stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradmod.coalitions.protocols import Output
+from gradmod.coalitions.strategy import Strategy
+from gradmod.methods.base import StepRecord, ValidationFigures
+from gradmod.methods.gradients import ChangesGradients
+from gradmod.tasks import Task
+
+
+class MSES(ChangesGradients):
+    """Modality-Specific Early Stopping (Fujimori et al., ACPR 2019).
+
+    At the end of every epoch the validation loss of each modality's own prediction is smoothed,
+
+        smoothed = smoothing * smoothed + (1 - smoothing) * loss
+
+    and a modality whose smoothed loss has not fallen for `patience` epochs is stopped: its parameters and buffers go
+    back to where it was lowest, and stay exactly there (no gradient, so no momentum and no weight decay either; batch
+    norm in eval mode). What belongs to no modality goes on. When all have stopped, training ends.
+
+    Call `model.after_backward()` before every optimizer step and `model.after_epoch(...)` after every epoch.
+
+    Args:
+        modalities: names of the inputs; M >= 2.
+        patience: epochs, one number for all or one for each modality.
+        smoothing: weight of the past, 0 <= smoothing < 1.
+
+    Raises:
+        ValueError: one modality, a patience below 1 or of no modality, a smoothing out of range.
+    """
+
+    watches_validation = True
+
+    def __init__(
+        self, modalities: Sequence[str], patience: int | Mapping[str, int] = 10, smoothing: float = 0.6
+    ) -> None:
+        super().__init__(modalities)
+        if len(self.modalities) < 2:
+            raise ValueError(f"MSES stops modalities one by one, but there is one, {self.modalities[0]!r}")
+        self.patience = dict.fromkeys(self.modalities, patience) if isinstance(patience, int) else dict(patience)
+        if set(self.patience) != set(self.modalities) or min(self.patience.values()) < 1:
+            raise ValueError(
+                f"patience is {patience}; expected a number from 1 on, or one for each of {self.modalities}"
+            )
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing is {smoothing}; expected a number from 0 on and below 1")
+        self.smoothing = float(smoothing)
+        self._smoothed: dict[str, float] = {}
+        self._lowest: dict[str, float] = {}
+        self._waited = dict.fromkeys(self.modalities, 0)
+        self._stopped: list[str] = []
+        self._best: dict[str, list[Tensor]] = {}
+
+    @property
+    def stopped(self) -> tuple[str, ...]:
+        """Modalities that were stopped, in the order in which they were."""
+        return tuple(self._stopped)
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether all have stopped."""
+        return len(self._stopped) == len(self.modalities)
+
+    def forward(
+        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+    ) -> Tensor | Output:
+        """The model's own forward, the stopped modalities' modules in eval mode."""
+        self.expect_after_backward()
+        for modality in self._stopped:
+            for module in self._modules_of[modality]:
+                module.eval()
+        if self.last_step is None:
+            goes_on = [float(m not in self._stopped) for m in self.modalities]
+            self.last_step = StepRecord(torch.tensor(goes_on, dtype=torch.float64))
+        output: Tensor | Output = model(inputs)
+        return output
+
+    def change_gradients(self) -> None:
+        """Take the stopped modalities' gradients away: an optimizer leaves a parameter without gradient alone."""
+        for modality in self._stopped:
+            for parameter in self.parameters_of(modality):
+                parameter.grad = None
+
+    @torch.no_grad()
+    def after_epoch(self, validation: Mapping[str, ValidationFigures]) -> bool:
+        """See `Method.after_epoch`."""
+        stopped_before = len(self._stopped)
+        for m in self.modalities:
+            if m in self._stopped:
+                continue
+            loss = validation[m].score
+            past = self._smoothed.get(m, loss)
+            self._smoothed[m] = self.smoothing * past + (1 - self.smoothing) * loss
+            if m not in self._lowest or self._smoothed[m] < self._lowest[m]:
+                self._lowest[m], self._waited[m] = self._smoothed[m], 0
+                self._best[m] = [tensor.detach().clone() for tensor in self._tensors(m)]
+                continue
+            self._waited[m] += 1
+            if self._waited[m] >= self.patience[m]:
+                self._stopped.append(m)
+                for tensor, best in zip(self._tensors(m), self._best.pop(m), strict=True):
+                    tensor.copy_(best)
+        self.last_step = None
+        return len(self._stopped) > stopped_before
+
+    def memory(self) -> dict[str, Any]:
+        """Losses and waiting of each modality, and who was stopped."""
+        return {
+            "smoothed": self._smoothed,
+            "lowest": self._lowest,
+            "waited": self._waited,
+            "stopped": self._stopped,
+        }
+
+    def set_memory(self, memory: Mapping[str, Any]) -> None:
+        """See `Method.set_memory`."""
+        self._smoothed, self._lowest = dict(memory["smoothed"]), dict(memory["lowest"])
+        self._waited, self._stopped = dict(memory["waited"]), list(memory["stopped"])
+        self.last_step = None
+
+    def _tensors(self, modality: str) -> Iterator[Tensor]:
+        """Parameters and buffers of a modality."""
+        for module in self._modules_of[modality]:
+            yield from module.parameters()
+            yield from module.buffers()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for modality, tensors in self._best.items():
+            for number, tensor in enumerate(tensors):
+                destination[f"{prefix}best.{modality}.{number}"] = tensor
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        self._best = {}
+        for modality in self.modalities:
+            own = f"{prefix}best.{modality}."
+            keys = sorted((key for key in state_dict if key.startswith(own)), key=lambda key: int(key[len(own) :]))
+            if keys:
+                like = list(self._tensors(modality))
+                self._best[modality] = [state_dict.pop(k).to(t.device) for k, t in zip(keys, like, strict=True)]
+        super()._load_from_state_dict(state_dict, prefix, *arguments)

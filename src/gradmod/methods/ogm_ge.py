@@ -1,0 +1,138 @@
+"""OGM-GE, On-the-fly Gradient Modulation with Generalization Enhancement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradmod.coalitions.protocols import HasOwnHeads, Output
+from gradmod.coalitions.strategy import Strategy
+from gradmod.methods.base import StepRecord, mean_over_processes
+from gradmod.methods.gradients import ChangesGradients
+from gradmod.methods.window import Window, WindowedMethod
+from gradmod.tasks import Task
+
+FILTERS = ("all", "published")
+
+
+class OGMGE(ChangesGradients, WindowedMethod):
+    """On-the-fly Gradient Modulation with Generalization Enhancement (Peng et al., CVPR 2022, arXiv 2203.15332).
+
+    Each step compares how sure each modality alone is of the target,
+
+        rho^m = c^m / mean of the c^j of the others,      c^m = mean over the batch of softmax(prediction of m)[target]
+
+    and, for every modality that is ahead (rho^m > 1), multiplies the gradients of its parameters by 1 - tanh(alpha
+    rho^m). With `noise`, Gaussian noise with the standard deviation of each gradient, as it was, is added to it.
+
+    The prediction of a modality is that of its own head where it has one, else its Shapley response; no gradient flows
+    through either. For targets other than classes c is exp(-score), which for classes is the same thing.
+
+    Args:
+        modalities: names of the inputs; M >= 2.
+        alpha: strength, > 0.
+        noise: True: OGM-GE; False: OGM.
+        filter: which of a modality's parameters are changed: `all` of its encoder and own head, or `published`: the
+            convolutions' (those with four axes) alone.
+        epochs: window, see `WindowedMethod`.
+        seed: of the noise, which is the same on all processes.
+
+    Raises:
+        ValueError: one modality, alpha not above 0, an unknown filter; on `bind`, a filter that leaves nothing.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        alpha: float = 1.0,
+        noise: bool = True,
+        filter: str = "all",
+        epochs: Window | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(modalities, epochs)
+        if len(self.modalities) < 2:
+            raise ValueError(f"OGM-GE compares modalities, but there is one, {self.modalities[0]!r}; train it jointly")
+        if not (math.isfinite(alpha) and alpha > 0):
+            raise ValueError(f"alpha is {alpha}; expected a finite number > 0 (for joint training use Joint)")
+        if filter not in FILTERS:
+            raise ValueError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}")
+        self.alpha, self.noise, self.filter, self.seed = float(alpha), noise, filter, seed
+        self._steps = 0
+
+    def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
+        """See `Method.bind`."""
+        super().bind(modules)
+        without = [m for m in self.modalities if not any(self._is_changed(p) for p in self.parameters_of(m))]
+        if without:
+            raise ValueError(
+                f"OGM-GE would change no parameter of {', '.join(map(repr, without))}: none has four axes, which is "
+                "what filter='published' asks for. Use filter='all'"
+            )
+
+    def forward(
+        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+    ) -> Tensor | Output:
+        """The model's own forward; each modality's prediction is looked at."""
+        self.expect_after_backward()
+        if isinstance(model, HasOwnHeads):
+            features = {m: model.encode(m, inputs[m]) for m in self.modalities}
+            output: Tensor | Output = model.head(model.fuse(features))
+            with torch.no_grad():
+                predictions = model.mono_logits(features)
+        else:
+            evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False)
+            output, predictions = evaluation.output, evaluation.responses.detach()
+        with torch.no_grad():
+            self._observe(predictions, target, task)
+        return output
+
+    def change_gradients(self) -> None:
+        """Scale the gradients of the modalities that are ahead; add the noise."""
+        if self.last_step is None or not self.is_active():
+            return
+        self._steps += 1
+        generators: dict[torch.device, torch.Generator] = {}
+        for coefficient, modality in zip(self.last_step.coefficients, self.modalities, strict=True):
+            for parameter in self.parameters_of(modality):
+                gradient = parameter.grad
+                if gradient is None or not self._is_changed(parameter):
+                    continue
+                noise = self._noise_like(gradient, generators) if self.noise and gradient.numel() > 1 else None
+                gradient.mul_(coefficient.to(gradient.dtype))
+                if noise is not None:
+                    gradient.add_(noise)
+
+    def memory(self) -> dict[str, Any]:
+        """Steps so far, which seed the noise."""
+        return {"steps": self._steps}
+
+    def set_memory(self, memory: Mapping[str, Any]) -> None:
+        """See `Method.set_memory`."""
+        self._steps = int(memory["steps"])
+
+    def _is_changed(self, parameter: nn.Parameter) -> bool:
+        return self.filter == "all" or parameter.dim() == 4
+
+    def _observe(self, predictions: Tensor, target: Tensor, task: Task) -> None:
+        """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
+        scores = task.scores(predictions, target).flatten(1)
+        sureness = mean_over_processes((-scores.double()).exp())
+        others = (sureness.sum() - sureness) / (len(sureness) - 1)
+        ratios = sureness / others.clamp(min=torch.finfo(torch.float64).tiny)
+        ahead = (ratios > 1) & self.is_active()
+        coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
+        headlines = task.headlines(predictions, target)
+        self.last_step = StepRecord(coefficients, mean_over_processes(scores), ratios, headlines=headlines)
+
+    def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
+        device = gradient.device
+        if device not in generators:
+            # Seeded by the run and the step: the same on all processes, and after resuming.
+            generators[device] = torch.Generator(device).manual_seed((self.seed << 32) + self._steps)
+        unit = torch.empty_like(gradient, memory_format=torch.contiguous_format).normal_(generator=generators[device])
+        return unit * gradient.std()
