@@ -118,7 +118,11 @@ def test_from_the_original_videos(root: Path, tmp_path: Path, capsys: pytest.Cap
 def test_damaged_videos_are_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tmp_path / "whole.flv"
     write_video(whole, 4)
-    for keep, message in ((0, "cannot be read"), (40, "cannot be read|truncated"), (0.5, "cannot be read: truncated|truncated")):
+    for keep, message in (
+        (0, "cannot be read"),
+        (40, "cannot be read|truncated"),
+        (0.5, "cannot be read: truncated|truncated"),
+    ):
         path = tmp_path / "cut.flv"
         content = whole.read_bytes()
         path.write_bytes(content[: keep if isinstance(keep, int) else int(len(content) * keep)])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -133,6 +134,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
         device = gradient.device
         if device not in generators:
             # Seeded by the run and the step: the same on all processes, and after resuming.
-            generators[device] = torch.Generator(device).manual_seed((self.seed << 32) + self._steps)
+            mixed = np.random.SeedSequence([self.seed, self._steps]).generate_state(1)
+            generators[device] = torch.Generator(device).manual_seed(int(mixed[0]))
         unit = torch.empty_like(gradient, memory_format=torch.contiguous_format).normal_(generator=generators[device])
         return unit * gradient.std()

@@ -22,6 +22,7 @@ class MethodInfo:
         factory: "module:Class".
         summary: one line.
         paper: where it is from.
+        cost: what a step costs beside that of joint training.
         settings: the arguments that it takes.
     """
 
@@ -29,18 +30,20 @@ class MethodInfo:
     factory: str
     summary: str
     paper: str
+    cost: str
     settings: tuple[str, ...] = ()
 
 
 METHODS = {
     info.name: info
     for info in (
-        MethodInfo("joint", "gradmod.methods.joint:Joint", "plain joint training, the baseline", "-"),
+        MethodInfo("joint", "gradmod.methods.joint:Joint", "plain joint training, the baseline", "-", "-"),
         MethodInfo(
             "agm",
             "gradmod.methods.agm:AGM",
             "scales the gradient through each modality's Shapley response",
             "Li et al., ICCV 2023",
+            "masked passes with gradient: 1.0 to 2.1 times a joint step with late or early fusion",
             ("alpha", "cap", "epochs"),
         ),
         MethodInfo(
@@ -48,6 +51,7 @@ METHODS = {
             "gradmod.methods.ogm_ge:OGMGE",
             "scales down the gradients of the leading modality's encoder",
             "Peng et al., CVPR 2022",
+            "masked passes without gradient (none where modalities have heads of their own), and the noise",
             ("alpha", "noise", "filter", "epochs", "seed"),
         ),
         MethodInfo(
@@ -55,6 +59,7 @@ METHODS = {
             "gradmod.methods.mslr:MSLR",
             "a learning rate for each modality",
             "Yao and Mihalcea, 2022",
+            "nothing",
             ("initial", "rule", "window"),
         ),
         MethodInfo(
@@ -62,6 +67,7 @@ METHODS = {
             "gradmod.methods.mses:MSES",
             "stops each modality at its own best epoch",
             "Fujimori et al., 2019",
+            "nothing in time; a copy of each modality's best weights",
             ("patience", "smoothing"),
         ),
     )

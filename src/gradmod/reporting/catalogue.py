@@ -14,9 +14,10 @@ from gradmod.reporting.tables import new_table
 def show_catalogue() -> None:
     """Print methods, data sets and models."""
     console = Console(highlight=False)
-    methods = _table("methods (--method)", "name", "what it does", "from", "settings")
+    methods = _table("methods (--method)", "name", "what it does", "from", "costs", "settings")
     for method in METHODS.values():
-        methods.add_row(method.name, method.summary, method.paper, ", ".join(flags_of(method.name)) or "-")
+        flags = ", ".join(flags_of(method.name)) or "-"
+        methods.add_row(method.name, method.summary, method.paper, method.cost, flags)
     console.print(methods)
     datasets = _table("data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs")
     for info in DATASETS.values():

@@ -1,0 +1,202 @@
+"""Every registered method: one to come is held to all of this as soon as it is in the registry."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ave_files import ave_arrays, write_ave
+from avmnist_files import avmnist_arrays, write_avmnist
+from cremad_files import write_cremad
+from gradmod.errors import InterruptedRunError
+from gradmod.experiments.config import Config
+from gradmod.methods.base import ValidationFigures
+from gradmod.methods.registry import METHODS, build_method, flags_of, method_class
+from gradmod.training import loop
+from gradmod.training.checkpoints import read_checkpoint
+from gradmod.training.optimization import build_optimizer
+from gradmod.training.parts import build_parts
+from gradmod.training.run import resume, train
+from mosei_files import mosei_files, write_mosei
+from runs import log_lines, short
+from urfunny_files import urfunny_content, write_urfunny
+
+OTHERS = [name for name in METHODS if name != "joint"]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "mses": {"patience": "1", "smoothing": 0.0},
+    "agm": {"alpha": 2.0},
+}
+"""What makes a method act in a run of a few epochs, where its defaults are made for long ones."""
+OWN = f"{Path(__file__).parent.parent / 'many_modalities.py'}:load"
+
+
+def settings(method: str) -> dict[str, Any]:
+    return {"method": method, **SETTINGS.get(method, {})}
+
+
+def own(out: Path, method: str, modalities: int, **changes: Any) -> Config:
+    """A run on the data set of this test: noisy enough that a modality's validation loss rises again."""
+    more = {"dataset": OWN, "root": str(modalities), "encoder": "mlp", "batch_size": 32, "lr": 0.1, "save_every": 3}
+    return short(out, epochs=5, **settings(method), **more, **changes)
+
+
+def parameters(folder: Path) -> dict[str, Tensor]:
+    model = read_checkpoint(folder / "checkpoints" / "last.pt")["model"]
+    return {name: value for name, value in model.items() if name.startswith("model.")}
+
+
+@pytest.mark.parametrize(("modalities", "fusion"), [(2, "late"), (2, "sum"), (2, "early"), (3, "early"), (6, "late")])
+def test_it_trains_and_is_not_joint_training(modalities: int, fusion: str, tmp_path: Path) -> None:
+    folders: dict[str, Path] = {}
+    for name in METHODS:
+        summary = train(own(tmp_path, name, modalities, fusion=fusion, name=name))
+        assert summary is not None
+        assert summary.result["splits"]["test"]["accuracy"] > 0.4
+        folders[name] = summary.folder
+    joint = parameters(folders["joint"])
+    for name in OTHERS:
+        ours = parameters(folders[name])
+        assert ours.keys() == joint.keys()
+        assert any(not torch.equal(ours[key], joint[key]) for key in ours), name
+        epochs = [line["coefficients"] for line in log_lines(folders[name]) if line["kind"] == "epoch"]
+        acted = any(figures["min"] != 1 or figures["max"] != 1 for epoch in epochs for figures in epoch.values())
+        assert acted or len(epochs) < 5, name  # MSES may stop all at once, and end the run
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_resumes_exactly(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fusion = "early"
+    train(own(tmp_path, method, 3, fusion=fusion, name="whole"))
+    original, calls = loop.Loop._step, []
+
+    def interrupting(self: loop.Loop, batch: object) -> object:
+        calls.append(1)
+        if len(calls) in (6, 15):
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop.Loop, "_step", interrupting)
+    with pytest.raises(InterruptedRunError):
+        train(own(tmp_path, method, 3, fusion=fusion, name="cut"))
+    with pytest.raises(InterruptedRunError):
+        resume(tmp_path / "cut")
+    monkeypatch.undo()
+    resume(tmp_path / "cut")
+    whole, cut = (read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"] for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    assert log_lines(tmp_path / "cut") == log_lines(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_trains_under_bf16(method: str, tmp_path: Path) -> None:
+    summary = train(own(tmp_path, method, 2, precision="bf16-mixed"))
+    assert summary is not None
+    assert summary.result["splits"]["test"]["accuracy"] > 0.4
+    assert all(value.isfinite().all() for value in parameters(summary.folder).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
+    """Without batch norm and dropout two processes see what one does; OGM-GE's noise is the same on both."""
+    script = tmp_path / "gradmod_main.py"
+    script.write_text("import sys; from gradmod.cli import main; sys.exit(main(sys.argv[1:]))")
+    flags = ["--encoder", "mlp", "--width", "16", "--batch-size", "160", "--epochs", "4", "--lr", "0.05"]
+    flags += ["--log-every", "1", "--device", "cpu", "--out", str(tmp_path)]
+    for key, value in settings(method).items():
+        flags += [f"--{key.replace('_', '-')}", str(value)]
+    for name, more in (("one", []), ("two", ["--devices", "2", "--strategy", "ddp"])):
+        command = [sys.executable, str(script), "train", *flags, "--name", name, *more]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+    one, two = (read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"] for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+
+
+def test_it_says_what_it_is() -> None:
+    docs = Path(__file__).parents[2] / "docs" / "methods"
+    for name, info in METHODS.items():
+        assert info.summary
+        assert info.cost
+        card = (docs / f"{name}.md").read_text(encoding="utf-8")
+        assert f"--method {name}" in card
+        known = set(Config().method.__dataclass_fields__)
+        assert set(flags_of(name)) <= known
+        assert build_method(name, ("a", "b"), **Config().method.settings, seed=0).modalities == ("a", "b")
+        assert method_class(name).__doc__
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("data")
+    found = {
+        "av-digits": "",
+        "av-mnist": write_avmnist(folder / "av-mnist", avmnist_arrays()),
+        "crema-d": write_cremad(folder / "crema-d"),
+        "ur-funny": write_urfunny(folder / "humor.pkl", urfunny_content()),
+        "ave": write_ave(folder / "ave", ave_arrays()),
+        "mosei": write_mosei(folder / "mosei", mosei_files()),
+    }
+    return {name: str(root) for name, root in found.items()}
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "crema-d": {"encoder": "small-cnn"},
+    "av-mnist": {"encoder": "small-cnn", "width": 4},
+    "ur-funny": {"width": 16, "layers": 1},
+}
+CASES = [
+    ("av-digits", "late"),
+    ("av-digits", "sum"),
+    ("av-digits", "early"),
+    ("av-mnist", "late"),
+    ("av-mnist", "early"),
+    ("crema-d", "late"),
+    ("crema-d", "early"),
+    ("ur-funny", "late"),
+    ("ur-funny", "early"),
+    ("ave", "late"),
+    ("mosei", "late"),
+]
+
+
+@pytest.mark.parametrize(("dataset", "fusion"), CASES)
+def test_a_step_differs_from_joint_on_every_data_set(
+    dataset: str, fusion: str, roots: dict[str, str], tmp_path: Path
+) -> None:
+    """From the same weights on the same batches, after two epochs in which the first modality gets worse."""
+    after: dict[str, dict[str, Tensor]] = {}
+    for method in METHODS:
+        small = {"width": None, **SMALL.get(dataset, {})}
+        config = short(tmp_path, dataset=dataset, root=roots[dataset], fusion=fusion, **small, **settings(method))
+        parts = build_parts(config)
+        model = parts.model
+        if dataset == "mosei":  # six blocks of width 512 are slow, and one is enough
+            model.model.blocks = model.model.blocks[:1]  # type: ignore[index]
+        optimizer = build_optimizer(model.parameter_groups(), config.optimizer)
+        for worse in (0.0, 1.0):
+            model.after_epoch({m: ValidationFigures(1 + worse * (n == 0), 0.5 - 0.2 * worse * (n == 0))
+                               for n, m in enumerate(model.method.modalities)})  # fmt: skip
+        model.set_learning_rate(optimizer, 0.1)
+        model.set_epoch(3)
+        model.train()
+        for seed in range(2):
+            torch.manual_seed(seed)
+            optimizer.zero_grad()
+            batch = parts.data.train.read(range(6))
+            model.method.step(model, batch, parts.task, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
+            optimizer.step()
+        after[method] = {name: p.detach().clone() for name, p in model.model.named_parameters()}
+    for method in OTHERS:
+        different = [name for name in after["joint"] if not torch.equal(after[method][name], after["joint"][name])]
+        assert different, f"{method} on {dataset}, {fusion} fusion, is joint training"
