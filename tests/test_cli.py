@@ -110,7 +110,11 @@ def test_damaged_data_from_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["trian"], 2, "unknown command 'trian'; expected one of train, resume, evaluate, check, prepare, list"),
+        (
+            ["trian"],
+            2,
+            "unknown command 'trian'; expected one of train, resume, evaluate, compare, check, prepare, list",
+        ),
         (["train", "--epoch", "3"], 2, "did you mean --epochs"),
         (["train", "--epochs", "0"], 2, "train.epochs is 0"),
         (["train", "--dataset", "mnist"], 2, "data.dataset is 'mnist'"),

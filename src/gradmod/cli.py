@@ -1,4 +1,4 @@
-"""The command line: gradmod train | resume | evaluate | check | prepare | list."""
+"""The command line: gradmod train | resume | evaluate | compare | check | prepare | list."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Train multi-modal classifiers, balance their modalities, see how they compete.
   train      train a model; leaves a run folder           gradmod train --dataset av-digits --method agm
   resume     go on with a run                             gradmod resume RUN
   evaluate   score a checkpoint of a run on a split       gradmod evaluate RUN --split test
+  compare    methods x fusions x seeds: one table         gradmod compare --methods joint,agm,ogm-ge --seeds 0,1,2
   check      say whether a data set is what its loader needs      gradmod check av-mnist FOLDER
   prepare    make a data set from its sources, or decode one once     gradmod prepare crema-d --root FOLDER --out FAST
   list       methods, data sets and models, and what each needs
@@ -154,6 +155,13 @@ def prepare(words: Sequence[str]) -> None:
     run(words)
 
 
+def compare(words: Sequence[str]) -> None:
+    """Run methods beside each other."""
+    from gradmod.compare_cli import run
+
+    run(words)
+
+
 def list_everything(words: Sequence[str]) -> None:
     """Print methods, data sets and models."""
     from gradmod.experiments.arguments import parse
@@ -191,6 +199,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "resume": resume,
     "evaluate": evaluate,
+    "compare": compare,
     "check": check,
     "prepare": prepare,
     "list": list_everything,

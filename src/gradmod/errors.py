@@ -43,3 +43,9 @@ class InterruptedRunError(GradmodError):
     """Ctrl-C: the step was finished and saved; the message says how to go on."""
 
     exit_code = 130
+
+
+class FailedRunsError(GradmodError):
+    """Some runs of a comparison failed; the others are in its table."""
+
+    exit_code = 1

@@ -19,12 +19,16 @@ class Task(ABC):
     """A kind of target. The trainer and the methods speak to it and never to a loss function directly.
 
     Attributes:
+        name: in records.
         headline: the metric that chooses the best epoch; one of those that `metrics` returns.
         lower_is_better: whether a lower value of it is better.
+        sample_metric: the metric whose terms `per_sample` returns.
     """
 
+    name: str
     headline: str
     lower_is_better = False
+    sample_metric: str
 
     @abstractmethod
     def check(self, logits: Tensor, target: Tensor) -> None:
@@ -46,6 +50,15 @@ class Task(ABC):
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Figures over a whole split, by name, each a scalar; `loss` is among them."""
 
+    @abstractmethod
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """[N] float64 terms of `sample_metric`: its value over samples is their mean. Segments are averaged."""
+
+    @abstractmethod
+    def ensemble(self, logits: Tensor) -> Tensor:
+        """What several models predict together, from their logits [E, N, ..., K]: the mean of their predictions, as
+        logits [N, ..., K]."""
+
     def improves(self, value: float, best: float) -> bool:
         """Whether a headline `value` is better than the `best` so far; NaN stands for none so far."""
         return math.isnan(best) or (value < best if self.lower_is_better else value > best)
@@ -57,7 +70,17 @@ class Classification(Task):
     The loss is the mean cross-entropy; the score is the cross-entropy with the probability floored at 1e-8.
     """
 
+    name = "classification"
     headline = "accuracy"
+    sample_metric = "accuracy"
+
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """[N] whether the class is right."""
+        return _mean_over_rest((logits.argmax(-1) == target).double())
+
+    def ensemble(self, logits: Tensor) -> Tensor:
+        """Logarithm of the mean of the softmaxes."""
+        return logits.double().log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
     def check(self, logits: Tensor, target: Tensor) -> None:
         """See `Task.check`."""
@@ -97,7 +120,18 @@ class MultiLabel(Task):
     labels, the probability of the right answer floored at 1e-8.
     """
 
+    name = "multi-label"
     headline = "macro_f1"
+    sample_metric = "accuracy"
+
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """[N] share of the labels that are right."""
+        return _mean_over_rest(((logits > 0) == (target > 0.5)).double())
+
+    def ensemble(self, logits: Tensor) -> Tensor:
+        """Logit of the mean of the sigmoids."""
+        wide = logits.double()
+        return F.logsigmoid(wide).logsumexp(0) - F.logsigmoid(-wide).logsumexp(0)
 
     def check(self, logits: Tensor, target: Tensor) -> None:
         """See `Task.check`."""
@@ -137,8 +171,10 @@ class Regression(Task):
         ValueError: another error.
     """
 
+    name = "regression"
     headline = "mae"
     lower_is_better = True
+    sample_metric = "mae"
 
     def __init__(self, error: str = "squared") -> None:
         if error not in ("squared", "absolute"):
@@ -171,9 +207,25 @@ class Regression(Task):
             "loss": self.loss(logits, target),
         }
 
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """[N] absolute error."""
+        return _mean_over_rest((logits.double() - target.double()).abs())
+
+    def ensemble(self, logits: Tensor) -> Tensor:
+        """Mean of the predictions."""
+        return logits.double().mean(0)
+
     def _errors(self, predictions: Tensor, target: Tensor) -> Tensor:
         difference = predictions - target.to(predictions.dtype)
         return difference.square() if self.error == "squared" else difference.abs()
+
+
+TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, MultiLabel, Regression)}
+"""By their names in records."""
+
+
+def _mean_over_rest(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(1) if values.dim() > 1 else values
 
 
 def _check_floats_like(logits: Tensor, target: Tensor, what: str) -> None:

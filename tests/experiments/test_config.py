@@ -18,7 +18,7 @@ from gradmod.errors import ConfigError
 from gradmod.experiments import config as settings
 from gradmod.experiments.arguments import parse_config
 from gradmod.experiments.config import Config, DataConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
-from gradmod.experiments.toml import config_from_sections, load_config, save_config
+from gradmod.experiments.toml import load_config, save_config, settings_from_sections
 from gradmod.experiments.warnings import setting_warnings
 from gradmod.methods import agm
 from gradmod.models import registry as models
@@ -147,7 +147,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 def test_no_value_ends_in_anything_but_settings_or_a_clear_error(value: Any, where: tuple[str, str]) -> None:
     section, key = where
     try:
-        config = config_from_sections({section: {key: value}}, "here")
+        config = settings_from_sections({section: {key: value}}, "here", Config())
     except ConfigError as error:
         named = key in str(error)
     else:

@@ -14,7 +14,7 @@ import tyro
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
 from gradmod.experiments.presets import preset_names, preset_path
-from gradmod.experiments.toml import NONE, load_config
+from gradmod.experiments.toml import NONE, Settings, load_settings
 
 T = TypeVar("T")
 _BOX = "╭╮╰╯│─├┤-"
@@ -40,10 +40,20 @@ def parse(kind: Callable[..., T], arguments: Sequence[str], prog: str, default: 
 
 
 def parse_config(arguments: Sequence[str], prog: str) -> Config:
+    """Settings of a run; see `parse_settings`."""
+    return parse_settings(arguments, prog, Config())
+
+
+def parse_settings(arguments: Sequence[str], prog: str, default: Settings) -> Settings:
     """Settings from `--config FILE.toml` or `--preset NAME`, if given, and the flags, which win over the file.
 
+    Args:
+        arguments: the words.
+        prog: the command, for messages.
+        default: what neither names is as in this.
+
     Raises:
-        ConfigError: see `parse`, `load_config` and `preset_path`; or both are given.
+        ConfigError: see `parse`, `load_settings` and `preset_path`; or both are given.
     """
     rest: list[str] = []
     paths: list[Path] = []
@@ -61,8 +71,9 @@ def parse_config(arguments: Sequence[str], prog: str) -> Config:
         raise ConfigError(
             "--config and --preset are given more than once together; give one, and flags for what differs"
         )
-    default = load_config(paths[0]) if paths else Config()
-    return parse(Config, rest, prog, default)
+    if paths:
+        default = load_settings(paths[0], default)
+    return parse(type(default), rest, prog, default)
 
 
 def one_line(boxed: str) -> str:

@@ -267,6 +267,8 @@ class TrainConfig:
     """Steps between lines of scores, ratios and coefficients in metrics.jsonl."""
     save_every: int = 0
     """Steps between checkpoints inside an epoch; 0: only at the end of each epoch."""
+    score_test: bool = True
+    """Score the test split at the end; false: only the others, as in a run that a setting is chosen by."""
     out: str = "runs"
     """Folder in which run folders are made."""
     name: str = ""
@@ -288,6 +290,7 @@ class TrainConfig:
             checks.whole("train.workers", self.workers, 0)
         checks.whole("train.log_every", self.log_every, 1)
         checks.whole("train.save_every", self.save_every, 0)
+        checks.flag("train.score_test", self.score_test)
         checks.text("train.out", self.out)
         checks.text("train.name", self.name)
         if "/" in self.name or "\\" in self.name or self.name in (".", ".."):

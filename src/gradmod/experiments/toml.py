@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
@@ -19,8 +19,16 @@ NONE = "none"
 """TOML has no null: a setting that is None is written as this word, as on the command line."""
 
 
+Settings = TypeVar("Settings", bound=Config)
+
+
 def load_config(path: Path | str) -> Config:
-    """Read settings; what the file leaves out has its default.
+    """Read the settings of a run; see `load_settings`."""
+    return load_settings(path, Config())
+
+
+def load_settings(path: Path | str, default: Settings) -> Settings:
+    """Read settings; what the file leaves out is as in `default`.
 
     Raises:
         ConfigError: the file is missing, not TOML, or has an unknown section, key, or a value of the wrong type.
@@ -32,17 +40,17 @@ def load_config(path: Path | str) -> Config:
         raise ConfigError(f"the configuration {path} does not exist") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"the configuration {path} cannot be read as TOML: {error}") from None
-    return config_from_sections(sections, str(path))
+    return settings_from_sections(sections, str(path), default)
 
 
-def config_from_sections(sections: dict[str, Any], source: str) -> Config:
+def settings_from_sections(sections: dict[str, Any], source: str, default: Settings) -> Settings:
     """Make settings from nested dicts, as TOML gives them.
 
     Raises:
         ConfigError: names `source`, the section and the key.
     """
-    config = Config()
-    known = [section.name for section in fields(Config)]
+    config = default
+    known = [section.name for section in fields(config)]
     for name, values in sections.items():
         if name not in known or not isinstance(values, dict):
             raise ConfigError(
@@ -69,6 +77,10 @@ def save_config(config: Config, path: Path) -> None:
 def _value(where: str, types: dict[str, Any], key: str, value: Any) -> Any:
     if key not in types:
         raise ConfigError(f"{where} is unknown; expected one of {', '.join(types)}")
+    if get_origin(types[key]) is tuple:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{where} is {value!r}; expected a list of texts")
+        return tuple(value)
     allowed = get_args(types[key]) or (types[key],)
     if value == NONE and type(None) in allowed:
         return None

@@ -1,12 +1,15 @@
-"""Plots of a run, from its records alone."""
+"""Plots of a run and of several, from their records alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
+from gradmod.reporting.comparison import RunRecord
 from gradmod.reporting.records import Metrics, read_metrics
-from gradmod.reporting.style import METRIC_TITLES, MODEL_COLOUR, RC, SHARES, colours
+from gradmod.reporting.style import METRIC_TITLES, MODEL_COLOUR, PALETTE, RC, SHARES, colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,3 +93,58 @@ def _coefficients(axes: Axes, metrics: Metrics) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("coefficient $\\kappa$\n(median, 5 to 95 % of steps)")
     axes.legend(ncols=3, fontsize=8)
+
+
+def plot_comparison(runs: Sequence[RunRecord], path: Path) -> None:
+    """Draw the validation headline over the epochs, a line for each method and a panel for each fusion.
+
+    Args:
+        runs: finished runs; those of a single modality are left out.
+        path: the SVG to write.
+
+    Raises:
+        CheckpointError: a run's metrics cannot be read.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(RC):
+        _comparison([run for run in runs if not run.modality]).savefig(path, metadata={"Date": None})
+
+
+def _comparison(runs: Sequence[RunRecord]) -> Figure:
+    from matplotlib.figure import Figure
+
+    fusions = list(dict.fromkeys(run.fusion for run in runs))
+    rows = list(dict.fromkeys(run.row for run in runs))
+    figure = Figure(figsize=(4.2 * len(fusions), 3.2), layout="constrained")
+    panels = figure.subplots(1, len(fusions), sharey=True, squeeze=False)[0]
+    metric = "accuracy"
+    for axes, fusion in zip(panels, fusions, strict=True):
+        for number, row in enumerate(rows):
+            logs = [
+                read_metrics(run.folder / "metrics.jsonl") for run in runs if (run.fusion, run.row) == (fusion, row)
+            ]
+            if not logs:
+                continue
+            metric = logs[0].headline
+            # Runs that ended early have fewer epochs: beyond the shortest there is no mean over seeds.
+            length = min(len(log.epochs) for log in logs)
+            values = [[float(epoch["validation"][metric]) for epoch in log.epochs[:length]] for log in logs]
+            columns = list(zip(*values, strict=True))
+            mean = [fmean(column) for column in columns]
+            colour = MODEL_COLOUR if row == "joint" else PALETTE[number % len(PALETTE)]
+            epochs = range(1, length + 1)
+            axes.plot(epochs, mean, color=colour, linewidth=1.4, label=row)
+            if len(logs) > 1:
+                off = [stdev(column) for column in columns]
+                low, high = (
+                    [m - d for m, d in zip(mean, off, strict=True)],
+                    [m + d for m, d in zip(mean, off, strict=True)],
+                )
+                axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.set_title(f"{fusion} fusion", fontsize=9)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel(f"validation {METRIC_TITLES.get(metric, metric)}")
+    panels[-1].legend(fontsize=8)
+    return figure

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 # Okabe and Ito's palette; black is the whole model.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MODEL_COLOUR = "#222222"
-_FIXED = {"audio": _PALETTE[0], "visual": _PALETTE[1], "text": _PALETTE[2]}
+_FIXED = {"audio": PALETTE[0], "visual": PALETTE[1], "text": PALETTE[2]}
 
 METRIC_TITLES = {
     "accuracy": "accuracy",
@@ -36,7 +36,7 @@ RC: Any = {
 
 def colours(modalities: Sequence[str]) -> dict[str, str]:
     """A colour for each modality: audio, visual and text have their own, others take what is left, in order."""
-    free = [colour for colour in _PALETTE if colour not in {_FIXED.get(m) for m in modalities}]
+    free = [colour for colour in PALETTE if colour not in {_FIXED.get(m) for m in modalities}]
     chosen: dict[str, str] = {}
     for modality in modalities:
         chosen[modality] = _FIXED.get(modality) or free[len(set(chosen) - set(_FIXED)) % len(free)]

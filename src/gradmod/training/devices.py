@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -57,3 +58,15 @@ def make_fabric(config: TrainConfig) -> Fabric:
                 f"train.strategy {config.strategy!r}, train.device {config.device!r} and train.precision "
                 f"{config.precision!r} do not go together, says Lightning Fabric: {error}"
             ) from None
+
+
+def peak_memory(device: torch.device) -> float | None:
+    """MiB: on a GPU the most that tensors took, elsewhere the largest resident set of this process; None: not known."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(largest / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -14,7 +14,7 @@ from gradmod.errors import CheckpointError, ConfigError
 from gradmod.experiments.config import Config
 from gradmod.experiments.toml import load_config, save_config
 from gradmod.training.checkpoints import Checkpoints
-from gradmod.training.devices import make_fabric
+from gradmod.training.devices import make_fabric, peak_memory
 from gradmod.training.evaluation import measure, predict
 from gradmod.training.files import write_json
 from gradmod.training.history import EpochHistory
@@ -181,6 +181,7 @@ def _train(
         "method": config.method.method,
         "strategy": parts.model.strategy.name,
         "exact": parts.model.strategy.exact,
+        "task": parts.task.name,
         "headline": parts.task.headline,
         "seed": config.train.seed,
         "protocol": config.data.protocol,
@@ -229,6 +230,8 @@ def _finish(
     modalities = parts.model.method.modalities
     figures: dict[str, Any] = {}
     for name, split in parts.data.items():
+        if name == "test" and not config.train.score_test:
+            continue
         predictions = predict(fabric, parts.model, split, batch_size=config.train.batch_size, workers=parts.workers)
         figures[name] = measure(predictions, parts.task, modalities)
         if name in ("validation", "test") and fabric.is_global_zero:
@@ -251,6 +254,7 @@ def _finish(
         "selected_by": f"best {parts.task.headline} on the validation split"
         + ("" if config.data.protocol == "heldout" else ", which is the one reported (published protocol)"),
         "train_seconds": round(position.seconds, 3),
+        "peak_memory_mib": peak_memory(fabric.device),
         "splits": figures,
     }
     coefficients = coefficient_range(read_metrics(folder / METRICS))

@@ -1,0 +1,163 @@
+"""The command line of `gradmod compare`: methods x fusions x seeds, one table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+
+from gradmod.datasets.load import load_dataset
+from gradmod.datasets.registry import dataset_info
+from gradmod.errors import FailedRunsError, TrainingError
+from gradmod.experiments.arguments import parse_settings
+from gradmod.experiments.comparison import Comparison, PlannedRun, planned_runs, trials
+from gradmod.experiments.launchers import Launcher, LocalLauncher, SubmititLauncher
+from gradmod.experiments.scheduling import FAILED, FINISHED, State, run_all
+from gradmod.experiments.toml import save_config
+from gradmod.reporting.comparison import RunRecord, compare
+from gradmod.reporting.formats import as_csv, latex, markdown, terminal
+from gradmod.reporting.plots import plot_comparison
+from gradmod.reporting.records import read_result
+from gradmod.reporting.states import RunState, progress_table
+from gradmod.reporting.tables import show_table
+from gradmod.tasks import TASKS
+
+Chosen = dict[tuple[str, str], dict[str, Any]]
+
+
+def run(words: Sequence[str]) -> None:
+    """Run `gradmod compare WORDS`.
+
+    Raises:
+        GradmodError: what was wrong; after the table, if single runs failed.
+    """
+    comparison = parse_settings(words, "gradmod compare", Comparison())
+    compare_settings = comparison.compare
+    folder = Path(comparison.train.out) / (comparison.train.name or f"compare-{_short(comparison.data.dataset)}")
+    modalities = _modalities(comparison)
+    launcher: Launcher
+    if compare_settings.launcher == "local":
+        launcher = LocalLauncher(compare_settings.jobs, comparison.train.device)
+    else:
+        options = dict(option.split("=", 1) for option in compare_settings.launcher_options)
+        launcher = SubmititLauncher(folder / "submitit", options)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(comparison, folder / "comparison.toml")
+    chosen = choose(comparison, folder, launcher)
+    runs = planned_runs(comparison, modalities, chosen)
+    states = _run(runs, folder / "runs", launcher, compare_settings.jobs, "runs")
+    finished = [_record(state) for state in states if state.status == FINISHED]
+    failed = [state for state in states if state.status == FAILED]
+    if finished:
+        _write(finished, folder, chosen, failed, comparison.data.dataset)
+    if failed:
+        reasons = "; ".join(f"{state.run.name}: {state.reason}" for state in failed[:3])
+        raise FailedRunsError(
+            f"{len(failed)} of {len(states)} runs failed ({reasons}); logs in {folder / 'runs'}. The same command "
+            "runs them again"
+        )
+
+
+def choose(comparison: Comparison, folder: Path, launcher: Launcher) -> Chosen:
+    """Choose each method's settings on the validation split; the test split is not scored.
+
+    Raises:
+        TrainingError: every trial of a method failed.
+    """
+    planned = trials(comparison)
+    if not planned:
+        return {}
+    runs = [run for candidates in planned.values() for _, members in candidates for run in members]
+    states = {
+        state.run.name: state
+        for state in _run(runs, folder / "trials", launcher, comparison.compare.jobs, "choosing on validation")
+    }
+    chosen: Chosen = {}
+    written = []
+    for (method, fusion), candidates in planned.items():
+        best, best_value = None, float("nan")
+        for candidate, members in candidates:
+            if any(states[run.name].status != FINISHED for run in members):
+                written.append({"method": method, "fusion": fusion, **candidate, "validation": None})
+                continue
+            results = [read_result(states[run.name].folder) for run in members]
+            task = TASKS[results[0]["task"]]()
+            value = fmean(result["splits"]["validation"][task.headline] for result in results)
+            written.append({"method": method, "fusion": fusion, **candidate, "validation": value})
+            if task.improves(value, best_value):
+                best, best_value = candidate, value
+        if best is None:
+            reason = states[candidates[0][1][0].name].reason
+            raise TrainingError(f"every trial of {method} with {fusion} fusion failed, the first one: {reason}")
+        chosen[method, fusion] = best
+    (folder / "trials.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    return chosen
+
+
+def _run(runs: Sequence[PlannedRun], out: Path, launcher: Launcher, jobs: int, title: str) -> list[State]:
+    """Run them, with a live table on a terminal and a line for each that ended elsewhere."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4, transient=True) as live:
+            return run_all(
+                runs, out, launcher, jobs, lambda states: live.update(progress_table(title, map(_state, states)))
+            )
+    told: set[str] = set()
+
+    def tell(states: Sequence[State]) -> None:
+        for state in states:
+            if state.status in (FINISHED, FAILED) and state.run.name not in told:
+                told.add(state.run.name)
+                reason = f": {state.reason}" if state.reason else ""
+                print(f"{title} {len(told)}/{len(states)}: {state.run.name} {state.status}{reason}", file=sys.stderr)
+
+    return run_all(runs, out, launcher, jobs, tell)
+
+
+def _write(finished: Sequence[RunRecord], folder: Path, chosen: Chosen, failed: Sequence[State], dataset: str) -> None:
+    table = compare(finished)
+    for (method, fusion), settings in chosen.items():
+        listed = ", ".join(f"{name} {value}" for name, value in settings.items())
+        table.notes.append(f"chosen on the validation split: {method}, {fusion} fusion: {listed}")
+    if failed:
+        table.notes.append(f"left out, because they failed: {', '.join(state.run.name for state in failed)}")
+    records = [{**asdict(record), "folder": str(record.folder.relative_to(folder))} for record in finished]
+    (folder / "comparison.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    for name, text in (("table.md", markdown(table)), ("table.tex", latex(table)), ("table.csv", as_csv(table))):
+        (folder / name).write_text(text, encoding="utf-8")
+    plot_comparison(finished, folder / "curves.svg")
+    show_table(terminal(table, f"comparison on {dataset}"))
+    for note in table.notes:
+        print(note)
+    print(f"{folder}: table.md, table.tex, table.csv, curves.svg, runs/")
+
+
+def _modalities(comparison: Comparison) -> tuple[str, ...]:
+    """Modalities of the data set; it is opened where only reading tells."""
+    data = comparison.data
+    info = dataset_info(data.dataset)
+    if info.modalities and not data.video:
+        return info.modalities
+    splits = load_dataset(data.dataset, data.root, data.protocol, data.split_seed, data.options)
+    return splits.modalities or tuple(splits.train.sources)
+
+
+def _record(state: State) -> RunRecord:
+    run = state.run
+    return RunRecord(run.row, run.fusion, run.seed, run.modality, state.folder)
+
+
+def _state(state: State) -> RunState:
+    return RunState(state.run.name, state.status, state.folder, state.started, state.reason)
+
+
+def _short(dataset: str) -> str:
+    """A data set's name as part of a folder's: of one of the user's own, the file's."""
+    return Path(dataset.rpartition(":")[0]).stem if ":" in dataset else dataset

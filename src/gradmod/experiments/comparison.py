@@ -1,0 +1,224 @@
+"""What a comparison runs: methods x fusions x seeds (x alphas) on one data set, and the mono-modal models."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gradmod.errors import ConfigError
+from gradmod.experiments import checks
+from gradmod.experiments.assignments import OF_METHOD, assignment, numbers, words
+from gradmod.experiments.config import Config
+from gradmod.methods.registry import METHODS, flags_of
+
+LAUNCHERS = ("local", "submitit")
+BASELINE = "joint"
+Overrides = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared."""
+
+    methods: str = "joint,agm,ogm-ge,mslr,mses"
+    """Methods; joint training is always among them."""
+    seeds: str = "0,1,2"
+    """Seeds of the runs."""
+    fusions: str = "late"
+    """late, sum, early; several as in late,early."""
+    alphas: str = ""
+    """AGM and OGM-GE with each of these, a row for each; empty: method.alpha, or what set and tune say."""
+    mono: bool = True
+    """Train each modality alone too, and evaluate their ensemble."""
+    set: tuple[str, ...] = ()
+    """Settings of single methods, as in agm.alpha=0.3 mses.patience=5 joint.lr=0.02."""
+    tune: tuple[str, ...] = ()
+    """Settings to choose on the validation split, as in agm.alpha=0.1,0.3,1; without a method, as in lr=0.01,0.03, for
+    each of them. Values of a text are parted by |."""
+    tune_seeds: str = ""
+    """Seeds of the trials; empty: the first of the seeds."""
+    jobs: int = 1
+    """Runs at a time."""
+    launcher: str = "local"
+    """local: processes here. submitit: jobs of a SLURM cluster."""
+    launcher_options: tuple[str, ...] = ()
+    """Of submitit, as in timeout_min=600 slurm_partition=gpu; cluster=local runs its jobs here."""
+
+    def __post_init__(self) -> None:
+        for method in self.method_names:
+            checks.one_of("compare.methods", method, tuple(METHODS))
+        for name in ("methods", "seeds", "fusions"):
+            listed = words(getattr(self, name))
+            if not listed or len(set(listed)) < len(listed):
+                raise ConfigError(f"compare.{name} is {getattr(self, name)!r}; expected at least one, each once")
+        numbers("compare.seeds", self.seeds, int)
+        numbers("compare.tune_seeds", self.tune_seeds, int)
+        numbers("compare.alphas", self.alphas, float)
+        checks.flag("compare.mono", self.mono)
+        checks.whole("compare.jobs", self.jobs, 1)
+        checks.one_of("compare.launcher", self.launcher, LAUNCHERS)
+        for text in self.set:
+            assignment("compare.set", text, self.method_names)
+        for text in self.tune:
+            assignment("compare.tune", text, self.method_names)
+        if self.launcher == "local" and self.launcher_options:
+            raise ConfigError("compare.launcher_options goes with --launcher submitit; found --launcher local")
+        for option in self.launcher_options:
+            if "=" not in option:
+                raise ConfigError(f"compare.launcher_options holds {option!r}; expected name=value")
+        if self.alphas and any(assignment("", text, self.method_names)[1] == "alpha" for text in self.tune):
+            raise ConfigError("compare.alphas makes a row of each alpha and compare.tune chooses one: give one of them")
+        trials = {method: len(self.grid(method)) for method in self.method_names}
+        if len(set(trials.values())) > 1:
+            counts = ", ".join(f"{method} {count}" for method, count in trials.items())
+            raise ConfigError(
+                f"compare.tune gives the methods different numbers of trials ({counts}); expected the same for each, "
+                "so that none is chosen from more: give the others something to choose, as in joint.lr=0.003,0.01,0.03"
+            )
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """The methods, joint training first."""
+        named = words(self.methods)
+        return (BASELINE, *(name for name in named if name != BASELINE))
+
+    @property
+    def seed_numbers(self) -> list[int]:
+        """The seeds."""
+        return numbers("compare.seeds", self.seeds, int)
+
+    @property
+    def tune_seed_numbers(self) -> list[int]:
+        """Seeds of the trials."""
+        return numbers("compare.tune_seeds", self.tune_seeds, int) or self.seed_numbers[:1]
+
+    @property
+    def fusion_names(self) -> list[str]:
+        """The fusions."""
+        return words(self.fusions)
+
+    @property
+    def alpha_numbers(self) -> list[float]:
+        """The alphas, each a row; none: one row with the alpha of the settings."""
+        return numbers("compare.alphas", self.alphas, float)
+
+    def settings_of(self, method: str) -> dict[str, Any]:
+        """What `set` says for a method."""
+        parsed = [assignment("compare.set", text, self.method_names) for text in self.set]
+        return {name: values[0] for owner, name, values in parsed if owner in ("", method)}
+
+    def grid(self, method: str) -> list[dict[str, Any]]:
+        """The trials of a method: every combination of what `tune` says for it; [{}] where it says nothing."""
+        axes: dict[str, list[Any]] = {}
+        for text in self.tune:
+            owner, name, values = assignment("compare.tune", text, self.method_names)
+            if owner in ("", method):
+                axes[name] = values
+        return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+
+
+@dataclass(frozen=True)
+class Comparison(Config):
+    """All settings of a comparison: what is compared, and the settings that its runs share."""
+
+    compare: CompareConfig = field(default_factory=CompareConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.modality != "multimodal":
+            raise ConfigError(
+                f"data.modality is {self.data.modality!r}; a comparison is of multimodal models, and --mono adds the "
+                "others"
+            )
+        for method in self.compare.method_names:
+            for overrides in (self.compare.settings_of(method), *self.compare.grid(method)):
+                self.run_config(method, overrides)
+
+    def run_config(self, method: str, overrides: Overrides) -> Config:
+        """Settings of a run of a method, `overrides` of [method] and [optimizer] on top."""
+        config = Config(self.data, self.model, replace(self.method, method=method), self.optimizer, self.train)
+        for name, value in overrides.items():
+            section = "method" if name in OF_METHOD else "optimizer"
+            config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
+        return config
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison.
+
+    Attributes:
+        name: of its folder.
+        row: label of its row in the table.
+        fusion: its fusion.
+        seed: its seed.
+        modality: the one that it is trained on; empty: all.
+        config: its settings, but for where it lies.
+    """
+
+    name: str
+    row: str
+    fusion: str
+    seed: int
+    modality: str
+    config: Config
+
+
+def trials(comparison: Comparison) -> dict[tuple[str, str], list[tuple[dict[str, Any], list[PlannedRun]]]]:
+    """Runs that settings are chosen by: by (method, fusion) the candidates, each with a run for every tuning seed.
+
+    Empty where there is nothing to choose.
+    """
+    compare = comparison.compare
+    found: dict[tuple[str, str], list[tuple[dict[str, Any], list[PlannedRun]]]] = {}
+    for fusion, method in itertools.product(compare.fusion_names, compare.method_names):
+        grid = compare.grid(method)
+        if len(grid) < 2:
+            continue
+        found[method, fusion] = []
+        for number, candidate in enumerate(grid, 1):
+            runs = []
+            for seed in compare.tune_seed_numbers:
+                overrides = {**compare.settings_of(method), **candidate}
+                config = _placed(comparison.run_config(method, overrides), fusion, seed)
+                config = replace(config, train=replace(config.train, score_test=False))
+                name = f"{fusion}-{method}-trial{number}-seed{seed}"
+                runs.append(PlannedRun(name, method, fusion, seed, "", config))
+            found[method, fusion].append((candidate, runs))
+    return found
+
+
+def planned_runs(
+    comparison: Comparison, modalities: Sequence[str], chosen: Mapping[tuple[str, str], Overrides]
+) -> list[PlannedRun]:
+    """Every run whose figures are in the table.
+
+    Args:
+        comparison: its settings.
+        modalities: of the data set.
+        chosen: by (method, fusion) what was chosen on the validation split.
+    """
+    compare = comparison.compare
+    runs: list[PlannedRun] = []
+    for fusion, method in itertools.product(compare.fusion_names, compare.method_names):
+        overrides = {**compare.settings_of(method), **chosen.get((method, fusion), {})}
+        alphas: list[float | None] = [*compare.alpha_numbers] if "alpha" in flags_of(method) else []
+        for alpha, seed in itertools.product(alphas or [None], compare.seed_numbers):
+            more = {} if alpha is None else {"alpha": alpha}
+            suffix = "" if alpha is None else f"-alpha{alpha:g}"
+            row = method if alpha is None else f"{method}, alpha {alpha:g}"
+            config = _placed(comparison.run_config(method, {**overrides, **more}), fusion, seed)
+            runs.append(PlannedRun(f"{fusion}-{method}{suffix}-seed{seed}", row, fusion, seed, "", config))
+    for fusion, modality in itertools.product(compare.fusion_names, modalities if compare.mono else ()):
+        overrides = {**compare.settings_of(BASELINE), **chosen.get((BASELINE, fusion), {})}
+        for seed in compare.seed_numbers:
+            config = _placed(comparison.run_config(BASELINE, overrides), fusion, seed)
+            config = replace(config, data=replace(config.data, modality=modality))
+            name = f"{fusion}-only-{modality}-seed{seed}"
+            runs.append(PlannedRun(name, f"{modality} alone", fusion, seed, modality, config))
+    return runs
+
+
+def _placed(config: Config, fusion: str, seed: int) -> Config:
+    return replace(config, model=replace(config.model, fusion=fusion), train=replace(config.train, seed=seed))

@@ -1,0 +1,164 @@
+"""Runs of a comparison, a few at a time: what is finished is kept, what was interrupted goes on, what fails is told."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from gradmod.errors import ConfigError, InterruptedRunError
+from gradmod.experiments.comparison import PlannedRun
+from gradmod.experiments.config import Config
+from gradmod.experiments.launchers import Job, Launcher
+from gradmod.experiments.toml import load_config, save_config
+
+WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
+PAUSE = 0.2
+PATIENCE_AFTER_CTRL_C = 60.0
+
+
+@dataclass
+class State:
+    """How far a run is.
+
+    Attributes:
+        run: the run.
+        folder: where it lies.
+        status: waiting, running, finished or failed.
+        started: when, by `time.monotonic`.
+        reason: why it failed.
+    """
+
+    run: PlannedRun
+    folder: Path
+    status: str = WAITING
+    started: float = 0.0
+    reason: str = ""
+    job: Job | None = field(default=None, repr=False)
+
+
+def run_all(
+    runs: Sequence[PlannedRun],
+    out: Path,
+    launcher: Launcher,
+    jobs: int,
+    look: Callable[[Sequence[State]], None],
+) -> list[State]:
+    """Run what is not finished yet, `jobs` at a time, each in a folder of its own below `out`.
+
+    Args:
+        runs: what to run.
+        out: where their folders lie.
+        launcher: starts them.
+        jobs: how many at a time.
+        look: called again and again with how far they are.
+
+    Returns:
+        Their states at the end.
+
+    Raises:
+        ConfigError: a folder holds a run with other settings.
+        InterruptedRunError: Ctrl-C; the runs that went on saved themselves.
+    """
+    states = [State(run, out / run.name) for run in runs]
+    for state in states:
+        if (state.folder / "result.json").is_file():
+            state.status = FINISHED
+        _refuse_other_settings(state)
+    free = list(range(jobs - 1, -1, -1))
+    slots: dict[str, int] = {}
+    try:
+        while any(state.status in (WAITING, RUNNING) for state in states):
+            for state in states:
+                if state.status == WAITING and free:
+                    slots[state.run.name] = free.pop()
+                    _start(state, out, launcher, slots[state.run.name])
+                elif state.status == RUNNING and _has_ended(state, out):
+                    free.append(slots[state.run.name])
+            look(states)
+            time.sleep(PAUSE)
+    except KeyboardInterrupt:
+        _interrupt(states)
+        done = sum(state.status == FINISHED for state in states)
+        raise InterruptedRunError(
+            f"interrupted; {done} of {len(states)} runs are finished, the others go on where they were: give the same "
+            "command again"
+        ) from None
+    look(states)
+    return states
+
+
+def _start(state: State, out: Path, launcher: Launcher, slot: int) -> None:
+    settings = out / f"{state.run.name}.toml"
+    if any((state.folder / "checkpoints").glob("*.pt")):
+        words = ["resume", str(state.folder)]
+    else:
+        shutil.rmtree(state.folder, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        save_config(_config(state), settings)
+        words = ["train", "--config", str(settings)]
+    log = _log(state, out)
+    log.unlink(missing_ok=True)
+    state.job = launcher.start(words, log, slot)
+    state.status, state.started = RUNNING, time.monotonic()
+
+
+def _has_ended(state: State, out: Path) -> bool:
+    code = state.job.poll() if state.job is not None else 1
+    if code is None:
+        return False
+    finished = code == 0 and (state.folder / "result.json").is_file()
+    state.status = FINISHED if finished else FAILED
+    if not finished:
+        log = _log(state, out)
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+        errors = [line for line in lines if "error" in line.lower()]
+        state.reason = (errors or lines or [f"exit code {code}"])[-1].strip()
+    return True
+
+
+def _refuse_other_settings(state: State) -> None:
+    """What a folder holds must be this run: a comparison mixes nothing."""
+    stored = state.folder / "config.toml"
+    if not stored.is_file():
+        return
+    there, here = _comparable(load_config(stored)), _comparable(_config(state))
+    if there != here:
+        pairs = ((s, getattr(there, s), getattr(here, s)) for s in ("data", "model", "method", "optimizer", "train"))
+        different = [
+            f"{section}.{key} {vars(a)[key]!r} there, {vars(b)[key]!r} here"
+            for section, a, b in pairs
+            for key in vars(a)
+            if vars(a)[key] != vars(b)[key]
+        ]
+        raise ConfigError(
+            f"{state.folder} holds a run with other settings ({'; '.join(different[:3])}): name another --name, "
+            "or remove the folder"
+        )
+
+
+def _comparable(config: Config) -> Config:
+    """Without what makes no difference to the figures."""
+    train = replace(config.train, out="", name="", workers=None, device="cpu", log_every=1, save_every=0)
+    return replace(config, train=train)
+
+
+def _config(state: State) -> Config:
+    train = replace(state.run.config.train, out=str(state.folder.parent), name=state.run.name)
+    return replace(state.run.config, train=train)
+
+
+def _log(state: State, out: Path) -> Path:
+    return out / f"{state.run.name}.log"
+
+
+def _interrupt(states: Sequence[State]) -> None:
+    running = [state for state in states if state.status == RUNNING and state.job is not None]
+    for state in running:
+        if state.job is not None:
+            state.job.interrupt()
+    deadline = time.monotonic() + PATIENCE_AFTER_CTRL_C
+    while time.monotonic() < deadline and any(s.job is not None and s.job.poll() is None for s in running):
+        time.sleep(PAUSE)
