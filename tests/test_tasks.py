@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 from torch import Tensor
 
 from gradmod import AGM, Classification, ModulatedModel, Task
-from gradmod.tasks import MultiLabel, Regression
+from gradmod.tasks import TASKS, MultiLabel, Regression
 
 
 def draw(seed: int, *shape: int) -> tuple[Tensor, Tensor]:
@@ -132,3 +132,36 @@ def test_which_value_is_better() -> None:
     assert not Regression().improves(0.2, 0.1)
     with pytest.raises(ValueError, match="error is 'cubic'"):
         Regression("cubic")
+
+
+TASKS_AND_TARGETS = {
+    "classification": (Classification(), lambda g: torch.randint(3, (8, 3), generator=g)),
+    "multi-label": (MultiLabel(), lambda g: torch.randint(2, (8, 3, 3), generator=g).float()),
+    "regression": (Regression(), lambda g: torch.randn(8, 3, 3, generator=g)),
+}
+
+
+@pytest.mark.parametrize("name", TASKS_AND_TARGETS)
+def test_terms_of_samples_are_those_of_the_metric(name: str) -> None:
+    """The samples have three segments each."""
+    task, make = TASKS_AND_TARGETS[name]
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(8, 3, 3, generator=generator), make(generator)
+    terms = task.per_sample(logits, target)
+    assert terms.shape == (8,)
+    assert float(terms.mean()) == pytest.approx(float(task.metrics(logits, target)[task.sample_metric]))
+    one = task.metrics(logits[:1], target[:1])[task.sample_metric]
+    assert float(terms[0]) == pytest.approx(float(one))
+    assert TASKS[task.name] is type(task)
+
+
+def test_an_ensemble_is_the_mean_of_the_predictions() -> None:
+    logits = torch.randn(3, 7, 2, 4, generator=torch.Generator().manual_seed(1)) * 3
+    together = Classification().ensemble(logits)
+    torch.testing.assert_close(together.softmax(-1).float(), logits.softmax(-1).mean(0))
+    together = MultiLabel().ensemble(logits)
+    torch.testing.assert_close(together.sigmoid().float(), logits.sigmoid().mean(0))
+    torch.testing.assert_close(Regression().ensemble(logits).float(), logits.mean(0))
+    extreme = torch.tensor([[[1e4, -1e4]], [[-1e4, 1e4]]])
+    torch.testing.assert_close(Classification().ensemble(extreme).softmax(-1), torch.full((1, 2), 0.5).double())
+    torch.testing.assert_close(MultiLabel().ensemble(extreme), torch.zeros(1, 2).double())

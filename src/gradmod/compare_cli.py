@@ -15,7 +15,7 @@ from rich.live import Live
 
 from gradmod.datasets.load import load_dataset
 from gradmod.datasets.registry import dataset_info
-from gradmod.errors import FailedRunsError, TrainingError
+from gradmod.errors import ConfigError, FailedRunsError, TrainingError
 from gradmod.experiments.arguments import parse_settings
 from gradmod.experiments.comparison import Comparison, PlannedRun, planned_runs, trials
 from gradmod.experiments.launchers import Launcher, LocalLauncher, SubmititLauncher
@@ -26,7 +26,7 @@ from gradmod.reporting.formats import as_csv, latex, markdown, terminal
 from gradmod.reporting.plots import plot_comparison
 from gradmod.reporting.records import read_result
 from gradmod.reporting.states import RunState, progress_table
-from gradmod.reporting.tables import show_table
+from gradmod.reporting.tables import show_table, terminal_width
 from gradmod.tasks import TASKS
 
 Chosen = dict[tuple[str, str], dict[str, Any]]
@@ -113,8 +113,11 @@ def _run(runs: Sequence[PlannedRun], out: Path, launcher: Launcher, jobs: int, t
 
     def tell(states: Sequence[State]) -> None:
         for state in states:
-            if state.status in (FINISHED, FAILED) and state.run.name not in told:
-                told.add(state.run.name)
+            ended = state.status in (FINISHED, FAILED) and state.run.name not in told
+            if not ended:
+                continue
+            told.add(state.run.name)
+            if state.job is not None:  # others were finished before this command
                 reason = f": {state.reason}" if state.reason else ""
                 print(f"{title} {len(told)}/{len(states)}: {state.run.name} {state.status}{reason}", file=sys.stderr)
 
@@ -123,9 +126,13 @@ def _run(runs: Sequence[PlannedRun], out: Path, launcher: Launcher, jobs: int, t
 
 def _write(finished: Sequence[RunRecord], folder: Path, chosen: Chosen, failed: Sequence[State], dataset: str) -> None:
     table = compare(finished)
-    for (method, fusion), settings in chosen.items():
-        listed = ", ".join(f"{name} {value}" for name, value in settings.items())
-        table.notes.append(f"chosen on the validation split: {method}, {fusion} fusion: {listed}")
+    for fusion in dict.fromkeys(fusion for _, fusion in chosen):
+        of_methods = (
+            f"{method} {', '.join(f'{name} {value}' for name, value in settings.items())}"
+            for (method, other), settings in chosen.items()
+            if other == fusion
+        )
+        table.notes.append(f"chosen on the validation split, {fusion} fusion: {'; '.join(of_methods)}")
     if failed:
         table.notes.append(f"left out, because they failed: {', '.join(state.run.name for state in failed)}")
     records = [{**asdict(record), "folder": str(record.folder.relative_to(folder))} for record in finished]
@@ -133,16 +140,26 @@ def _write(finished: Sequence[RunRecord], folder: Path, chosen: Chosen, failed: 
     for name, text in (("table.md", markdown(table)), ("table.tex", latex(table)), ("table.csv", as_csv(table))):
         (folder / name).write_text(text, encoding="utf-8")
     plot_comparison(finished, folder / "curves.svg")
-    show_table(terminal(table, f"comparison on {dataset}"))
+    show_table(terminal(table, f"comparison on {dataset}", terminal_width()))
     for note in table.notes:
         print(note)
     print(f"{folder}: table.md, table.tex, table.csv, curves.svg, runs/")
 
 
 def _modalities(comparison: Comparison) -> tuple[str, ...]:
-    """Modalities of the data set; it is opened where only reading tells."""
+    """Modalities of the data set; it is opened where only reading tells.
+
+    Raises:
+        ConfigError: several fusions of a data set that has one network.
+        DataError: the data cannot be read.
+    """
     data = comparison.data
     info = dataset_info(data.dataset)
+    if info.network is not None and len(comparison.fusion_names) > 1:
+        raise ConfigError(
+            f"compare.fusions is {comparison.compare.fusions!r}; {info.title} has one network, whatever the fusion: "
+            "name one"
+        )
     if info.modalities and not data.video:
         return info.modalities
     splits = load_dataset(data.dataset, data.root, data.protocol, data.split_seed, data.options)

@@ -47,7 +47,9 @@ def assignment(where: str, text: str, methods: Sequence[str]) -> tuple[str, str,
             f"of {', '.join(sorted(OF_METHOD | OF_OPTIMIZER))}"
         )
     default = getattr(section, name)
-    listed = right.split("|") if isinstance(default, str) else words(right)
+    # A text such as audio=3,visual=1 holds commas itself: several of those are parted by |.
+    parted = isinstance(default, str) and ("|" in right or "=" in right)
+    listed = right.split("|") if parted else words(right)
     values = [_typed(where, text, default, word.strip()) for word in listed]
     if not values or (where == "compare.set" and len(values) > 1):
         raise ConfigError(f"{where} holds {text!r}; expected a value after the =")

@@ -10,7 +10,7 @@ from typing import Any
 from gradmod.errors import ConfigError
 from gradmod.experiments import checks
 from gradmod.experiments.assignments import OF_METHOD, assignment, numbers, words
-from gradmod.experiments.config import Config
+from gradmod.experiments.config import FUSIONS, Config
 from gradmod.methods.registry import METHODS, flags_of
 
 LAUNCHERS = ("local", "submitit")
@@ -26,8 +26,8 @@ class CompareConfig:
     """Methods; joint training is always among them."""
     seeds: str = "0,1,2"
     """Seeds of the runs."""
-    fusions: str = "late"
-    """late, sum, early; several as in late,early."""
+    fusions: str = ""
+    """late, sum, early; several as in late,early; empty: model.fusion."""
     alphas: str = ""
     """AGM and OGM-GE with each of these, a row for each; empty: method.alpha, or what set and tune say."""
     mono: bool = True
@@ -36,7 +36,7 @@ class CompareConfig:
     """Settings of single methods, as in agm.alpha=0.3 mses.patience=5 joint.lr=0.02."""
     tune: tuple[str, ...] = ()
     """Settings to choose on the validation split, as in agm.alpha=0.1,0.3,1; without a method, as in lr=0.01,0.03, for
-    each of them. Values of a text are parted by |."""
+    each of them. Values that hold commas are parted by |, as in "mslr.lr-factors=audio=3|audio=1,visual=3"."""
     tune_seeds: str = ""
     """Seeds of the trials; empty: the first of the seeds."""
     jobs: int = 1
@@ -49,9 +49,11 @@ class CompareConfig:
     def __post_init__(self) -> None:
         for method in self.method_names:
             checks.one_of("compare.methods", method, tuple(METHODS))
-        for name in ("methods", "seeds", "fusions"):
+        for fusion in words(self.fusions):
+            checks.one_of("compare.fusions", fusion, FUSIONS)
+        for name in ("methods", "seeds", "fusions", "alphas", "tune_seeds"):
             listed = words(getattr(self, name))
-            if not listed or len(set(listed)) < len(listed):
+            if len(set(listed)) < len(listed) or (not listed and name in ("methods", "seeds")):
                 raise ConfigError(f"compare.{name} is {getattr(self, name)!r}; expected at least one, each once")
         numbers("compare.seeds", self.seeds, int)
         numbers("compare.tune_seeds", self.tune_seeds, int)
@@ -95,11 +97,6 @@ class CompareConfig:
         return numbers("compare.tune_seeds", self.tune_seeds, int) or self.seed_numbers[:1]
 
     @property
-    def fusion_names(self) -> list[str]:
-        """The fusions."""
-        return words(self.fusions)
-
-    @property
     def alpha_numbers(self) -> list[float]:
         """The alphas, each a row; none: one row with the alpha of the settings."""
         return numbers("compare.alphas", self.alphas, float)
@@ -134,6 +131,11 @@ class Comparison(Config):
         for method in self.compare.method_names:
             for overrides in (self.compare.settings_of(method), *self.compare.grid(method)):
                 self.run_config(method, overrides)
+
+    @property
+    def fusion_names(self) -> list[str]:
+        """The fusions."""
+        return words(self.compare.fusions) or [self.model.fusion]
 
     def run_config(self, method: str, overrides: Overrides) -> Config:
         """Settings of a run of a method, `overrides` of [method] and [optimizer] on top."""
@@ -172,7 +174,7 @@ def trials(comparison: Comparison) -> dict[tuple[str, str], list[tuple[dict[str,
     """
     compare = comparison.compare
     found: dict[tuple[str, str], list[tuple[dict[str, Any], list[PlannedRun]]]] = {}
-    for fusion, method in itertools.product(compare.fusion_names, compare.method_names):
+    for fusion, method in itertools.product(comparison.fusion_names, compare.method_names):
         grid = compare.grid(method)
         if len(grid) < 2:
             continue
@@ -201,7 +203,7 @@ def planned_runs(
     """
     compare = comparison.compare
     runs: list[PlannedRun] = []
-    for fusion, method in itertools.product(compare.fusion_names, compare.method_names):
+    for fusion, method in itertools.product(comparison.fusion_names, compare.method_names):
         overrides = {**compare.settings_of(method), **chosen.get((method, fusion), {})}
         alphas: list[float | None] = [*compare.alpha_numbers] if "alpha" in flags_of(method) else []
         for alpha, seed in itertools.product(alphas or [None], compare.seed_numbers):
@@ -210,7 +212,7 @@ def planned_runs(
             row = method if alpha is None else f"{method}, alpha {alpha:g}"
             config = _placed(comparison.run_config(method, {**overrides, **more}), fusion, seed)
             runs.append(PlannedRun(f"{fusion}-{method}{suffix}-seed{seed}", row, fusion, seed, "", config))
-    for fusion, modality in itertools.product(compare.fusion_names, modalities if compare.mono else ()):
+    for fusion, modality in itertools.product(comparison.fusion_names, modalities if compare.mono else ()):
         overrides = {**compare.settings_of(BASELINE), **chosen.get((BASELINE, fusion), {})}
         for seed in compare.seed_numbers:
             config = _placed(comparison.run_config(BASELINE, overrides), fusion, seed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradmod.errors import ConfigError
+from gradmod.experiments.locks import take
 
 
 class Job(Protocol):
@@ -31,7 +32,7 @@ class Launcher(Protocol):
 
         Args:
             words: the command.
-            log: file that takes what it prints.
+            log: file that takes what it prints; the run has it locked as long as it lasts.
             slot: 0 to jobs - 1; no two runs at a time have the same.
         """
 
@@ -50,6 +51,7 @@ class LocalLauncher:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         with log.open("ab") as file:
+            take(file)
             process = subprocess.Popen(
                 [sys.executable, "-m", "gradmod", *words],
                 stdin=subprocess.DEVNULL,
@@ -121,6 +123,7 @@ class _SubmittedJob:
 
 def _run_logged(command: Sequence[str], log: str) -> int:
     with Path(log).open("ab") as file:
+        take(file)
         return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT).returncode
 
 

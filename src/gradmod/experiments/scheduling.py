@@ -12,8 +12,10 @@ from gradmod.errors import ConfigError, InterruptedRunError
 from gradmod.experiments.comparison import PlannedRun
 from gradmod.experiments.config import Config
 from gradmod.experiments.launchers import Job, Launcher
+from gradmod.experiments.locks import is_taken
 from gradmod.experiments.toml import load_config, save_config
 
+RESULT = "result.json"
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 PAUSE = 0.2
 PATIENCE_AFTER_CTRL_C = 60.0
@@ -64,17 +66,15 @@ def run_all(
     """
     states = [State(run, out / run.name) for run in runs]
     for state in states:
-        if (state.folder / "result.json").is_file():
-            state.status = FINISHED
         _refuse_other_settings(state)
     free = list(range(jobs - 1, -1, -1))
     slots: dict[str, int] = {}
     try:
         while any(state.status in (WAITING, RUNNING) for state in states):
             for state in states:
-                if state.status == WAITING and free:
-                    slots[state.run.name] = free.pop()
-                    _start(state, out, launcher, slots[state.run.name])
+                # What an earlier comparison started goes on after that was killed, and holds its log.
+                if state.status == WAITING and free and not is_taken(_log(state, out)):
+                    _start_or_keep(state, out, launcher, free, slots)
                 elif state.status == RUNNING and _has_ended(state, out):
                     free.append(slots[state.run.name])
             look(states)
@@ -88,6 +88,14 @@ def run_all(
         ) from None
     look(states)
     return states
+
+
+def _start_or_keep(state: State, out: Path, launcher: Launcher, free: list[int], slots: dict[str, int]) -> None:
+    if (state.folder / RESULT).is_file():
+        state.status = FINISHED
+        return
+    slots[state.run.name] = free.pop()
+    _start(state, out, launcher, slots[state.run.name])
 
 
 def _start(state: State, out: Path, launcher: Launcher, slot: int) -> None:
@@ -109,7 +117,7 @@ def _has_ended(state: State, out: Path) -> bool:
     code = state.job.poll() if state.job is not None else 1
     if code is None:
         return False
-    finished = code == 0 and (state.folder / "result.json").is_file()
+    finished = code == 0 and (state.folder / RESULT).is_file()
     state.status = FINISHED if finished else FAILED
     if not finished:
         log = _log(state, out)

@@ -7,6 +7,8 @@ import io
 import math
 from collections.abc import Callable, Sequence
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from gradmod.reporting.comparison import ComparisonTable, Row, Spread
@@ -14,8 +16,15 @@ from gradmod.reporting.style import METRIC_TITLES
 from gradmod.reporting.tables import new_table
 
 
-def terminal(table: ComparisonTable, title: str) -> Table:
-    """A table for the terminal."""
+def terminal(table: ComparisonTable, title: str, width: int) -> Table:
+    """A table for the terminal; where `width` columns are too few, deviations and intervals stand on a second line."""
+    shown = _terminal(table, title, lambda cell: cell)
+    if Measurement.get(Console(width=1000), Console(width=1000).options, shown).maximum > width:
+        shown = _terminal(table, title, lambda cell: cell.replace(" ± ", "\n± ").replace(" [", "\n["))
+    return shown
+
+
+def _terminal(table: ComparisonTable, title: str, written: Callable[[str], str]) -> Table:
     shown = new_table(title)
     header, body = _cells(table)
     for position, name in enumerate(header):
@@ -24,7 +33,7 @@ def terminal(table: ComparisonTable, title: str) -> Table:
     for cells in body:
         if previous and cells[0] != previous:
             shown.add_section()
-        shown.add_row(*cells)
+        shown.add_row(*map(written, cells))
         previous = cells[0]
     return shown
 

@@ -132,16 +132,20 @@ def _comparison(runs: Sequence[RunRecord]) -> Figure:
             values = [[float(epoch["validation"][metric]) for epoch in log.epochs[:length]] for log in logs]
             columns = list(zip(*values, strict=True))
             mean = [fmean(column) for column in columns]
-            colour = MODEL_COLOUR if row == "joint" else PALETTE[number % len(PALETTE)]
+            # Joint training is dashed and on top: a method that does not differ from it shows as both.
+            style = ("-", ":", "-.")[number // len(PALETTE) % 3]
+            look: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "zorder": 2, "linestyle": style}
+            if row == "joint":
+                look = {"color": MODEL_COLOUR, "zorder": 3, "linestyle": (0, (4, 2))}
             epochs = range(1, length + 1)
-            axes.plot(epochs, mean, color=colour, linewidth=1.4, label=row)
+            axes.plot(epochs, mean, linewidth=1.4, label=row, **look)
             if len(logs) > 1:
                 off = [stdev(column) for column in columns]
                 low, high = (
                     [m - d for m, d in zip(mean, off, strict=True)],
                     [m + d for m, d in zip(mean, off, strict=True)],
                 )
-                axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0)
+                axes.fill_between(epochs, low, high, color=look["color"], alpha=0.12, linewidth=0)
         axes.set_title(f"{fusion} fusion", fontsize=9)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)

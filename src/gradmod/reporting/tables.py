@@ -30,8 +30,16 @@ def show_run(folder: Path, result: Mapping[str, Any]) -> None:
 
 
 def show_table(table: Table) -> None:
-    """Print a table on standard output."""
-    Console(highlight=False).print(table)
+    """Print a table on standard output; one that is wider than the terminal is never cut."""
+    console = Console(highlight=False)
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
+
+
+def terminal_width() -> int:
+    """Columns of standard output; 80 where it is no terminal."""
+    return Console().width
 
 
 def new_table(title: str) -> Table:

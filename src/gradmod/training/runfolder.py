@@ -13,6 +13,7 @@ import torch
 
 import gradmod
 from gradmod.errors import CheckpointError, ConfigError
+from gradmod.experiments.locks import take
 from gradmod.training.evaluation import Predictions
 from gradmod.training.files import json_text, write_atomically
 
@@ -57,16 +58,24 @@ class MetricsLog:
     Args:
         folder: the run's folder.
         keep_bytes: length to cut the file back to: what was there at the checkpoint from which training goes on.
+
+    Raises:
+        ConfigError: another process writes to it.
+        CheckpointError: it is shorter than at the checkpoint.
     """
 
     def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
         path = folder / METRICS
-        size = path.stat().st_size if path.exists() else 0
+        self._file: IO[bytes] = path.open("ab")
+        if not take(self._file):
+            self._file.close()
+            raise ConfigError(f"another process trains the run in {folder} now: wait for it, or end it")
+        size = path.stat().st_size
         if size < keep_bytes:
+            self._file.close()
             raise CheckpointError(
                 f"{path} has {size} bytes, but {keep_bytes} at the checkpoint; it was cut: restore it"
             )
-        self._file: IO[bytes] = path.open("ab")
         self._file.truncate(keep_bytes)
 
     def write(self, kind: str, **values: Any) -> None:
