@@ -66,6 +66,8 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         config = parse_config([*words, "--alpha", "0.5", "--modulation-ends=none"], "gradmod train")
         assert (config.method.alpha, config.method.cap, config.train.epochs) == (0.5, None, 7)
     assert parse_config([], "gradmod train") == Config()
+    for words in (["--noise", "false", "--cap", "none"], ["--noise=FALSE", "--cap=None"], ["--noise", "False"]):
+        assert parse_config(words, "gradmod train").method.noise is False
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ import torch
 
 from gradmod.errors import ConfigError, TrainingError
 from gradmod.experiments.toml import load_config
+from gradmod.methods.registry import METHODS
+from gradmod.reporting.records import read_result
 from gradmod.training.checkpoints import read_checkpoint
 from gradmod.training.evaluation import measure, predict
+from gradmod.training.parts import build_parts
 from gradmod.training.run import RunSummary, evaluate, resume, train
 from runs import log_lines, short
 
@@ -90,16 +94,50 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     assert log_lines(tmp_path / "a") == log_lines(tmp_path / "b")
 
 
-def test_joint_and_agm_start_from_the_same_weights_and_part(tmp_path: Path) -> None:
-    from gradmod.training.parts import build_parts
+@pytest.mark.parametrize("fusion", ["late", "sum", "early"])
+def test_every_method_starts_from_the_same_network(fusion: str, tmp_path: Path) -> None:
+    networks = {m: build_parts(short(tmp_path, method=m, fusion=fusion, seed=3)).model.model for m in METHODS}
+    other = build_parts(short(tmp_path, fusion=fusion, seed=4)).model.model.state_dict()
+    joint = networks["joint"].state_dict()
+    assert any(not torch.equal(joint[key], other[key]) for key in joint)
+    for network in networks.values():
+        assert repr(network) == repr(networks["joint"])
+        ours = network.state_dict()
+        assert ours.keys() == joint.keys()
+        assert all(torch.equal(ours[key], joint[key]) for key in joint)
 
-    parts = {m: build_parts(short(tmp_path, method=m)).model.model.state_dict() for m in ("joint", "agm")}
-    assert all(torch.equal(parts["joint"][key], parts["agm"][key]) for key in parts["joint"])
-    ends = {
-        m: read_checkpoint(run(short(tmp_path, name=m, method=m)).folder / "checkpoints" / "last.pt")["model"]
-        for m in ("joint", "agm")
-    }
-    assert any(not torch.equal(ends["joint"][key], ends["agm"][key]) for key in ends["joint"])
+
+@pytest.mark.parametrize("clip", [{"clip_norm": 0.05}, {"clip_norm": 0.05, "clip_when": "head"}])
+def test_agm_without_modulation_is_joint_training(clip: dict[str, Any], tmp_path: Path) -> None:
+    """Head, batches, clipping, schedule: all is shared, so that alpha = 0 gives the same run."""
+    ends = {}
+    for method in ("joint", "agm"):
+        config = short(tmp_path, name=method, method=method, alpha=0.0, fusion="early", schedule="cosine", **clip)
+        ends[method] = read_checkpoint(run(config).folder / "checkpoints" / "last.pt")["model"]
+    for name, value in ends["joint"].items():
+        if name.startswith("model."):
+            torch.testing.assert_close(ends["agm"][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_the_test_split_is_left_alone_on_request(tmp_path: Path) -> None:
+    folder = run(short(tmp_path, epochs=1, score_test=False)).folder
+    assert set(read_result(folder)["splits"]) == {"train", "validation", "predictor"}
+    assert [path.name for path in (folder / "predictions").iterdir()] == ["validation.npz"]
+
+
+def test_a_modality_alone_has_its_encoder_or_the_whole_network_masked(tmp_path: Path) -> None:
+    late = build_parts(short(tmp_path, fusion="late", modality="visual", method="joint")).model
+    assert {name.split(".")[2] for name, _ in late.named_parameters() if ".encoders." in name} == {"visual"}
+    parts = build_parts(short(tmp_path, fusion="early", modality="visual", method="joint"))
+    assert {name.split(".")[3] for name, _ in parts.model.named_parameters() if ".encoders." in name} == {
+        "audio", "visual",
+    }  # fmt: skip
+    inputs, _ = parts.data.train.read(range(4))
+    parts.model.eval()
+    shown = parts.model.model(inputs)
+    for key, changes in (("audio", False), ("visual", True)):
+        other = {**inputs, key: inputs[key] + 1}
+        assert torch.equal(parts.model.model(other), shown) is not changes
 
 
 @pytest.mark.parametrize("fusion", ["late", "sum", "early"])

@@ -18,6 +18,7 @@ from gradmod.experiments.toml import NONE, Settings, load_settings
 
 T = TypeVar("T")
 _BOX = "╭╮╰╯│─├┤-"
+_WORDS = {NONE: "None", "true": "True", "false": "False"}
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
 
 
@@ -28,7 +29,7 @@ def parse(kind: Callable[..., T], arguments: Sequence[str], prog: str, default: 
         ConfigError: an argument is unknown, missing or of the wrong type; one line.
         SystemExit: after --help.
     """
-    words = [_none(argument) for argument in arguments]
+    words = [_spelt(argument) for argument in arguments]
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -103,9 +104,9 @@ def one_line(boxed: str) -> str:
     return message or "the arguments cannot be understood"
 
 
-def _none(argument: str) -> str:
-    """Spell None the way tyro wants it: `none` stands for it in files and on the command line alike."""
+def _spelt(argument: str) -> str:
+    """Spell none, true and false the way tyro wants them: they are the same words in files and on the command line."""
     flag, equals, value = argument.partition("=")
-    if argument.lower() == NONE:
-        return "None"
-    return f"{flag}=None" if equals and flag.startswith("--") and value.lower() == NONE else argument
+    if equals and flag.startswith("--"):
+        return f"{flag}={_WORDS.get(value.lower(), value)}"
+    return _WORDS.get(argument.lower(), argument)
