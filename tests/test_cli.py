@@ -120,7 +120,7 @@ def test_damaged_data_from_the_command_line(tmp_path: Path) -> None:
         (["train", "--dataset", "mnist"], 2, "data.dataset is 'mnist'"),
         (["train", "--dataset", "mosei"], 2, "Looked for <root>/{train,valid,test}_sentences.p"),
         (["train", "--dataset", "av-mnist"], 2, "Looked for"),
-        (["train", "--method", "ogm-ge"], 2, "'ogm-ge' comes in a later release"),
+        (["train", "--method", "mslr", "--lr-rule", "keep"], 2, "this is joint training. Give a factor"),
         (["train", "--method", "sgd"], 2, "'sgd' is unknown"),
         (["train", "--modality", "smell", "--method", "joint"], 2, "'smell'"),
         (["train", "--protocol", "published"], 2, "AV-Digits has heldout"),

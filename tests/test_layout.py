@@ -24,6 +24,8 @@ LIBRARY = [
     "methods",
     "adapters",
     "wrapper",
+    "attribution",
+    "diagnosis",
 ]
 LAYERS = [
     *LIBRARY,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gradmod import functional as functional
     from gradmod.adapters import adapt as adapt
     from gradmod.coalitions.protocols import Output as Output
+    from gradmod.diagnosis import diagnose as diagnose
     from gradmod.methods.agm import AGM as AGM
     from gradmod.methods.base import Method as Method
     from gradmod.methods.joint import Joint as Joint
@@ -40,6 +41,7 @@ _EXPORTS = {
     "Regression": "gradmod.tasks",
     "Task": "gradmod.tasks",
     "adapt": "gradmod.adapters",
+    "diagnose": "gradmod.diagnosis",
 }
 _MODULES = {"functional", "tasks", "coalitions", "methods", "wrapper", "metrics"}
 

@@ -59,6 +59,10 @@ class Task(ABC):
         """What several models predict together, from their logits [E, N, ..., K]: the mean of their predictions, as
         logits [N, ..., K]."""
 
+    @abstractmethod
+    def constant(self, target: Tensor) -> Tensor:
+        """[K] the best answer that looks at no input, as logits: the same for every sample of `target` [N, ...]."""
+
     def improves(self, value: float, best: float) -> bool:
         """Whether a headline `value` is better than the `best` so far; NaN stands for none so far."""
         return math.isnan(best) or (value < best if self.lower_is_better else value > best)
@@ -81,6 +85,10 @@ class Classification(Task):
     def ensemble(self, logits: Tensor) -> Tensor:
         """Logarithm of the mean of the softmaxes."""
         return logits.double().log_softmax(-1).logsumexp(0) - math.log(len(logits))
+
+    def constant(self, target: Tensor) -> Tensor:
+        """Logarithms of the classes' frequencies: the majority class, with the loss of who knows how many there are."""
+        return _log_frequencies(torch.bincount(target.flatten()).double())
 
     def check(self, logits: Tensor, target: Tensor) -> None:
         """See `Task.check`."""
@@ -132,6 +140,12 @@ class MultiLabel(Task):
         """Logit of the mean of the sigmoids."""
         wide = logits.double()
         return F.logsigmoid(wide).logsumexp(0) - F.logsigmoid(-wide).logsumexp(0)
+
+    def constant(self, target: Tensor) -> Tensor:
+        """Each label's logit of its frequency."""
+        flat = target.double().reshape(-1, target.shape[-1])
+        on = flat.sum(0)
+        return _log_frequencies(torch.stack([len(flat) - on, on])).diff(dim=0)[0]
 
     def check(self, logits: Tensor, target: Tensor) -> None:
         """See `Task.check`."""
@@ -215,6 +229,11 @@ class Regression(Task):
         """Mean of the predictions."""
         return logits.double().mean(0)
 
+    def constant(self, target: Tensor) -> Tensor:
+        """Mean, or for the absolute error median, of each output."""
+        flat = target.double().reshape(-1, target.shape[-1])
+        return flat.mean(0) if self.error == "squared" else flat.quantile(0.5, 0)
+
     def _errors(self, predictions: Tensor, target: Tensor) -> Tensor:
         difference = predictions - target.to(predictions.dtype)
         return difference.square() if self.error == "squared" else difference.abs()
@@ -222,6 +241,11 @@ class Regression(Task):
 
 TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, MultiLabel, Regression)}
 """By their names in records."""
+
+
+def _log_frequencies(counts: Tensor) -> Tensor:
+    """Of counts along the first axis; what never occurs gets a thousandth of one occurrence."""
+    return (counts.clamp(min=1e-3) / counts.sum(0)).log()
 
 
 def _mean_over_rest(values: Tensor) -> Tensor:

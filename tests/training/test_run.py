@@ -189,7 +189,8 @@ def test_settings_that_only_training_can_refuse(tmp_path: Path) -> None:
         "data.dataset is 'nope'": {"dataset": "nope"},
         "AV-Digits has heldout": {"protocol": "published"},
         "'16-mixed', which needs a GPU": {"precision": "16-mixed"},
-        "the method 'mses' comes in a later release": {"method": "mses"},
+        "MSES tells modalities apart, but there is one": {"method": "mses", "modality": "audio"},
+        "this is joint training. Give a factor": {"method": "mslr", "lr_rule": "keep"},
         "does not declare": {"fusion": "early", "coalitions": "additive"},
     }
     if not torch.cuda.is_available():

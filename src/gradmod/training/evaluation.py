@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gradmod.attribution import in_eval_mode
 from gradmod.coalitions.protocols import HasOwnHeads, split_output
+from gradmod.errors import ConfigError
 from gradmod.methods.base import ValidationFigures
 from gradmod.tasks import Task
 from gradmod.training.loading import Request, batches
@@ -52,36 +55,77 @@ def predict(
     Every process must call it; each gets the whole result. `with_own` asks for the predictions of the modalities' own
     heads, where they have any.
     """
-    shard = Shard(fabric.global_rank, fabric.world_size)
     with_own = with_own and isinstance(model.model, HasOwnHeads)
-    logits, responses, targets, own = [], [], [], []
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), fabric.autocast():
-            requests = map(Request, evaluation_batches(len(dataset), batch_size, shard))
-            for inputs, target in batches(fabric, dataset, requests, workers):
-                evaluation = model.responses(inputs)
-                logits.append(split_output(evaluation.output)[0].float())
-                responses.append(evaluation.responses.transpose(0, 1))
-                targets.append(target)
-                if with_own:
-                    own.append(model.own_predictions(inputs).float().transpose(0, 1))
-    finally:
-        model.train(training)
 
-    def whole(parts: list[Tensor]) -> Tensor:
-        gathered = torch.cat(parts)
+    def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
+        evaluation = model.responses(inputs)
+        found = {
+            "logits": split_output(evaluation.output)[0].float(),
+            "responses": evaluation.responses.transpose(0, 1),
+        }
+        return found | ({"own": model.own_predictions(inputs).float().transpose(0, 1)} if with_own else {})
+
+    found = _over_split(fabric, model, dataset, read, batch_size, workers)
+    own = found["own"].transpose(0, 1) if with_own else None
+    return Predictions(found["logits"], found["responses"].transpose(0, 1), found["target"], own)
+
+
+def predict_features(
+    fabric: Fabric, model: ModulatedModel, dataset: Split, *, batch_size: int, workers: int = 0
+) -> tuple[Tensor, Tensor]:
+    """What the head of a model reads and what it answers, for every sample: [rows, F] and [rows, K], on the CPU.
+
+    A row is a sample; where segments have logits of their own, it is a segment. Every process must call it.
+
+    Raises:
+        ConfigError: the network has no module `head`.
+    """
+    head = getattr(model.model, "head", None)
+    if not isinstance(head, nn.Module):
+        raise ConfigError(
+            f"{type(model.model).__name__} has no module `head`; the feature before the head is what competition "
+            "strength is read from"
+        )
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+
+    def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
+        seen.clear()
+        logits = split_output(model.model(inputs))[0]
+        feature = seen[-1] if seen[-1].dim() == logits.dim() else seen[-1].flatten(1)
+        return {"feature": feature.float(), "logits": logits.float()}
+
+    try:
+        found = _over_split(fabric, model, dataset, read, batch_size, workers)
+    finally:
+        hook.remove()
+    return found["feature"].flatten(0, -2), found["logits"].flatten(0, -2)
+
+
+def _over_split(
+    fabric: Fabric,
+    model: ModulatedModel,
+    dataset: Split,
+    read: Callable[[dict[str, Any]], dict[str, Tensor]],
+    batch_size: int,
+    workers: int,
+) -> dict[str, Tensor]:
+    """What `read` makes of each batch [B, ...], and `target`, for the whole split, in order, on every process."""
+    shard = Shard(fabric.global_rank, fabric.world_size)
+    parts: dict[str, list[Tensor]] = {}
+    with in_eval_mode(model), torch.no_grad(), fabric.autocast():
+        requests = map(Request, evaluation_batches(len(dataset), batch_size, shard))
+        for inputs, target in batches(fabric, dataset, requests, workers):
+            for name, values in (*read(inputs).items(), ("target", target)):
+                parts.setdefault(name, []).append(values)
+
+    def whole(values: list[Tensor]) -> Tensor:
+        gathered = torch.cat(values)
         if shard.world > 1:
             gathered = cast(Tensor, fabric.all_gather(gathered)).transpose(0, 1).flatten(0, 1)
         return gathered[: len(dataset)].cpu()
 
-    return Predictions(
-        whole(logits),
-        whole(responses).transpose(0, 1),
-        whole(targets),
-        whole(own).transpose(0, 1) if with_own else None,
-    )
+    return {name: whole(values) for name, values in parts.items()}
 
 
 def validation_figures(

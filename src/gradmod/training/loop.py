@@ -17,11 +17,11 @@ from gradmod.errors import InterruptedRunError
 from gradmod.experiments.config import Config
 from gradmod.tasks import Task
 from gradmod.training.checkpoints import FORMAT, Checkpoints
-from gradmod.training.diagnosis import explain_non_finite
 from gradmod.training.evaluation import Predictions, measure, predict, validation_figures
 from gradmod.training.history import EpochHistory
 from gradmod.training.interrupts import Interrupts
 from gradmod.training.loading import Batch, Request, batches
+from gradmod.training.non_finite import explain_non_finite
 from gradmod.training.optimization import clip_gradients, learning_rate
 from gradmod.training.progress import RunProgress
 from gradmod.training.randomness import seed_all
