@@ -35,6 +35,7 @@ LAYERS = [
     "experiments",
     "training",
     "prepare_cli",
+    "compare_cli",
     "cli",
     "paper_cli",
     "__main__",

@@ -68,10 +68,7 @@ class CoalitionPredictions:
         return torch.stack([sign * terms @ rows.bincount(minlength=count).double() / count for rows in draws], 1)
 
     def _with_constant(self, task: Task) -> list[Tensor]:
-        constant = task.constant(self.target).to(self.logits.dtype)
-        size = self.logits.shape[-1]
-        if len(constant) < size:  # the last classes do not occur
-            constant = torch.cat([constant, constant.new_full((size - len(constant),), float(constant.min()) - 1)])
+        constant = task.constant(self.target, self.logits.shape[-1]).to(self.logits.dtype)
         return [constant.expand_as(self.logits[0]), *self.logits[1:]]
 
 

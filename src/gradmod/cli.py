@@ -1,4 +1,4 @@
-"""The command line: gradmod train | resume | evaluate | compare | check | prepare | list."""
+"""The command line: gradmod train | resume | evaluate | compare | attribute | competition | check | prepare | list."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ Train multi-modal classifiers, balance their modalities, see how they compete.
   resume     go on with a run                             gradmod resume RUN
   evaluate   score a checkpoint of a run on a split       gradmod evaluate RUN --split test
   compare    methods x fusions x seeds: one table         gradmod compare --methods joint,agm,ogm-ge --seeds 0,1,2
+  attribute  what each modality gives a model: SHAPE      gradmod attribute RUN
+  competition    how strongly each was suppressed by training together      gradmod competition RUN
   check      say whether a data set is what its loader needs      gradmod check av-mnist FOLDER
   prepare    make a data set from its sources, or decode one once     gradmod prepare crema-d --root FOLDER --out FAST
   list       methods, data sets and models, and what each needs
@@ -73,6 +75,10 @@ def train(words: Sequence[str]) -> None:
     config = parse_config(words, "gradmod train")
     for warning in setting_warnings(config):
         print(f"gradmod: note: {warning}", file=sys.stderr)
+    if config.monitor.competition_every:
+        from gradmod.training.competition import ensure_concepts
+
+        ensure_concepts(config)
     from gradmod.training.run import train as train_run
 
     show(train_run(config))
@@ -116,6 +122,76 @@ def evaluate(words: Sequence[str]) -> None:
         show_table(figures_table({split: figures}, title=f"{run}, checkpoint {checkpoint}"))
 
     parse(command, words, "gradmod evaluate")
+
+
+def attribute(words: Sequence[str]) -> None:
+    """Diagnose a run."""
+    from gradmod.experiments.arguments import parse
+
+    def command(
+        run: Annotated[Path, _positional()],
+        split: str = "test",
+        checkpoint: str = "best",
+        metric: str = "",
+        noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0),
+        replicates: int = 1000,
+    ) -> None:
+        """Say what each modality gives a trained model: SHAPE scores, missing modalities, noise, and a verdict.
+
+        Args:
+            run: The run's folder.
+            split: train, validation, test or predictor.
+            checkpoint: best, last, previous, or the path of a checkpoint.
+            metric: What is divided among the modalities; empty: accuracy (of numbers: negative mean absolute error).
+            noise_levels: Standard deviations of the noise, in those of the input.
+            replicates: Of the bootstrap over samples.
+        """
+        from gradmod.reporting.tables import show_attribution
+        from gradmod.training.attribution import attribute_run
+
+        folder = attribute_run(
+            run, split=split, checkpoint=checkpoint, metric=metric, noise_levels=noise_levels, replicates=replicates
+        )
+        show_attribution(folder)
+
+    parse(command, words, "gradmod attribute")
+
+
+def competition(words: Sequence[str]) -> None:
+    """Measure the competition strength of a run."""
+    from gradmod.experiments.arguments import parse
+
+    def command(
+        run: Annotated[Path, _positional()],
+        split: str = "test",
+        checkpoint: str = "best",
+        concept: str = "logits",
+        penalty: float = 120.0,
+        concepts: str = "",
+    ) -> None:
+        """Say how strongly each modality was suppressed; trains the mono-modal concepts that are missing.
+
+        Args:
+            run: The run's folder.
+            split: Where it is measured: test, validation or train.
+            checkpoint: best, last, previous, or the path of a checkpoint.
+            concept: What of the mono-modal models is looked for in the joint feature: logits or features.
+            penalty: Of the ridge regression.
+            concepts: Folder of the mono-modal models; empty: `concepts` beside the run.
+        """
+        from gradmod.experiments import checks
+        from gradmod.experiments.config import CONCEPTS
+        from gradmod.reporting.tables import show_competition
+        from gradmod.training.competition import measure_competition
+
+        checks.one_of("concept", concept, CONCEPTS)
+        checks.number("penalty", penalty, 0)
+        record = measure_competition(
+            run, split=split, checkpoint=checkpoint, concept=concept, penalty=penalty, concepts=concepts
+        )
+        show_competition(run, record)
+
+    parse(command, words, "gradmod competition")
 
 
 def check(words: Sequence[str]) -> None:
@@ -200,6 +276,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "resume": resume,
     "evaluate": evaluate,
     "compare": compare,
+    "attribute": attribute,
+    "competition": competition,
     "check": check,
     "prepare": prepare,
     "list": list_everything,

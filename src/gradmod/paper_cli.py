@@ -15,6 +15,7 @@ from gradmod.experiments.config import (
     DataConfig,
     MethodConfig,
     ModelConfig,
+    MonitorConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -92,7 +93,13 @@ def parser() -> argparse.ArgumentParser:
     add("--gpu_ids", default="0,1,2", help="with --use_mgpu True")
     add("--save_checkpoint", type=_boolean, default=False, metavar="BOOL", help="checkpoints are always written")
     add("--local_rank", type=int, default=-1, help="accepted; the launcher's own environment says the rank")
-    add("--SHAPE_contribution", type=_boolean, default=False, metavar="BOOL", help="True comes in a later release")
+    add(
+        "--SHAPE_contribution",
+        type=_boolean,
+        default=False,
+        metavar="BOOL",
+        help="SHAPE scores on the evaluation split after every epoch",
+    )
     return parse
 
 
@@ -107,11 +114,9 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
         Our settings, and what the user should be told of them, a line each.
 
     Raises:
-        ConfigError: a value that cannot be, or that comes in a later release.
+        ConfigError: a value that cannot be.
     """
     notes: list[str] = []
-    if options.SHAPE_contribution:
-        raise ConfigError("--SHAPE_contribution True comes in a later release; leave it out, or say False")
     device, devices = _device(options, cuda, notes)
     windowed = options.methods in ("AGM", "OGM-GE")
     multimodal = options.modality == "Multimodal"
@@ -164,6 +169,7 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
             out=options.expt_dir,
             name=options.expt_name,
         ),
+        MonitorConfig(shape_every=int(options.SHAPE_contribution and multimodal)),
     )
     return config, notes
 
@@ -181,17 +187,18 @@ def run(arguments: Sequence[str]) -> None:
 
     from gradmod.reporting.tables import figures_table, show_run, show_table
     from gradmod.training import run as runs
+    from gradmod.training.opening import locate, run_config
 
     if options.checkpoint_path:
-        folder, checkpoint = runs.locate(options.checkpoint_path, default="best")
-        config = runs.run_config(folder)
+        folder, checkpoint = locate(options.checkpoint_path, default="best")
+        config = run_config(folder)
         split = "test" if config.data.protocol == "heldout" else "validation"
         figures = runs.evaluate(folder, split=split, checkpoint=checkpoint)
         show_table(figures_table({split: figures}, title=f"{folder}, checkpoint {checkpoint}"))
         return
     if options.breakpoint_path:
-        folder, checkpoint = runs.locate(options.breakpoint_path, default="last")
-        epochs = options.EPOCHS if runs.run_config(folder).train.epochs < options.EPOCHS else None
+        folder, checkpoint = locate(options.breakpoint_path, default="last")
+        epochs = options.EPOCHS if run_config(folder).train.epochs < options.EPOCHS else None
         summary = runs.resume(folder, checkpoint=checkpoint, epochs=epochs)
     else:
         config, notes = settings(options, cuda=torch.cuda.is_available())

@@ -60,8 +60,13 @@ class Task(ABC):
         logits [N, ..., K]."""
 
     @abstractmethod
-    def constant(self, target: Tensor) -> Tensor:
-        """[K] the best answer that looks at no input, as logits: the same for every sample of `target` [N, ...]."""
+    def constant(self, target: Tensor, outputs: int) -> Tensor:
+        """[K] the best answer that looks at no input, as logits: the same for every sample of `target` [N, ...].
+
+        Args:
+            target: all targets of a split.
+            outputs: K.
+        """
 
     def improves(self, value: float, best: float) -> bool:
         """Whether a headline `value` is better than the `best` so far; NaN stands for none so far."""
@@ -86,9 +91,9 @@ class Classification(Task):
         """Logarithm of the mean of the softmaxes."""
         return logits.double().log_softmax(-1).logsumexp(0) - math.log(len(logits))
 
-    def constant(self, target: Tensor) -> Tensor:
+    def constant(self, target: Tensor, outputs: int) -> Tensor:
         """Logarithms of the classes' frequencies: the majority class, with the loss of who knows how many there are."""
-        return _log_frequencies(torch.bincount(target.flatten()).double())
+        return _log_frequencies(torch.bincount(target.flatten(), minlength=outputs).double())
 
     def check(self, logits: Tensor, target: Tensor) -> None:
         """See `Task.check`."""
@@ -141,7 +146,7 @@ class MultiLabel(Task):
         wide = logits.double()
         return F.logsigmoid(wide).logsumexp(0) - F.logsigmoid(-wide).logsumexp(0)
 
-    def constant(self, target: Tensor) -> Tensor:
+    def constant(self, target: Tensor, outputs: int) -> Tensor:
         """Each label's logit of its frequency."""
         flat = target.double().reshape(-1, target.shape[-1])
         on = flat.sum(0)
@@ -229,7 +234,7 @@ class Regression(Task):
         """Mean of the predictions."""
         return logits.double().mean(0)
 
-    def constant(self, target: Tensor) -> Tensor:
+    def constant(self, target: Tensor, outputs: int) -> Tensor:
         """Mean, or for the absolute error median, of each output."""
         flat = target.double().reshape(-1, target.shape[-1])
         return flat.mean(0) if self.error == "squared" else flat.quantile(0.5, 0)

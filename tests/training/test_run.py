@@ -189,7 +189,7 @@ def test_settings_that_only_training_can_refuse(tmp_path: Path) -> None:
         "data.dataset is 'nope'": {"dataset": "nope"},
         "AV-Digits has heldout": {"protocol": "published"},
         "'16-mixed', which needs a GPU": {"precision": "16-mixed"},
-        "MSES tells modalities apart, but there is one": {"method": "mses", "modality": "audio"},
+        "MSES stops modalities one by one": {"method": "mses", "modality": "audio"},
         "this is joint training. Give a factor": {"method": "mslr", "lr_rule": "keep"},
         "does not declare": {"fusion": "early", "coalitions": "additive"},
     }

@@ -139,7 +139,9 @@ class Comparison(Config):
 
     def run_config(self, method: str, overrides: Overrides) -> Config:
         """Settings of a run of a method, `overrides` of [method] and [optimizer] on top."""
-        config = Config(self.data, self.model, replace(self.method, method=method), self.optimizer, self.train)
+        config = Config(
+            self.data, self.model, replace(self.method, method=method), self.optimizer, self.train, self.monitor
+        )
         for name, value in overrides.items():
             section = "method" if name in OF_METHOD else "optimizer"
             config = replace(config, **{section: replace(getattr(config, section), **{name: value})})

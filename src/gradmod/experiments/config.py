@@ -23,6 +23,7 @@ COALITIONS = ("auto", "looped", "batched", "reuse", "additive", "shared")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "warmup-cosine")
 CLIPPING = ("always", "head")
+CONCEPTS = ("logits", "features")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 DEFAULT_CAP = 2.0
 DEFAULT_CLIP_NORM = 5.0
@@ -298,6 +299,27 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class MonitorConfig:
+    """What is measured while a run trains, beside its validation; it changes nothing of the training."""
+
+    shape_every: int = 0
+    """Epochs between SHAPE scores on the validation split; 0: never."""
+    competition_every: int = 0
+    """Epochs between competition strengths on the validation split; 0: never. Mono-modal concepts that are missing are
+    trained before."""
+    concept: str = "logits"
+    """What of a mono-modal model the competition strength looks for in the joint feature: its logits or features."""
+    concepts: str = ""
+    """Folder of the mono-modal concepts, shared by runs; empty: `concepts` beside the run folders."""
+
+    def __post_init__(self) -> None:
+        checks.whole("monitor.shape_every", self.shape_every, 0)
+        checks.whole("monitor.competition_every", self.competition_every, 0)
+        checks.one_of("monitor.concept", self.concept, CONCEPTS)
+        checks.text("monitor.concepts", self.concepts)
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -306,3 +328,4 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)

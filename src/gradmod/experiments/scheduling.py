@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gradmod.errors import ConfigError, InterruptedRunError
 from gradmod.experiments.comparison import PlannedRun
-from gradmod.experiments.config import Config
+from gradmod.experiments.config import Config, MonitorConfig
 from gradmod.experiments.launchers import Job, Launcher
 from gradmod.experiments.locks import is_taken
 from gradmod.experiments.toml import load_config, save_config
@@ -150,7 +150,7 @@ def _refuse_other_settings(state: State) -> None:
 def _comparable(config: Config) -> Config:
     """Without what makes no difference to the figures."""
     train = replace(config.train, out="", name="", workers=None, device="cpu", log_every=1, save_every=0)
-    return replace(config, train=train)
+    return replace(config, train=train, monitor=MonitorConfig())
 
 
 def _config(state: State) -> Config:

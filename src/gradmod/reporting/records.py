@@ -75,13 +75,22 @@ def read_result(folder: Path) -> Record:
         raise CheckpointError(
             f"{folder} has no result.json: the run is not finished. Go on with: gradmod resume {folder}"
         )
+    return read_json(path)
+
+
+def read_json(path: Path) -> Record:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(result, dict):
+    if not isinstance(record, dict):
         raise CheckpointError(f"{path} is damaged: expected a JSON object")
-    return result
+    return record
 
 
 def coefficient_range(metrics: Metrics) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from gradmod.reporting.records import read_json
 from gradmod.reporting.style import METRIC_TITLES
 
 
@@ -79,3 +80,60 @@ def coefficients_table(coefficients: Mapping[str, Mapping[str, Any]]) -> Table:
     for modality, figures in coefficients.items():
         table.add_row(modality, *(f"{float(figures[name]):.3g}" for name in ("min", "median", "max")))
     return table
+
+
+def show_attribution(path: Path) -> None:
+    """Print a diagnosis that was written: shares, missing modalities, noise, and the verdict."""
+    record = read_json(path)
+    intervals = record["intervals"]
+    title = f"{path.parent.parent}, {record['split']} split, {record['samples']} samples"
+    table = new_table(f"{title}: {METRIC_TITLES.get(record['metric'], record['metric'])}")
+    for column in ("modality", "contribution", "share of the whole"):
+        table.add_column(column, justify="left" if column == "modality" else "right", no_wrap=True)
+    for modality, value in record["values"].items():
+        contribution = f"{value:+.3f}{_bracket(intervals['values'].get(modality))}"
+        share = record["contributions"][modality]
+        written = (
+            "" if isinstance(share, str) else f"{share:.0%}{_bracket(intervals['contributions'].get(modality), '.0%')}"
+        )
+        table.add_row(modality, contribution, written)
+    table.add_row("cooperation", f"{record['cooperation']:+.3f}{_bracket(intervals['cooperation'])}", "")
+    show_table(table)
+    missing = new_table("by the modalities that the model is shown")
+    missing.add_column("shown", no_wrap=True)
+    missing.add_column(str(METRIC_TITLES.get(record["metric"], record["metric"])), justify="right")
+    for coalition, value in record["game"].items():
+        missing.add_row("nothing (best constant answer)" if coalition == "nothing" else coalition, f"{value:.3f}")
+    show_table(missing)
+    if record["robustness"]:
+        noise = new_table("with noise in one modality, in standard deviations of its input")
+        noise.add_column("modality", no_wrap=True)
+        for level in record["noise_levels"]:
+            noise.add_column(f"{level:g}", justify="right")
+        for modality, values in record["robustness"].items():
+            noise.add_row(modality, *(f"{value:.3f}" for value in values))
+        show_table(noise)
+    console = Console(highlight=False, soft_wrap=True)
+    for sentence in record["verdict"]:
+        console.print(f"- {sentence}", markup=False)
+    console.print(f"{path}", markup=False)
+
+
+def show_competition(folder: Path, record: Mapping[str, Any]) -> None:
+    """Print competition strengths."""
+    table = new_table(f"{folder}, {record['split']} split: competition strength")
+    for column in ("modality", "strength"):
+        table.add_column(column, justify="left" if column == "modality" else "right", no_wrap=True)
+    for modality, value in record["strength"].items():
+        table.add_row(modality, f"{value:.3f}")
+    show_table(table)
+    print(
+        f"0: what it learns alone ({record['concept']}) can be read linearly from the joint feature; 1: nothing of it"
+    )
+
+
+def _bracket(interval: Any, style: str = "+.3f") -> str:
+    """An interval in brackets; nothing where there is none or it is not finite."""
+    if interval is None or any(isinstance(end, str) for end in interval):
+        return ""
+    return f" [{interval[0]:{style}}, {interval[1]:{style}}]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +21,7 @@ from gradmod.training.evaluation import Predictions, measure, predict, validatio
 from gradmod.training.history import EpochHistory
 from gradmod.training.interrupts import Interrupts
 from gradmod.training.loading import Batch, Request, batches
+from gradmod.training.monitors import Monitor
 from gradmod.training.non_finite import explain_non_finite
 from gradmod.training.optimization import clip_gradients, learning_rate
 from gradmod.training.progress import RunProgress
@@ -71,6 +72,7 @@ class Loop:
         recorder: the log.
         workers: processes that read ahead.
         position: where to start.
+        monitors: what else is measured at the end of an epoch.
     """
 
     config: Config
@@ -84,6 +86,7 @@ class Loop:
     recorder: Recorder
     workers: int
     position: Position
+    monitors: Sequence[Monitor] = ()
 
     def __post_init__(self) -> None:
         train = self.config.train
@@ -187,6 +190,7 @@ class Loop:
             validation,
             here.history.coefficient_quantiles(modalities),
             best,
+            {monitor.name: monitor.measure(self.model) for monitor in self.monitors if here.epoch % monitor.every == 0},
         )
         here.epoch += 1
         here.step_in_epoch = 0

@@ -34,18 +34,36 @@ class Parts:
     workers: int
 
 
-def build_parts(config: Config) -> Parts:
-    """Make data and model of a run. The same seed gives the same initial weights, whatever the method.
+def read_data(config: Config) -> Splits:
+    """Read the data set of a run.
 
     Raises:
         ConfigError: settings that do not go together.
         DataError: the data cannot be read.
     """
-    data = load_dataset(
-        config.data.dataset, config.data.root, config.data.protocol, config.data.split_seed, config.data.options
-    )
+    data = config.data
+    return load_dataset(data.dataset, data.root, data.protocol, data.split_seed, data.options)
+
+
+def modalities_of(config: Config, data: Splits) -> tuple[str, ...]:
+    """All modalities of a data set, whatever a run is trained on."""
+    return data.modalities or dataset_info(config.data.dataset).modalities or tuple(data.train.sources)
+
+
+def build_parts(config: Config, data: Splits | None = None) -> Parts:
+    """Make data and model of a run. The same seed gives the same initial weights, whatever the method.
+
+    Args:
+        config: the run's settings.
+        data: its data, where they are read already.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        DataError: the data cannot be read.
+    """
+    data = read_data(config) if data is None else data
     info = dataset_info(config.data.dataset)
-    modality, modalities = config.data.modality, data.modalities or info.modalities or tuple(data.train.sources)
+    modality, modalities = config.data.modality, modalities_of(config, data)
     if modality != "multimodal" and modality not in modalities:
         raise ConfigError(
             f"data.modality is {modality!r}; {info.name} has {', '.join(modalities)}, or multimodal for all of them"

@@ -56,13 +56,15 @@ class Recorder:
         validation: dict[str, Any],
         coefficients: dict[str, dict[str, float]] | None,
         best: bool,
+        monitored: dict[str, Any],
     ) -> None:
-        """Record one epoch; `seconds` is the training time of the run so far."""
+        """Record one epoch; `seconds` is the training time of the run so far, `monitored` what monitors measured."""
         if self._log is None:
             return
         figures: dict[str, Any] = {"train_loss": train_loss, "validation": validation}
         if coefficients is not None:
             figures["coefficients"] = coefficients
+        figures |= monitored
         self._log.write("epoch", epoch=epoch, step=step, seconds=round(seconds, 3), best=best, **figures)
         self._scalars(step, figures, "epoch")
 

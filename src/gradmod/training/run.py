@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradmod.errors import CheckpointError, ConfigError
+from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
-from gradmod.experiments.toml import load_config, save_config
+from gradmod.experiments.toml import save_config
 from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.devices import make_fabric, peak_memory
 from gradmod.training.evaluation import measure, predict
 from gradmod.training.files import write_json
 from gradmod.training.history import EpochHistory
 from gradmod.training.loop import Loop, Position
+from gradmod.training.monitors import make_monitors
+from gradmod.training.opening import load_model, open_run, run_config
 from gradmod.training.optimization import build_optimizer
 from gradmod.training.parts import Parts, build_parts, describe_splits
 from gradmod.training.recording import Recorder
@@ -31,7 +33,6 @@ from gradmod.training.runfolder import (
     save_predictions,
     versions,
 )
-from gradmod.wrapper import ModulatedModel
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -111,45 +112,15 @@ def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best
         ConfigError: the run's protocol has no such split.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
-    folder = Path(folder)
-    config = run_config(folder)
-    state = Checkpoints(folder).load(checkpoint)
-    fabric = make_fabric(replace(config.train, devices=1, nodes=1, strategy="auto"))
-    fabric.launch()
-    parts = build_parts(config)
-    splits = dict(parts.data.items())
-    if split not in splits:
-        raise ConfigError(f"split is {split!r}; the run's protocol {config.data.protocol!r} has {', '.join(splits)}")
-    model = parts.model.to(fabric.device)
-    _load_model(model, state, checkpoint)
-    predictions = predict(fabric, model, splits[split], batch_size=config.train.batch_size, workers=parts.workers)
-    return measure(predictions, parts.task, model.method.modalities)
-
-
-def run_config(folder: Path) -> Config:
-    """Settings of the run in `folder`.
-
-    Raises:
-        CheckpointError: there is no run.
-    """
-    if not (folder / CONFIG).is_file():
-        raise CheckpointError(
-            f"{folder} is not a run folder: it has no {CONFIG}; give the folder that `gradmod train` printed"
-        )
-    return load_config(folder / CONFIG)
-
-
-def locate(path: str, default: str) -> tuple[Path, str]:
-    """Run folder and checkpoint that `path` means: a run folder, or a checkpoint file in one.
-
-    Args:
-        path: either.
-        default: the checkpoint of a run folder.
-    """
-    given = Path(path)
-    if given.suffix == ".pt":
-        return given.parent.parent, str(given)
-    return given, default
+    run = open_run(folder, checkpoint)
+    predictions = predict(
+        run.fabric,
+        run.model,
+        run.split(split),
+        batch_size=run.config.train.batch_size,
+        workers=run.parts.workers,
+    )
+    return measure(predictions, run.parts.task, run.model.method.modalities)
 
 
 def default_name(config: Config) -> str:
@@ -163,7 +134,8 @@ def _train(
 ) -> RunSummary | None:
     modalities = parts.model.method.modalities
     if state is not None:
-        _load_model(parts.model, state, "the run's")
+        load_model(parts.model, state, "the run's")
+    monitors = make_monitors(config, fabric, parts)
     optimizer = build_optimizer(parts.model.parameter_groups(), config.optimizer)
     wrapped, wrapped_optimizer = fabric.setup(parts.model, optimizer)
     position = Position()
@@ -215,6 +187,7 @@ def _train(
             recorder=recorder,
             workers=parts.workers,
             position=position,
+            monitors=monitors,
         ).run()
     finally:
         recorder.close()
@@ -226,7 +199,7 @@ def _finish(
 ) -> RunSummary | None:
     """Evaluate the best epoch on every split, each once; write the result, the predictions and the curves."""
     state = Checkpoints(folder).load("best")
-    _load_model(parts.model, state, "best")
+    load_model(parts.model, state, "best")
     modalities = parts.model.method.modalities
     figures: dict[str, Any] = {}
     for name, split in parts.data.items():
@@ -263,14 +236,6 @@ def _finish(
     write_json(folder / RESULT, result)
     plot_curves(folder)
     return RunSummary(folder, result)
-
-
-def _load_model(model: ModulatedModel, state: dict[str, Any], name: str) -> None:
-    try:
-        model.load_state_dict(state["model"])
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"checkpoint {name} does not fit the model in {CONFIG}: {reason}") from None
 
 
 def _position(state: dict[str, Any], device: torch.device) -> Position:

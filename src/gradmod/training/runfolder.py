@@ -15,7 +15,7 @@ import gradmod
 from gradmod.errors import CheckpointError, ConfigError
 from gradmod.experiments.locks import take
 from gradmod.training.evaluation import Predictions
-from gradmod.training.files import json_text, write_atomically
+from gradmod.training.files import json_text, write_arrays
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -98,7 +98,7 @@ def save_predictions(folder: Path, split: str, predictions: Predictions) -> None
     target = folder / "predictions"
     target.mkdir(exist_ok=True)
     arrays = {name: getattr(predictions, name).numpy() for name in ("logits", "responses", "target")}
-    write_atomically(target / f"{split}.npz", lambda file: np.savez_compressed(file, **arrays))
+    write_arrays(target / f"{split}.npz", arrays)
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,116 @@
+"""Competition strength of a trained run, its mono-modal concepts included."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from gradmod.datasets.splits import Splits
+from gradmod.errors import ConfigError
+from gradmod.experiments.config import Config
+from gradmod.experiments.locks import hold
+from gradmod.metrics.competition import DEFAULT_PENALTY, competition_strength
+from gradmod.training.checkpoints import Checkpoints
+from gradmod.training.concepts import Concept, concept_outputs, concepts_of, predictor_split
+from gradmod.training.evaluation import predict_features
+from gradmod.training.files import write_arrays, write_json
+from gradmod.training.opening import open_run
+from gradmod.training.parts import read_data
+from gradmod.training.run import resume, train
+from gradmod.training.runfolder import CONFIG
+
+
+def measure_competition(
+    folder: Path | str,
+    *,
+    split: str = "test",
+    checkpoint: str = "best",
+    concept: str = "logits",
+    penalty: float = DEFAULT_PENALTY,
+    concepts: str = "",
+) -> dict[str, Any]:
+    """Competition strength of each modality in a trained run.
+
+    Trains the mono-modal concepts that are missing, exports the joint feature and the concepts' outputs, fits the ridge
+    regression on the predictor split, and writes `competition/<split>.json` into the run's folder.
+
+    Args:
+        folder: the run's folder.
+        split: the evaluation split.
+        checkpoint: `best`, `last`, `previous`, or a path.
+        concept: `logits` or `features` of the mono-modal model.
+        penalty: of the ridge regression.
+        concepts: folder of the concepts; empty: the run's setting, else `concepts` beside the run.
+
+    Returns:
+        What was written: `strength` d^m by modality, and how it was measured.
+
+    Raises:
+        ConfigError: no such split, a run of one modality, or a protocol without a predictor split.
+        CheckpointError: no run there, or the checkpoint is damaged.
+    """
+    run = open_run(folder, checkpoint)
+    evaluated, data = run.split(split), run.parts.data
+    predictor = predictor_split(run.config, data)
+    place = concepts or run.config.monitor.concepts or str(run.folder.absolute().parent / "concepts")
+    found = ensure_concepts(replace(run.config, monitor=replace(run.config.monitor, concepts=place)), data)
+    reading = {"batch_size": run.config.train.batch_size, "workers": run.parts.workers}
+    assert data.predictor is not None
+    fit, _ = predict_features(run.fabric, run.model, predictor, **reading)
+    on_split, _ = predict_features(run.fabric, run.model, evaluated, **reading)
+    strengths = {
+        m: competition_strength(
+            fit.numpy(),
+            concept_outputs(one, "predictor", data, concept),
+            on_split.numpy(),
+            concept_outputs(one, split, data, concept),
+            penalty,
+        )
+        for m, one in found.items()
+    }
+    target = run.folder / "competition"
+    target.mkdir(exist_ok=True)
+    write_arrays(target / f"{split}_features.npz", {"predictor": fit.numpy(), "evaluated": on_split.numpy()})
+    record: dict[str, Any] = {
+        "strength": strengths,
+        "split": split,
+        "checkpoint": checkpoint,
+        "concept": concept,
+        "penalty": penalty,
+        "concepts": {m: str(one.folder) for m, one in found.items()},
+    }
+    write_json(target / f"{split}.json", record)
+    return record
+
+
+def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Concept]:
+    """Train the mono-modal concepts of a run that are missing; another process that trains one is waited for.
+
+    Args:
+        config: the run's settings.
+        data: its data, where they are read already.
+
+    Raises:
+        ConfigError: see `concepts_of`; or a concept is missing and the run has several processes.
+    """
+    found = concepts_of(config, data if data is not None else read_data(config))
+    missing = {m: one for m, one in found.items() if not one.is_trained}
+    if missing and config.train.devices * config.train.nodes > 1:
+        raise ConfigError(
+            f"the mono-modal concepts of {', '.join(missing)} are not trained, and a run of several processes does not "
+            "train them: run it once with --devices 1 --epochs as many, or `gradmod competition` on a finished run"
+        )
+    for modality, one in missing.items():
+        with hold(one.folder.with_suffix(".lock")):
+            if one.is_trained:
+                continue
+            print(f"gradmod: note: training the mono-modal concept of {modality}: {one.folder}", file=sys.stderr)
+            if (one.folder / CONFIG).is_file() and Checkpoints(one.folder).exist():
+                resume(one.folder)
+            else:
+                shutil.rmtree(one.folder, ignore_errors=True)
+                train(one.config)
+    return found

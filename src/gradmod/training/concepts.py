@@ -1,0 +1,149 @@
+"""Mono-modal concepts: what each modality learns without competition, trained once and kept by content.
+
+A concept is an ordinary run of one modality (late fusion: its encoder and head alone; early fusion: the same network,
+the others masked). Its folder is named by a hash of the data, the model, the settings and the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gradmod.datasets.samples import Split
+from gradmod.datasets.splits import Splits
+from gradmod.errors import ConfigError
+from gradmod.experiments.config import Config, MethodConfig, MonitorConfig
+from gradmod.training.evaluation import predict_features
+from gradmod.training.files import write_arrays
+from gradmod.training.opening import open_run
+from gradmod.training.parts import modalities_of
+from gradmod.training.runfolder import RESULT
+
+PROBED_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A mono-modal concept.
+
+    Attributes:
+        modality: its modality.
+        config: settings of its run, place and name included.
+    """
+
+    modality: str
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return Path(self.config.train.out) / self.config.train.name
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its run is finished."""
+        return (self.folder / RESULT).is_file()
+
+
+def concepts_of(config: Config, data: Splits) -> dict[str, Concept]:
+    """The concept of every modality that a run is measured against, trained or not.
+
+    Args:
+        config: the run's settings.
+        data: its data.
+
+    Raises:
+        ConfigError: a run of one modality.
+    """
+    if config.data.modality != "multimodal":
+        raise ConfigError(f"the run has one modality, {config.data.modality}: nothing competes with it")
+    fingerprint = fingerprint_of(data)
+    out = config.monitor.concepts or str(Path(config.train.out) / "concepts")
+    concepts = {}
+    for modality in modalities_of(config, data):
+        alone = replace(
+            config,
+            data=replace(config.data, modality=modality),
+            method=MethodConfig(method="joint"),
+            train=replace(config.train, out=out, save_every=0, score_test=True, devices=1, nodes=1, strategy="auto"),
+            monitor=MonitorConfig(),
+        )
+        name = f"{_short(config.data.dataset)}-{config.model.fusion}-{modality}-seed{config.train.seed}"
+        name += f"-{_hash(alone, fingerprint)}"
+        concepts[modality] = Concept(modality, replace(alone, train=replace(alone.train, name=name)))
+    return concepts
+
+
+def predictor_split(config: Config, data: Splits) -> Split:
+    """What competition strength is fitted on.
+
+    Raises:
+        ConfigError: the protocol has none.
+    """
+    if data.predictor is None:
+        raise ConfigError(
+            f"the protocol {config.data.protocol!r} of {config.data.dataset} has no predictor split, on which "
+            "competition strength is fitted; use the protocol heldout"
+        )
+    return data.predictor
+
+
+def concept_outputs(concept: Concept, split: str, data: Splits, kind: str = "logits") -> npt.NDArray[np.float32]:
+    """[rows, C] what a concept says on a split, or the features that its head reads; computed once, then kept.
+
+    Raises:
+        ConfigError: it is not trained.
+    """
+    if not concept.is_trained:
+        raise ConfigError(
+            f"the mono-modal concept of {concept.modality!r} is not trained ({concept.folder}): `gradmod train "
+            "--competition-every N` on one process trains it first, and so does `gradmod competition RUN`"
+        )
+    path = concept.folder / "outputs" / f"{split}.npz"
+    if not path.is_file():
+        run = open_run(concept.folder, "best", data)
+        features, logits = predict_features(
+            run.fabric, run.model, run.split(split), batch_size=run.config.train.batch_size, workers=run.parts.workers
+        )
+        path.parent.mkdir(exist_ok=True)
+        write_arrays(path, {"features": features.numpy(), "logits": logits.numpy()})
+    with np.load(path, allow_pickle=False) as stored:
+        return np.asarray(stored[kind])
+
+
+def fingerprint_of(data: Splits) -> str:
+    """Hash of a data set as it was divided: sizes, targets, and some samples of each split."""
+    digest = hashlib.sha256()
+    for name, split in data.items():
+        digest.update(f"{name} {len(split)} {split.shapes}".encode())
+        digest.update(np.ascontiguousarray(split.targets).tobytes())
+        rows = np.unique(np.linspace(0, len(split) - 1, PROBED_SAMPLES).astype(int))
+        inputs, _ = split.read(rows)
+        for modality in sorted(inputs):
+            tree = inputs[modality]
+            for leaf in tree.values() if isinstance(tree, dict) else (tree,):
+                digest.update(leaf.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _hash(config: Config, fingerprint: str) -> str:
+    """Of what the figures of a run depend on; not of where it lies and what it is called."""
+    sections: dict[str, Any] = asdict(config)
+    del sections["monitor"]
+    del sections["data"]["root"]
+    for neutral in ("out", "name", "workers", "device", "log_every"):
+        del sections["train"][neutral]
+    text = json.dumps([sections, fingerprint, str(torch.float32)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _short(dataset: str) -> str:
+    """A data set's name as part of a folder's: of one of the user's own, the file's."""
+    return Path(dataset.rpartition(":")[0]).stem if ":" in dataset else dataset
