@@ -18,7 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 train: setup
-	$(BIN)/gradmod train --dataset av-digits --method agm
+	$(BIN)/gradmod train --dataset av-digits --method agm --shape-every 1 --competition-every 1
+	$(BIN)/gradmod attribute
+	$(BIN)/gradmod report
 
 test: lint types
 	$(BIN)/pytest --numprocesses 2

@@ -1,4 +1,4 @@
-"""The command line: gradmod train | resume | evaluate | compare | attribute | competition | check | prepare | list."""
+"""The command line: gradmod COMMAND, and what each command does."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ Train multi-modal classifiers, balance their modalities, see how they compete.
   compare    methods x fusions x seeds: one table         gradmod compare --methods joint,agm,ogm-ge --seeds 0,1,2
   attribute  what each modality gives a model: SHAPE      gradmod attribute RUN
   competition    how strongly each was suppressed by training together      gradmod competition RUN
+  report     one HTML page of a run, of several, or of a comparison      gradmod report RUN...
   check      say whether a data set is what its loader needs      gradmod check av-mnist FOLDER
   prepare    make a data set from its sources, or decode one once     gradmod prepare crema-d --root FOLDER --out FAST
   list       methods, data sets and models, and what each needs
@@ -129,7 +130,7 @@ def attribute(words: Sequence[str]) -> None:
     from gradmod.experiments.arguments import parse
 
     def command(
-        run: Annotated[Path, _positional()],
+        run: Annotated[Path | None, _positional()] = None,
         split: str = "test",
         checkpoint: str = "best",
         metric: str = "",
@@ -139,18 +140,24 @@ def attribute(words: Sequence[str]) -> None:
         """Say what each modality gives a trained model: SHAPE scores, missing modalities, noise, and a verdict.
 
         Args:
-            run: The run's folder.
+            run: The run's folder; none: the newest below runs/.
             split: train, validation, test or predictor.
             checkpoint: best, last, previous, or the path of a checkpoint.
             metric: What is divided among the modalities; empty: accuracy (of numbers: negative mean absolute error).
             noise_levels: Standard deviations of the noise, in those of the input.
             replicates: Of the bootstrap over samples.
         """
+        from gradmod.reporting.records import newest_run
         from gradmod.reporting.tables import show_attribution
         from gradmod.training.attribution import attribute_run
 
         folder = attribute_run(
-            run, split=split, checkpoint=checkpoint, metric=metric, noise_levels=noise_levels, replicates=replicates
+            run or newest_run(Path("runs")),
+            split=split,
+            checkpoint=checkpoint,
+            metric=metric,
+            noise_levels=noise_levels,
+            replicates=replicates,
         )
         show_attribution(folder)
 
@@ -192,6 +199,27 @@ def competition(words: Sequence[str]) -> None:
         show_competition(run, record)
 
     parse(command, words, "gradmod competition")
+
+
+def report(words: Sequence[str]) -> None:
+    """Write a page."""
+    from gradmod.experiments.arguments import parse
+
+    def command(runs: Annotated[tuple[Path, ...], _positional()] = (), out: str = "") -> None:
+        """Write one self-contained HTML page: settings, data, table, plots, diagnosis, versions.
+
+        Args:
+            runs: Folders of finished runs, or of a comparison; none: the newest run below runs/.
+            out: The page; empty: report.html in the run's folder, or of several here.
+        """
+        from gradmod.reporting.records import newest_run
+        from gradmod.reporting.report import write_report
+
+        folders = runs or (newest_run(Path("runs")),)
+        path = Path(out) if out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
+        print(f"report: {write_report(folders, path)}")
+
+    parse(command, words, "gradmod report")
 
 
 def check(words: Sequence[str]) -> None:
@@ -278,6 +306,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": compare,
     "attribute": attribute,
     "competition": competition,
+    "report": report,
     "check": check,
     "prepare": prepare,
     "list": list_everything,

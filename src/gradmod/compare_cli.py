@@ -23,7 +23,7 @@ from gradmod.experiments.scheduling import FAILED, FINISHED, State, run_all
 from gradmod.experiments.toml import save_config
 from gradmod.reporting.comparison import RunRecord, compare
 from gradmod.reporting.formats import as_csv, latex, markdown, terminal
-from gradmod.reporting.plots import plot_comparison
+from gradmod.reporting.plots.comparison import plot_comparison
 from gradmod.reporting.records import read_result
 from gradmod.reporting.states import RunState, progress_table
 from gradmod.reporting.tables import show_table, terminal_width
@@ -139,11 +139,11 @@ def _write(finished: Sequence[RunRecord], folder: Path, chosen: Chosen, failed: 
     (folder / "comparison.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
     for name, text in (("table.md", markdown(table)), ("table.tex", latex(table)), ("table.csv", as_csv(table))):
         (folder / name).write_text(text, encoding="utf-8")
-    plot_comparison(finished, folder / "curves.svg")
+    plot_comparison(finished, table, folder)
     show_table(terminal(table, f"comparison on {dataset}", terminal_width()))
     for note in table.notes:
         print(note)
-    print(f"{folder}: table.md, table.tex, table.csv, curves.svg, runs/")
+    print(f"{folder}: table.md, table.tex, table.csv, curves.svg, methods.svg, runs/")
 
 
 def _modalities(comparison: Comparison) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from gradmod.errors import CheckpointError
 from gradmod.reporting.comparison import ComparisonTable, RunRecord, compare
 from gradmod.reporting.formats import as_csv, latex, markdown, terminal
-from gradmod.reporting.plots import _comparison
+from gradmod.reporting.plots.comparison import comparison_curves
 
 TARGET = np.array([0, 1, 0, 1])
 PREDICTED = {
@@ -155,7 +155,7 @@ def test_latex_escapes_what_it_must(runs: list[RunRecord]) -> None:
 
 
 def test_the_curves_are_means_as_far_as_every_seed_goes(runs: list[RunRecord]) -> None:
-    figure = _comparison([run for run in runs if not run.modality])
+    figure = comparison_curves(runs)
     (axes,) = figure.axes
     lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
     assert set(lines) == {"joint", "agm"}

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from gradmod.errors import CheckpointError
-from gradmod.reporting.plots import curves, plot_curves
+from gradmod.reporting.plots.curves import curves, plot_curves
 from gradmod.reporting.records import Metrics, coefficient_range, read_metrics, read_result
 from gradmod.reporting.style import colours
 from gradmod.reporting.tables import coefficients_table, figures_table

@@ -26,7 +26,7 @@ def terminal(table: ComparisonTable, title: str, width: int) -> Table:
 
 def _terminal(table: ComparisonTable, title: str, written: Callable[[str], str]) -> Table:
     shown = new_table(title)
-    header, body = _cells(table)
+    header, body = cells_of(table)
     for position, name in enumerate(header):
         shown.add_column(name.replace(" ", "\n"), justify="left" if position < 2 else "right", no_wrap=True)
     previous = ""
@@ -40,7 +40,7 @@ def _terminal(table: ComparisonTable, title: str, written: Callable[[str], str])
 
 def markdown(table: ComparisonTable) -> str:
     """A table for a Markdown page, the notes under it."""
-    header, body = _cells(table)
+    header, body = cells_of(table)
     lines = [header, ["---"] * len(header), *body]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text + "\n" + "".join(f"{note}.  \n" for note in table.notes)
@@ -48,7 +48,7 @@ def markdown(table: ComparisonTable) -> str:
 
 def latex(table: ComparisonTable) -> str:
     """A table for a paper (package booktabs), the notes as comments."""
-    header, body = _cells(table)
+    header, body = cells_of(table)
     escape = _escaped
     lines = [f"% {note}" for note in table.notes]
     lines += [rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}", r"\toprule"]
@@ -79,7 +79,7 @@ def as_csv(table: ComparisonTable) -> str:
     return file.getvalue()
 
 
-def _cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
+def cells_of(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
     """Header and body as words."""
     metrics = table.metrics[:2]
     header = ["fusion", "method", *(METRIC_TITLES[name] for name in metrics)]

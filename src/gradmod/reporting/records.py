@@ -78,6 +78,18 @@ def read_result(folder: Path) -> Record:
     return read_json(path)
 
 
+def newest_run(out: Path) -> Path:
+    """The run below `out` that was finished last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    finished = list(out.glob("*/result.json"))
+    if not finished:
+        raise CheckpointError(f"there is no finished run in {out}/; name a run's folder")
+    return max(finished, key=lambda path: path.stat().st_mtime).parent
+
+
 def read_json(path: Path) -> Record:
     """Read a JSON object.
 

@@ -8,6 +8,8 @@ from typing import Any
 # Okabe and Ito's palette; black is the whole model.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MODEL_COLOUR = "#222222"
+OTHER_COLOUR = "#999999"
+GRID_COLOUR = "#dddddd"
 _FIXED = {"audio": PALETTE[0], "visual": PALETTE[1], "text": PALETTE[2]}
 
 METRIC_TITLES = {
@@ -26,7 +28,12 @@ RC: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": "#dddddd",
+    "grid.color": GRID_COLOUR,
+    "text.color": MODEL_COLOUR,
+    "axes.edgecolor": MODEL_COLOUR,
+    "axes.labelcolor": MODEL_COLOUR,
+    "xtick.color": MODEL_COLOUR,
+    "ytick.color": MODEL_COLOUR,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "svg.hashsalt": "gradmod",

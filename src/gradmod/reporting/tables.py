@@ -91,13 +91,13 @@ def show_attribution(path: Path) -> None:
     for column in ("modality", "contribution", "share of the whole"):
         table.add_column(column, justify="left" if column == "modality" else "right", no_wrap=True)
     for modality, value in record["values"].items():
-        contribution = f"{value:+.3f}{_bracket(intervals['values'].get(modality))}"
+        contribution = f"{value:+.3f}{bracket(intervals['values'].get(modality))}"
         share = record["contributions"][modality]
         written = (
-            "" if isinstance(share, str) else f"{share:.0%}{_bracket(intervals['contributions'].get(modality), '.0%')}"
+            "" if isinstance(share, str) else f"{share:.0%}{bracket(intervals['contributions'].get(modality), '.0%')}"
         )
         table.add_row(modality, contribution, written)
-    table.add_row("cooperation", f"{record['cooperation']:+.3f}{_bracket(intervals['cooperation'])}", "")
+    table.add_row("cooperation", f"{record['cooperation']:+.3f}{bracket(intervals['cooperation'])}", "")
     show_table(table)
     missing = new_table("by the modalities that the model is shown")
     missing.add_column("shown", no_wrap=True)
@@ -132,7 +132,7 @@ def show_competition(folder: Path, record: Mapping[str, Any]) -> None:
     )
 
 
-def _bracket(interval: Any, style: str = "+.3f") -> str:
+def bracket(interval: Any, style: str = "+.3f") -> str:
     """An interval in brackets; nothing where there is none or it is not finite."""
     if interval is None or any(isinstance(end, str) for end in interval):
         return ""

@@ -211,7 +211,7 @@ def _finish(
             save_predictions(folder, name, predictions)
     if not fabric.is_global_zero:
         return None
-    from gradmod.reporting.plots import plot_curves
+    from gradmod.reporting.plots.curves import plot_curves
     from gradmod.reporting.records import coefficient_range, read_metrics
 
     result = {

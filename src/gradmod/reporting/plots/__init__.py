@@ -1,0 +1,1 @@
+"""Plots, from records alone; a file for each kind."""
