@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup train test test-slow lint types clean
+.PHONY: help setup train test test-slow docs lint types clean
 
 help:
 	@echo "make train      set up, then train AGM on the embedded data set (about a minute)"
 	@echo "make test       set up, then lint, types and the test suite"
 	@echo "make test-slow  the longer checks"
+	@echo "make docs       the documentation as a site, warnings as errors, its examples run"
 
 setup: $(VENV)/.installed
 
@@ -27,6 +28,12 @@ test: lint types
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs build/docs
+	$(BIN)/sphinx-build --fail-on-warning --quiet -b doctest docs build/doctest
+	@echo "the site: build/docs/index.html"
 
 lint: setup
 	$(BIN)/ruff check .

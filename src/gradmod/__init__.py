@@ -43,7 +43,7 @@ _EXPORTS = {
     "adapt": "gradmod.adapters",
     "diagnose": "gradmod.diagnosis",
 }
-_MODULES = {"functional", "tasks", "coalitions", "methods", "wrapper", "metrics"}
+_MODULES = {"functional", "tasks", "coalitions", "methods", "wrapper", "metrics", "diagnosis"}
 
 __all__ = ["__version__", "functional", *_EXPORTS]
 

@@ -59,7 +59,7 @@ class Page(HTMLParser):
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything that a report can show, and another method beside it."""
     out = tmp_path_factory.mktemp("runs")
-    words = "--epochs 2 --width 8 --batch-size 128 --log-every 4 --device cpu".split()
+    words = ["--epochs", "2", "--width", "8", "--batch-size", "128", "--log-every", "4", "--device", "cpu"]
     assert (
         cli.main(
             ["train", *words, "--out", str(out), "--name", "agm", "--shape-every", "1", "--competition-every", "1"]
@@ -80,7 +80,8 @@ def test_a_page_of_one_run(finished: Path, tmp_path: Path) -> None:
     for part in (
         "agm on av-digits, late fusion, seed 0", f"{result['splits']['test']['accuracy']:.3f}", "best epoch", "heldout",
         "Diagnosis, test split", "carries", "With modalities missing", "Competition strength",
-        "Coefficients over the run", "class 9", "How to repeat it", "gradmod train --config", "[optimizer]", result["versions"]["torch"],
+        "Coefficients over the run", "class 9", "How to repeat it", "gradmod train --config", "[optimizer]",
+        result["versions"]["torch"],
     ):  # fmt: skip
         assert part in page.words, part
     assert text.count("<svg") == 6  # curves, contributions, competition, steps, bars, noise
