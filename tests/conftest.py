@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Tests run beside each other: with one thread each they do not fight for the cores. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest

@@ -85,6 +85,7 @@ def test_the_paper_command_line_trains_evaluates_and_goes_on(tmp_path: Path) -> 
     assert f"{result['splits']['validation']['accuracy']:.3f}" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_paper_command_line_on_the_embedded_data(tmp_path: Path) -> None:
     words = "--dataset AV-Digits --methods AGM --EPOCHS 2 --batch_size 256 --learning_rate 0.01 --device cpu"
     done = paper(*words.split(), cwd=tmp_path)
@@ -113,7 +114,8 @@ def test_damaged_data_from_the_command_line(tmp_path: Path) -> None:
         (
             ["trian"],
             2,
-            "unknown command 'trian'; expected one of train, resume, evaluate, compare, check, prepare, list",
+            "unknown command 'trian'; expected one of train, resume, evaluate, compare, attribute, competition, "
+            "report, check, prepare, list",
         ),
         (["train", "--epoch", "3"], 2, "did you mean --epochs"),
         (["train", "--epochs", "0"], 2, "train.epochs is 0"),

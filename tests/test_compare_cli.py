@@ -25,6 +25,7 @@ def compare(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_choose_run_tell_and_repeat_nothing(tmp_path: Path) -> None:
     words = ["--methods", "agm", "--tune", "agm.alpha=0.3,2", "joint.lr=0.01,0.05", "--name", "mine"]
     done = compare(*words, "--seeds", "0", cwd=tmp_path)

@@ -117,7 +117,7 @@ def test_truncated_files_are_named(keep: int, tmp_path: Path) -> None:
         load_dataset("ave", str(tmp_path), "heldout").train.read(range(6))
 
 
-@pytest.mark.parametrize("modality", ["multimodal", "audio"])
+@pytest.mark.parametrize("modality", [pytest.param("multimodal", marks=pytest.mark.slow), "audio"])
 def test_it_trains_with_workers_as_without(
     modality: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -242,7 +242,7 @@ def test_options_belong_to_their_data_set(root: Path) -> None:
         load_dataset("crema-d", str(root / "Audio"), "heldout")
 
 
-@pytest.mark.parametrize("fusion", ["late", "early"])
+@pytest.mark.parametrize("fusion", ["late", pytest.param("early", marks=pytest.mark.slow)])
 def test_it_trains_from_the_command_line_and_workers_change_nothing(
     fusion: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

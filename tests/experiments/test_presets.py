@@ -63,7 +63,13 @@ def test_unknown_presets_and_two_sources() -> None:
         parse_config(["--preset", "ave", "--config", "x.toml"], "x")
 
 
-@pytest.mark.parametrize("name", [name for name in presets() if name.endswith("-quick")])
+QUICK = [name for name in presets() if name.endswith("-quick")]
+LONG = {"avdigits-quick", "cremad-quick"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in QUICK]
+)
 def test_quick_presets_train(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "data"

@@ -53,7 +53,16 @@ def parameters(folder: Path) -> dict[str, Tensor]:
     return {name: value for name, value in model.items() if name.startswith("model.")}
 
 
-@pytest.mark.parametrize(("modalities", "fusion"), [(2, "late"), (2, "sum"), (2, "early"), (3, "early"), (6, "late")])
+@pytest.mark.parametrize(
+    ("modalities", "fusion"),
+    [
+        (2, "late"),
+        pytest.param(2, "sum", marks=pytest.mark.slow),
+        pytest.param(2, "early", marks=pytest.mark.slow),
+        (3, "early"),
+        (6, "late"),
+    ],
+)
 def test_it_trains_and_is_not_joint_training(modalities: int, fusion: str, tmp_path: Path) -> None:
     folders: dict[str, Path] = {}
     for name in METHODS:

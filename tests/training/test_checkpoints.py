@@ -62,13 +62,13 @@ def assert_same_end(folder: Path, expected: Path) -> None:
     ("where", "count"),
     [
         ("step", 2),
-        ("step", 7),
-        ("step", 14),
+        pytest.param("step", 7, marks=pytest.mark.slow),
+        pytest.param("step", 14, marks=pytest.mark.slow),
         ("evaluate", 1),
-        ("evaluate", 3),
+        pytest.param("evaluate", 3, marks=pytest.mark.slow),
         ("save", 1),
-        ("save", 3),
-        ("save", 6),
+        pytest.param("save", 3, marks=pytest.mark.slow),
+        pytest.param("save", 6, marks=pytest.mark.slow),
         ("rename", 3),
     ],
 )

@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ave_files import ave_arrays, write_ave
 from avmnist_files import avmnist_arrays, write_avmnist
+from cremad_files import write_cremad
 from gradmod import cli
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config, MonitorConfig
 from gradmod.metrics.competition import competition_strength
 from gradmod.reporting.records import read_metrics, read_result
+from gradmod.reporting.report import write_report
 from gradmod.training.attribution import attribute_run
 from gradmod.training.competition import ensure_concepts, measure_competition
 from gradmod.training.concepts import concept_outputs, concepts_of, fingerprint_of
@@ -23,7 +26,9 @@ from gradmod.training.evaluation import predict_features
 from gradmod.training.opening import open_run
 from gradmod.training.parts import read_data
 from gradmod.training.run import train
+from mosei_files import mosei_files, write_mosei
 from runs import log_lines, short
+from urfunny_files import urfunny_content, write_urfunny
 
 
 def names(config: Config) -> list[str]:
@@ -149,3 +154,30 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ):
         assert cli.main(words) in (1, 2)
         assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["crema-d", "ur-funny", "ave", "mosei"])
+def test_every_data_set_can_be_diagnosed_and_measured(dataset: str, tmp_path: Path) -> None:
+    """Frames, padded sequences, segments, token ids; networks that fuse late, and those whose modalities attend."""
+    root = {
+        "crema-d": lambda: write_cremad(tmp_path / "data"),
+        "ur-funny": lambda: write_urfunny(tmp_path / "humor.pkl", urfunny_content()),
+        "ave": lambda: write_ave(tmp_path / "data", ave_arrays()),
+        "mosei": lambda: write_mosei(tmp_path / "data", mosei_files()),
+    }[dataset]()
+    small: dict[str, Any] = {"crema-d": {"encoder": "small-cnn"}, "ur-funny": {"width": 16, "layers": 1}}.get(
+        dataset, {}
+    )
+    settings = {"width": None, "batch_size": 8, **small}
+    config = short(tmp_path / "runs", dataset=dataset, root=str(root), epochs=1, name="a", **settings)
+    summary = train(config)
+    assert summary is not None
+    strengths = measure_competition(summary.folder)["strength"]
+    modalities = summary.result["modalities"]
+    assert set(strengths) == set(modalities)
+    assert all(np.isfinite(value) and value >= 0 for value in strengths.values())
+    found = json.loads(attribute_run(summary.folder, noise_levels=(0.0, 1.0), replicates=20).read_text())
+    assert len(found["game"]) == 1 << len(modalities)
+    assert set(found["alone"]) == set(modalities)
+    assert write_report([summary.folder], tmp_path / "report.html").stat().st_size > 10_000

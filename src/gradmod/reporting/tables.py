@@ -121,8 +121,8 @@ def show_attribution(path: Path) -> None:
 
 def show_competition(folder: Path, record: Mapping[str, Any]) -> None:
     """Print competition strengths."""
-    table = new_table(f"{folder}, {record['split']} split: competition strength")
-    for column in ("modality", "strength"):
+    table = new_table("competition strength")
+    for column in ("modality", f"{record['split']} split"):
         table.add_column(column, justify="left" if column == "modality" else "right", no_wrap=True)
     for modality, value in record["strength"].items():
         table.add_row(modality, f"{value:.3f}")
@@ -130,6 +130,7 @@ def show_competition(folder: Path, record: Mapping[str, Any]) -> None:
     print(
         f"0: what it learns alone ({record['concept']}) can be read linearly from the joint feature; 1: nothing of it"
     )
+    print(f"{folder / 'competition' / record['split']}.json")
 
 
 def bracket(interval: Any, style: str = "+.3f") -> str:
