@@ -40,7 +40,7 @@ def run(words: Sequence[str]) -> None:
     """
     comparison = parse_settings(words, "gradmod compare", Comparison())
     compare_settings = comparison.compare
-    folder = Path(comparison.train.out) / (comparison.train.name or f"compare-{_short(comparison.data.dataset)}")
+    folder = Path(comparison.train.out) / (comparison.train.name or f"compare-{comparison.data.short_name}")
     modalities = _modalities(comparison)
     launcher: Launcher
     if compare_settings.launcher == "local":
@@ -173,8 +173,3 @@ def _record(state: State) -> RunRecord:
 
 def _state(state: State) -> RunState:
     return RunState(state.run.name, state.status, state.folder, state.started, state.reason)
-
-
-def _short(dataset: str) -> str:
-    """A data set's name as part of a folder's: of one of the user's own, the file's."""
-    return Path(dataset.rpartition(":")[0]).stem if ":" in dataset else dataset

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from gradmod.errors import ConfigError
 from gradmod.experiments import checks
@@ -72,6 +73,11 @@ class DataConfig:
         checks.text("data.embeddings", self.embeddings)
         for name in ("aligned", "video"):
             checks.flag(f"data.{name}", getattr(self, name))
+
+    @property
+    def short_name(self) -> str:
+        """Name as part of a folder's: of a data set of the user's own, the file's."""
+        return Path(self.dataset.rpartition(":")[0]).stem if ":" in self.dataset else self.dataset
 
     @property
     def options(self) -> dict[str, object]:

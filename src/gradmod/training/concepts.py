@@ -75,7 +75,7 @@ def concepts_of(config: Config, data: Splits) -> dict[str, Concept]:
             train=replace(config.train, out=out, save_every=0, score_test=True, devices=1, nodes=1, strategy="auto"),
             monitor=MonitorConfig(),
         )
-        name = f"{_short(config.data.dataset)}-{config.model.fusion}-{modality}-seed{config.train.seed}"
+        name = f"{config.data.short_name}-{config.model.fusion}-{modality}-seed{config.train.seed}"
         name += f"-{_hash(alone, fingerprint)}"
         concepts[modality] = Concept(modality, replace(alone, train=replace(alone.train, name=name)))
     return concepts
@@ -142,8 +142,3 @@ def _hash(config: Config, fingerprint: str) -> str:
         del sections["train"][neutral]
     text = json.dumps([sections, fingerprint, str(torch.float32)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _short(dataset: str) -> str:
-    """A data set's name as part of a folder's: of one of the user's own, the file's."""
-    return Path(dataset.rpartition(":")[0]).stem if ":" in dataset else dataset

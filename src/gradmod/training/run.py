@@ -126,7 +126,7 @@ def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best
 def default_name(config: Config) -> str:
     """Name of a run that was given none."""
     what = config.method.method if config.data.modality == "multimodal" else config.data.modality
-    return f"{config.data.dataset}-{config.model.fusion}-{what}-seed{config.train.seed}"
+    return f"{config.data.short_name}-{config.model.fusion}-{what}-seed{config.train.seed}"
 
 
 def _train(
