@@ -188,7 +188,7 @@ def test_jobs_of_a_cluster_with_the_local_executor_of_submitit(tmp_path: Path) -
     good, bad = run_all(runs, tmp_path / "runs", launcher, 2, quiet)
     assert (good.status, bad.status) == (FINISHED, FAILED)
     assert "finite" in bad.reason
-    assert read_result(good.folder)["splits"]["test"]["accuracy"] > 0.1
+    assert read_result(good.folder)["epochs_trained"] == 1
     job = launcher.start(["train", "--epochs", "500", "--out", str(tmp_path), "--name", "long"], tmp_path / "l.log", 0)
     assert job.poll() is None
     job.interrupt()
