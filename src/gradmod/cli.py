@@ -206,18 +206,22 @@ def report(words: Sequence[str]) -> None:
     from gradmod.experiments.arguments import parse
 
     def command(runs: Annotated[tuple[Path, ...], _positional()] = (), out: str = "") -> None:
-        """Write one self-contained HTML page: settings, data, table, plots, diagnosis, versions.
+        """Write one self-contained HTML page, and the plots of each run as SVG and PNG into its plots/.
 
         Args:
             runs: Folders of finished runs, or of a comparison; none: the newest run below runs/.
             out: The page; empty: report.html in the run's folder, or of several here.
         """
+        from gradmod.reporting.plots.of_run import write_plots
         from gradmod.reporting.records import newest_run
         from gradmod.reporting.report import write_report
 
         folders = runs or (newest_run(Path("runs")),)
         path = Path(out) if out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
         print(f"report: {write_report(folders, path)}")
+        for folder in folders:
+            if (folder / "metrics.jsonl").is_file():
+                print(f"plots: {write_plots(folder)}")
 
     parse(command, words, "gradmod report")
 

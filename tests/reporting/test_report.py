@@ -127,9 +127,12 @@ def test_the_command(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (finished.parent / "runs").symlink_to(finished, target_is_directory=True)
     assert cli.main(["report"]) == 0
     newest = newest_run(Path("runs"))
-    assert capsys.readouterr().out == f"report: {newest / 'report.html'}\n"
+    assert capsys.readouterr().out == f"report: {newest / 'report.html'}\nplots: {newest / 'plots'}\n"
     assert cli.main(["report", "runs/agm", "runs/joint", "--out", "both.html"]) == 0
     assert Path("both.html").is_file()
+    names = {path.name for path in Path("runs/agm/plots").iterdir()}
+    plots = ("curves", "contributions", "competition", "steps", "contribution_test", "noise_test")
+    assert names == {f"{name}.{kind}" for name in plots for kind in ("svg", "png")}
     assert cli.main(["report", "nowhere"]) == 2
     assert "nowhere has no result.json" in capsys.readouterr().err
     assert cli.main(["report", "runs/agm", "--out", "no/such/folder.html"]) == 2

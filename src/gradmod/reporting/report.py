@@ -11,12 +11,9 @@ from typing import TYPE_CHECKING, Any
 from gradmod.errors import CheckpointError, ConfigError
 from gradmod.reporting.comparison import RunRecord, compare
 from gradmod.reporting.formats import cells_of
-from gradmod.reporting.plots.attribution import contribution_bars, robustness_curves
 from gradmod.reporting.plots.comparison import comparison_bars, comparison_curves
-from gradmod.reporting.plots.curves import curves
 from gradmod.reporting.plots.figures import inline_svg
-from gradmod.reporting.plots.monitored import competition_over_epochs, has_competition, has_shape, shape_over_epochs
-from gradmod.reporting.plots.steps import has_steps, step_figures
+from gradmod.reporting.plots.of_run import diagnosis_plots, training_plots
 from gradmod.reporting.records import Metrics, Record, read_json, read_metrics, read_result
 from gradmod.reporting.style import METRIC_TITLES
 from gradmod.reporting.tables import bracket
@@ -138,7 +135,7 @@ def _run(folder: Path, result: Record, name: str) -> dict[str, Any]:
         "results": rows,
         "selection": f"Epoch: {result['selected_by']}. A response is a modality's Shapley share of the logits; its "
         "accuracy is not that of a model trained on it alone.",
-        "figures": _figures(metrics, name),
+        "figures": [_figure(plot.make, f"{name}-{plot.name}", plot.caption) for plot in training_plots(metrics)],
         "diagnoses": [
             _diagnosis(path, f"{name}-{path.stem}") for path in sorted((folder / "attribution").glob("*.json"))
         ],
@@ -160,23 +157,6 @@ def _run(folder: Path, result: Record, name: str) -> dict[str, Any]:
     }
 
 
-def _figures(metrics: Metrics, name: str) -> list[dict[str, Any]]:
-    drawn = [_figure(lambda: curves(metrics), f"{name}-curves", "accuracy and coefficients over the epochs")]
-    if has_shape(metrics):
-        drawn.append(
-            _figure(lambda: shape_over_epochs(metrics), f"{name}-contributions", "contributions over the epochs")
-        )
-    if has_competition(metrics):
-        drawn.append(
-            _figure(
-                lambda: competition_over_epochs(metrics), f"{name}-competition", "competition strength over the epochs"
-            )
-        )
-    if has_steps(metrics):
-        drawn.append(_figure(lambda: step_figures(metrics), f"{name}-steps", "single steps"))
-    return drawn
-
-
 def _diagnosis(path: Path, name: str) -> dict[str, Any]:
     record = read_json(path)
     try:
@@ -191,9 +171,7 @@ def _diagnosis(path: Path, name: str) -> dict[str, Any]:
             for modality, value in record["values"].items()
         ]
         shares.append(["cooperation", f"{record['cooperation']:+.3f}{bracket(intervals['cooperation'])}", ""])
-        drawn = [_figure(lambda: contribution_bars(record), f"{name}-contribution", "contribution of each modality")]
-        if record["robustness"]:
-            drawn.append(_figure(lambda: robustness_curves(record), f"{name}-noise", "with noise in one modality"))
+        drawn = [_figure(plot.make, f"{name}-{plot.name}", plot.caption) for plot in diagnosis_plots(record)]
         return {
             "split": record["split"],
             "verdict": record["verdict"],
