@@ -99,6 +99,15 @@ class Attribution:
     cooperation_interval: Interval | None = None
     pair_intervals: dict[tuple[str, str], Interval] = field(default_factory=dict)
 
+    def score(self, shown: Sequence[str]) -> float:
+        """Score of the model when it is shown these modalities, and no other."""
+        return self.game[coalition_name(shown)]
+
+    @property
+    def whole(self) -> float:
+        """Score of the model when it is shown all modalities."""
+        return self.score(self.modalities)
+
     def as_record(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return {
@@ -165,7 +174,10 @@ def attribute(
         names,
         metric,
         len(predictions.target),
-        {coalition_name(code, names): float(value) for code, value in enumerate(game)},
+        {
+            coalition_name([m for bit, m in enumerate(names) if code >> bit & 1]): float(value)
+            for code, value in enumerate(game)
+        },
         shape_scores(game, names),
     )
     if not replicates:
@@ -199,9 +211,9 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def coalition_name(code: int, modalities: Sequence[str]) -> str:
-    """Name of the coalition whose members are the bits set in `code`."""
-    return "+".join(m for bit, m in enumerate(modalities) if code >> bit & 1) or "nothing"
+def coalition_name(shown: Sequence[str]) -> str:
+    """Name of a coalition by its members, which stand in the order of the modalities."""
+    return "+".join(shown) or "nothing"
 
 
 def _interval(draws: Tensor) -> Interval:

@@ -13,7 +13,6 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from gradmod.datasets.load import load_dataset
 from gradmod.datasets.registry import dataset_info
 from gradmod.errors import ConfigError, FailedRunsError, TrainingError
 from gradmod.experiments.arguments import parse_settings
@@ -162,8 +161,9 @@ def _modalities(comparison: Comparison) -> tuple[str, ...]:
         )
     if info.modalities and not data.video:
         return info.modalities
-    splits = load_dataset(data.dataset, data.root, data.protocol, data.split_seed, data.options)
-    return splits.modalities or tuple(splits.train.sources)
+    from gradmod.training.parts import modalities_of, read_data
+
+    return modalities_of(comparison, read_data(comparison))
 
 
 def _record(state: State) -> RunRecord:

@@ -63,8 +63,7 @@ class Diagnosis:
     def _about(self, modality: str) -> str:
         found = self.attribution
         value = found.scores.values[modality]
-        without = found.game["+".join(m for m in found.modalities if m != modality)]
-        whole = found.game["+".join(found.modalities)]
+        without, whole = found.score([m for m in found.modalities if m != modality]), found.whole
         share = found.scores.contributions[modality]
         metric = found.metric.replace("_", " ")
         sentence = (
@@ -84,7 +83,7 @@ class Diagnosis:
         it would if M modalities that know what it knows shared the score evenly."""
         if modality not in self.alone:
             return False
-        possible = self.alone[modality] - self.attribution.game["nothing"]
+        possible = self.alone[modality] - self.attribution.score(())
         even = possible / len(self.attribution.modalities)
         return possible > 0 and self.attribution.scores.values[modality] < even / 2
 
@@ -101,7 +100,7 @@ class Diagnosis:
         if not self.robustness or not self.noise_levels:
             return []
         at = min(range(len(self.noise_levels)), key=lambda i: abs(self.noise_levels[i] - 1))
-        whole = self.attribution.game["+".join(self.attribution.modalities)]
+        whole = self.attribution.whole
         losses = {m: whole - scores[at] for m, scores in self.robustness.items()}
         worst = max(losses, key=lambda m: losses[m])
         return [
@@ -161,14 +160,17 @@ def diagnose(
     predictions = predict_coalitions(model, loader, modalities, device)
     attribution = attribute(predictions, task, metric, replicates=replicates, seed=seed)
     robustness: dict[str, tuple[float, ...]] = {}
-    whole = attribution.game["+".join(modalities)]
     for modality in modalities:
         add = (noise or {}).get(modality, add_gaussian_noise)
         scores = []
         for level in noise_levels:
             generator = torch.Generator().manual_seed(seed)
             noisy = partial(_noisy, add, level, generator)
-            score = whole if level == 0 else _score(model, loader, task, attribution.metric, modality, noisy, device)
+            score = (
+                attribution.whole
+                if level == 0
+                else _score(model, loader, task, attribution.metric, modality, noisy, device)
+            )
             if score is None:
                 break
             scores.append(score)

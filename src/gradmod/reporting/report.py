@@ -16,7 +16,7 @@ from gradmod.reporting.plots.figures import inline_svg
 from gradmod.reporting.plots.of_run import diagnosis_plots, training_plots
 from gradmod.reporting.records import Metrics, Record, read_json, read_metrics, read_result
 from gradmod.reporting.style import METRIC_TITLES
-from gradmod.reporting.tables import bracket
+from gradmod.reporting.tables import contribution_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -161,21 +161,11 @@ def _diagnosis(path: Path, name: str) -> dict[str, Any]:
     record = read_json(path)
     try:
         metric = METRIC_TITLES.get(record["metric"], record["metric"])
-        intervals = record["intervals"]
-        shares = [
-            [
-                modality,
-                f"{value:+.3f}{bracket(intervals['values'].get(modality))}",
-                _share(record["contributions"][modality], intervals["contributions"].get(modality)),
-            ]
-            for modality, value in record["values"].items()
-        ]
-        shares.append(["cooperation", f"{record['cooperation']:+.3f}{bracket(intervals['cooperation'])}", ""])
         drawn = [_figure(plot.make, f"{name}-{plot.name}", plot.caption) for plot in diagnosis_plots(record)]
         return {
             "split": record["split"],
             "verdict": record["verdict"],
-            "shares": shares,
+            "shares": contribution_rows(record),
             "shares_header": ["modality", f"contribution to the {metric}", "share"],
             "figures": drawn,
             "missing": [[coalition, f"{value:.3f}"] for coalition, value in record["game"].items()],
@@ -183,10 +173,6 @@ def _diagnosis(path: Path, name: str) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}): make it again with gradmod attribute") from None
-
-
-def _share(share: Any, interval: Any) -> str:
-    return "" if isinstance(share, str) else f"{share:.0%}{bracket(interval, '.0%')}"
 
 
 def _competition(folder: Path) -> dict[str, Any]:

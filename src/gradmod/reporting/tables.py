@@ -85,19 +85,12 @@ def coefficients_table(coefficients: Mapping[str, Mapping[str, Any]]) -> Table:
 def show_attribution(path: Path) -> None:
     """Print a diagnosis that was written: shares, missing modalities, noise, and the verdict."""
     record = read_json(path)
-    intervals = record["intervals"]
     title = f"{path.parent.parent}, {record['split']} split, {record['samples']} samples"
     table = new_table(f"{title}: {METRIC_TITLES.get(record['metric'], record['metric'])}")
     for column in ("modality", "contribution", "share of the whole"):
         table.add_column(column, justify="left" if column == "modality" else "right", no_wrap=True)
-    for modality, value in record["values"].items():
-        contribution = f"{value:+.3f}{bracket(intervals['values'].get(modality))}"
-        share = record["contributions"][modality]
-        written = (
-            "" if isinstance(share, str) else f"{share:.0%}{bracket(intervals['contributions'].get(modality), '.0%')}"
-        )
-        table.add_row(modality, contribution, written)
-    table.add_row("cooperation", f"{record['cooperation']:+.3f}{bracket(intervals['cooperation'])}", "")
+    for row in contribution_rows(record):
+        table.add_row(*row)
     show_table(table)
     missing = new_table("by the modalities that the model is shown")
     missing.add_column("shown", no_wrap=True)
@@ -133,7 +126,20 @@ def show_competition(folder: Path, record: Mapping[str, Any]) -> None:
     print(f"{folder / 'competition' / record['split']}.json")
 
 
-def bracket(interval: Any, style: str = "+.3f") -> str:
+def contribution_rows(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Of a diagnosis: each modality, its contribution and its share of the score, with their intervals; cooperation."""
+    intervals = record["intervals"]
+    rows = []
+    for modality, value in record["values"].items():
+        share = record["contributions"][modality]
+        written = (
+            "" if isinstance(share, str) else f"{share:.0%}{_bracket(intervals['contributions'].get(modality), '.0%')}"
+        )
+        rows.append((modality, f"{value:+.3f}{_bracket(intervals['values'].get(modality))}", written))
+    return [*rows, ("cooperation", f"{record['cooperation']:+.3f}{_bracket(intervals['cooperation'])}", "")]
+
+
+def _bracket(interval: Any, style: str = "+.3f") -> str:
     """An interval in brackets; nothing where there is none or it is not finite."""
     if interval is None or any(isinstance(end, str) for end in interval):
         return ""

@@ -14,9 +14,8 @@ from gradmod.errors import ConfigError
 from gradmod.reporting.records import read_result
 from gradmod.training.concepts import concepts_of
 from gradmod.training.files import write_json
-from gradmod.training.loading import Request, batches
+from gradmod.training.loading import split_batches
 from gradmod.training.opening import OpenRun, open_run
-from gradmod.training.sampling import Shard, evaluation_batches
 
 FOLDER = "attribution"
 
@@ -74,9 +73,8 @@ class _Loader:
         self._run, self._split = run, run.split(split)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
-        size = self._run.config.train.batch_size
-        requests = map(Request, evaluation_batches(len(self._split), size, Shard()))
-        return iter(batches(self._run.fabric, self._split, requests, self._run.parts.workers))
+        size, workers = self._run.config.train.batch_size, self._run.parts.workers
+        return split_batches(self._run.fabric, self._split, size, workers)
 
 
 def _alone(run: OpenRun, split: str, metric: str) -> dict[str, float]:

@@ -14,8 +14,8 @@ from gradmod.coalitions.protocols import HasOwnHeads, split_output
 from gradmod.errors import ConfigError
 from gradmod.methods.base import ValidationFigures
 from gradmod.tasks import Task
-from gradmod.training.loading import Request, batches
-from gradmod.training.sampling import Shard, evaluation_batches
+from gradmod.training.loading import split_batches
+from gradmod.training.sampling import Shard
 from gradmod.wrapper import ModulatedModel
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ def _over_split(
     shard = Shard(fabric.global_rank, fabric.world_size)
     parts: dict[str, list[Tensor]] = {}
     with in_eval_mode(model), torch.no_grad(), fabric.autocast():
-        requests = map(Request, evaluation_batches(len(dataset), batch_size, shard))
-        for inputs, target in batches(fabric, dataset, requests, workers):
+        for inputs, target in split_batches(fabric, dataset, batch_size, workers, shard):
             for name, values in (*read(inputs).items(), ("target", target)):
                 parts.setdefault(name, []).append(values)
 

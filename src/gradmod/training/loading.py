@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from gradmod.datasets.samples import Indices, Split
 from gradmod.errors import DataError
+from gradmod.training.sampling import Shard, evaluation_batches
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -34,6 +35,13 @@ class Request:
 
     indices: Indices
     key: tuple[int, ...] | None = None
+
+
+def split_batches(
+    fabric: Fabric, split: Split, batch_size: int, workers: int, shard: Shard | None = None
+) -> Iterator[Batch]:
+    """Every sample of a split, in order, or a process' share of them (see `sampling.evaluation_batches`)."""
+    return batches(fabric, split, map(Request, evaluation_batches(len(split), batch_size, shard or Shard())), workers)
 
 
 def batches(fabric: Fabric, split: Split, requests: Iterable[Request], workers: int) -> Iterator[Batch]:

@@ -15,9 +15,8 @@ from gradmod.metrics.competition import competition_strength
 from gradmod.tasks import Task
 from gradmod.training.concepts import concept_outputs, concepts_of, predictor_split
 from gradmod.training.evaluation import predict_features
-from gradmod.training.loading import Request, batches
+from gradmod.training.loading import split_batches
 from gradmod.training.parts import Parts
-from gradmod.training.sampling import Shard, evaluation_batches
 from gradmod.wrapper import ModulatedModel
 
 if TYPE_CHECKING:
@@ -48,8 +47,7 @@ class ShapeMonitor:
 
     def measure(self, model: ModulatedModel) -> dict[str, Any]:
         """Shares and Shapley values by modality, and the cooperation."""
-        requests = map(Request, evaluation_batches(len(self._split), self._batch_size, Shard()))
-        loader = batches(self._fabric, self._split, requests, self._workers)
+        loader = split_batches(self._fabric, self._split, self._batch_size, self._workers)
         with self._fabric.autocast():
             predictions = predict_coalitions(model.model, loader, model.method.modalities)
         scores = attribute(predictions, self._task, replicates=0).scores
