@@ -106,6 +106,11 @@ def test_every_data_set_has_a_paper_name() -> None:
     assert set(paper_cli.DATASETS.values()) == set(OURS)
 
 
+def test_shape_of_one_modality_is_said_to_be_nothing() -> None:
+    _, notes = mapped("--SHAPE_contribution True --modality Audio")
+    assert notes == ["--SHAPE_contribution: with --modality Audio there is nothing to divide"]
+
+
 def test_a_window_that_ends_before_the_run_is_said_aloud() -> None:
     _, notes = mapped("--methods AGM --EPOCHS 100")
     assert len(notes) == 1

@@ -169,7 +169,7 @@ def competition(words: Sequence[str]) -> None:
     from gradmod.experiments.arguments import parse
 
     def command(
-        run: Annotated[Path, _positional()],
+        run: Annotated[Path | None, _positional()] = None,
         split: str = "test",
         checkpoint: str = "best",
         concept: str = "logits",
@@ -179,7 +179,7 @@ def competition(words: Sequence[str]) -> None:
         """Say how strongly each modality was suppressed; trains the mono-modal concepts that are missing.
 
         Args:
-            run: The run's folder.
+            run: The run's folder; none: the newest below runs/.
             split: Where it is measured: test, validation or train.
             checkpoint: best, last, previous, or the path of a checkpoint.
             concept: What of the mono-modal models is looked for in the joint feature: logits or features.
@@ -188,15 +188,17 @@ def competition(words: Sequence[str]) -> None:
         """
         from gradmod.experiments import checks
         from gradmod.experiments.config import CONCEPTS
+        from gradmod.reporting.records import newest_run
         from gradmod.reporting.tables import show_competition
         from gradmod.training.competition import measure_competition
 
         checks.one_of("concept", concept, CONCEPTS)
         checks.number("penalty", penalty, 0)
+        folder = run or newest_run(Path("runs"))
         record = measure_competition(
-            run, split=split, checkpoint=checkpoint, concept=concept, penalty=penalty, concepts=concepts
+            folder, split=split, checkpoint=checkpoint, concept=concept, penalty=penalty, concepts=concepts
         )
-        show_competition(run, record)
+        show_competition(folder, record)
 
     parse(command, words, "gradmod competition")
 

@@ -140,6 +140,8 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
             f"{options.methods} modulates up to epoch {options.modulation_ends} of {options.EPOCHS} and is joint "
             f"training after it: this is the published default. For the whole run: --modulation_ends {options.EPOCHS}"
         )
+    if options.SHAPE_contribution and not multimodal:
+        notes.append(f"--SHAPE_contribution: with --modality {options.modality} there is nothing to divide")
     embedded = options.dataset == "AV-Digits"
     config = Config(
         DataConfig(

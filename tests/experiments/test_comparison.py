@@ -11,7 +11,7 @@ import pytest
 from gradmod.errors import ConfigError
 from gradmod.experiments.arguments import parse_settings
 from gradmod.experiments.comparison import CompareConfig, Comparison, planned_runs, trials
-from gradmod.experiments.config import Config, DataConfig, ModelConfig, OptimizerConfig
+from gradmod.experiments.config import Config, DataConfig, ModelConfig, MonitorConfig, OptimizerConfig
 from gradmod.experiments.toml import load_settings, save_config
 
 MODALITIES = ("audio", "visual")
@@ -62,6 +62,18 @@ def test_alone_models_have_what_was_chosen_for_joint_training() -> None:
     assert {run.row: run.config.optimizer.lr for run in runs} == {
         "joint": 0.7, "agm": OptimizerConfig().lr, "audio alone": 0.7, "visual alone": 0.7,
     }  # fmt: skip
+
+
+def test_only_what_the_table_compares_is_monitored() -> None:
+    """A single modality has nothing to compete with, and of a trial only its validation is looked at."""
+    settings = replace(
+        comparison(methods="agm", seeds="0", tune=("agm.alpha=1,2", "joint.lr=1,2")),
+        monitor=MonitorConfig(shape_every=1, competition_every=2),
+    )
+    for run in planned_runs(settings, MODALITIES, {}):
+        assert run.config.monitor == (MonitorConfig() if run.modality else settings.monitor)
+    for candidates in trials(settings).values():
+        assert all(run.config.monitor == MonitorConfig() for _, runs in candidates for run in runs)
 
 
 def test_a_row_for_each_alpha() -> None:
@@ -116,6 +128,8 @@ def test_trials_are_every_combination_and_never_see_the_test_split() -> None:
         ({"set": ("ogm.alpha=1",)}, "of a method joint, agm"),
         ({"set": ("ogm-ge.noise=1",)}, "expected true or false"),
         ({"set": ("agm.alpha=-1",)}, "method.alpha is -1"),
+        ({"set": ("mses.alpha=1",)}, "alpha makes no difference to mses, which has .*patience"),
+        ({"tune": ("joint.cap=1,2",)}, "cap makes no difference to joint"),
         ({"tune": ("agm.alpha=1,2",)}, r"different numbers of trials \(joint 1, agm 2, ogm-ge 1, mslr 1, mses 1\)"),
         ({"tune": ("lr=1,-2",)}, "optimizer.lr is -2"),
         ({"tune": ("alpha=1,2",), "alphas": "1,2"}, "give one of them"),

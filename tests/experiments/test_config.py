@@ -17,7 +17,15 @@ from gradmod.coalitions import choice
 from gradmod.errors import ConfigError
 from gradmod.experiments import config as settings
 from gradmod.experiments.arguments import parse_config
-from gradmod.experiments.config import Config, DataConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from gradmod.experiments.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    MonitorConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from gradmod.experiments.toml import load_config, save_config, settings_from_sections
 from gradmod.experiments.warnings import setting_warnings
 from gradmod.methods import agm
@@ -193,3 +201,6 @@ def test_warnings_where_agm_does_less_than_it_seems() -> None:
     assert "up to epoch 20 of 30" in note
     (note,) = notes(data=DataConfig(modality="audio"))
     assert "AGM is joint training" in note
+    (note,) = notes(monitor=MonitorConfig(concept="features"))
+    assert "no difference without --competition-every" in note
+    assert notes(monitor=MonitorConfig(concept="features", competition_every=2)) == []

@@ -8,6 +8,7 @@ from typing import Any
 
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import MethodConfig, OptimizerConfig
+from gradmod.methods.registry import flags_of
 
 OF_METHOD = {f.name for f in fields(MethodConfig)} - {"method"}
 OF_OPTIMIZER = {f.name for f in fields(OptimizerConfig)}
@@ -35,7 +36,7 @@ def assignment(where: str, text: str, methods: Sequence[str]) -> tuple[str, str,
     """`METHOD.setting=value,value` (or without METHOD) as method, setting and values of the setting's type.
 
     Raises:
-        ConfigError: no such method or setting, or no value.
+        ConfigError: no such method or setting, one that the method does not look at, or no value.
     """
     left, equals, right = text.partition("=")
     owner, _, name = left.strip().rpartition(".")
@@ -46,6 +47,9 @@ def assignment(where: str, text: str, methods: Sequence[str]) -> tuple[str, str,
             f"{where} holds {text!r}; expected METHOD.setting=value, of a method {', '.join(methods)} and a setting "
             f"of {', '.join(sorted(OF_METHOD | OF_OPTIMIZER))}"
         )
+    if owner and name in OF_METHOD and name not in (*flags_of(owner), "coalitions"):
+        known = ", ".join(sorted({*flags_of(owner), "coalitions", *OF_OPTIMIZER}))
+        raise ConfigError(f"{where} holds {text!r}; {name} makes no difference to {owner}, which has {known}")
     default = getattr(section, name)
     # A text such as audio=3,visual=1 holds commas itself: several of those are parted by |.
     parted = isinstance(default, str) and ("|" in right or "=" in right)

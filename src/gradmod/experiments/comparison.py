@@ -10,7 +10,7 @@ from typing import Any
 from gradmod.errors import ConfigError
 from gradmod.experiments import checks
 from gradmod.experiments.assignments import OF_METHOD, assignment, numbers, words
-from gradmod.experiments.config import FUSIONS, Config
+from gradmod.experiments.config import FUSIONS, Config, MonitorConfig
 from gradmod.methods.registry import METHODS, flags_of
 
 LAUNCHERS = ("local", "submitit")
@@ -186,7 +186,7 @@ def trials(comparison: Comparison) -> dict[tuple[str, str], list[tuple[dict[str,
             for seed in compare.tune_seed_numbers:
                 overrides = {**compare.settings_of(method), **candidate}
                 config = _placed(comparison.run_config(method, overrides), fusion, seed)
-                config = replace(config, train=replace(config.train, score_test=False))
+                config = replace(config, train=replace(config.train, score_test=False), monitor=MonitorConfig())
                 name = f"{fusion}-{method}-trial{number}-seed{seed}"
                 runs.append(PlannedRun(name, method, fusion, seed, "", config))
             found[method, fusion].append((candidate, runs))
@@ -218,7 +218,8 @@ def planned_runs(
         overrides = {**compare.settings_of(BASELINE), **chosen.get((BASELINE, fusion), {})}
         for seed in compare.seed_numbers:
             config = _placed(comparison.run_config(BASELINE, overrides), fusion, seed)
-            config = replace(config, data=replace(config.data, modality=modality))
+            # Nothing competes with one modality, nor is anything divided: it is not monitored.
+            config = replace(config, data=replace(config.data, modality=modality), monitor=MonitorConfig())
             name = f"{fusion}-only-{modality}-seed{seed}"
             runs.append(PlannedRun(name, f"{modality} alone", fusion, seed, modality, config))
     return runs

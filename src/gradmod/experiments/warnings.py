@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from gradmod.datasets.registry import DATASETS
-from gradmod.experiments.config import Config, MethodConfig
+from gradmod.experiments.config import Config, MethodConfig, MonitorConfig
 from gradmod.methods.registry import METHODS, flags_of
 
 
@@ -26,6 +26,9 @@ def setting_warnings(config: Config) -> list[str]:
     if unused:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         notes.append(f"{flags} makes no difference to --method {method.method}")
+    monitor, without = config.monitor, MonitorConfig()
+    if not monitor.competition_every and (monitor.concept, monitor.concepts) != (without.concept, without.concepts):
+        notes.append("--concept and --concepts make no difference without --competition-every")
     if method.method == "ogm-ge" and optimizer.optimizer in ("adam", "adamw"):
         notes.append(
             f"{optimizer.optimizer} divides each gradient by its own running size, which cancels much of what OGM-GE "
