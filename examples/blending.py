@@ -43,10 +43,16 @@ class Blending(Method):
         self.register_buffer("weights", torch.tensor(values, dtype=torch.float64))
 
     def forward(
-        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+        self,
+        model: nn.Module,
+        strategy: Strategy,
+        inputs: Mapping[str, Any],
+        target: Tensor,
+        task: Task,
+        present: Tensor | None = None,
     ) -> Tensor | Output:
         """Logits, with the modalities' weighted losses as the extra loss."""
-        evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=True)
+        evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=True, present=present)
         logits, extra_loss = split_output(evaluation.output)
         losses = torch.stack([task.loss(response, target) for response in evaluation.responses])
         self.last_step = StepRecord(self.weights, scores=losses.detach())

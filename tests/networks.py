@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gradmod import AGM, ModulatedModel
 
 NAMES = ("audio", "visual", "text", "touch", "smell", "taste")
 SIZES = dict(zip(NAMES, (5, 4, 3, 6, 2, 4), strict=True))
@@ -80,3 +83,29 @@ def network(
     torch.manual_seed(seed)
     kind = LateNetwork if late else Network
     return kind(modalities, layer, classes, segments).double()
+
+
+def train_steps(
+    net: nn.Module, strategy: str, modalities: tuple[str, ...], segments: int, steps: int = 3
+) -> dict[str, Tensor]:
+    """A few steps of AGM; returns everything that they could change."""
+    agm = AGM(modalities, alpha=1.3, cap=4.0)
+    model = ModulatedModel(copy.deepcopy(net), agm, coalitions=strategy)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    seen: dict[str, Tensor] = {}
+    for step in range(steps):
+        inputs, target = batch(modalities, 7, 3, segments, seed=step)
+        torch.manual_seed(step)  # the same dropout in every strategy's train-mode pass
+        optimizer.zero_grad()
+        loss = model.task.loss(model(inputs, target), target)
+        loss.backward()
+        optimizer.step()
+        assert agm.last_step is not None
+        seen[f"loss {step}"] = loss.detach()
+        seen[f"kappa {step}"] = agm.last_step.coefficients
+        seen |= {
+            f"gradient {step} {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+        }
+    return seen | {
+        f"state {name}": value.clone() for name, value in model.state_dict().items() if value.is_floating_point()
+    }

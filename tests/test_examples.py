@@ -18,3 +18,11 @@ def test_diagnosis_of_a_network_of_ones_own(
     printed = capsys.readouterr().out
     assert printed.count("carries") == 2
     assert printed.count("with noise") == 2
+
+
+def test_samples_without_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import missing_modality
+
+    accuracies = missing_modality.main(epochs=8)
+    assert accuracies["with sound"] > accuracies["without sound"] > 0.5

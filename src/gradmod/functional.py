@@ -115,20 +115,25 @@ def mono_modal_scores(responses: Tensor, target: Tensor) -> Tensor:
     return floored_cross_entropy(responses, target).flatten(1).mean(1)
 
 
-def relative_scores(scores: Tensor) -> Tensor:
+def relative_scores(scores: Tensor, scored: Tensor | None = None) -> Tensor:
     """How far each modality is ahead of the others: rel(s)^m = 1/(M-1) * sum over j != m of (s^j - s^m).
 
     Args:
         scores: [M] scores, lower is better.
+        scored: [M] bool, which of them have a score; only those are compared, M being their number. None: all.
 
     Returns:
-        [M]; above 0 where the modality is ahead; exactly 0 where all scores are equal, and for M = 1.
+        [M]; above 0 where the modality is ahead; exactly 0 where all scores are equal, for M = 1, and where there is no
+        score.
     """
-    others = max(scores.shape[0] - 1, 1)
-    return (scores.unsqueeze(0) - scores.unsqueeze(1)).sum(1) / others
+    gaps = scores.unsqueeze(0) - scores.unsqueeze(1)
+    if scored is None:
+        return gaps.sum(1) / max(scores.shape[0] - 1, 1)
+    gaps = torch.where(scored.unsqueeze(0) & scored.unsqueeze(1), gaps, 0.0)
+    return gaps.sum(1) / (scored.sum() - 1).clamp(min=1)
 
 
-def discrepancy_ratio(scores: Tensor) -> Tensor:
+def discrepancy_ratio(scores: Tensor, scored: Tensor | None = None) -> Tensor:
     """Discrepancy ratio r^m = exp(rel(s)^m); with the cumulative mean of the scores, the running ratio tau^m.
 
     rel(s) is bounded to +-18.42: cross-entropies with their floor never reach beyond, other scores (errors of a
@@ -136,12 +141,13 @@ def discrepancy_ratio(scores: Tensor) -> Tensor:
 
     Args:
         scores: [M] scores, lower is better.
+        scored: see `relative_scores`.
 
     Returns:
         [M]; above 1 where the modality is ahead.
     """
     most = -math.log(PROBABILITY_FLOOR)
-    return relative_scores(scores).clamp(-most, most).exp()
+    return relative_scores(scores, scored).clamp(-most, most).exp()
 
 
 def cumulative_mean(mean: Tensor, count: Tensor, value: Tensor) -> Tensor:

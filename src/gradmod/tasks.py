@@ -110,8 +110,21 @@ class Classification(Task):
         return F.cross_entropy(logits.flatten(0, -2), target.flatten())
 
     def scores(self, responses: Tensor, target: Tensor) -> Tensor:
-        """[M, ...] floored cross-entropy of each response."""
-        return functional.floored_cross_entropy(responses, target)
+        """[M, ...] floored cross-entropy of each response.
+
+        Raises:
+            ValueError: a class that there is no logit for (on the CPU; a GPU reports it by itself, and later).
+        """
+        try:
+            return functional.floored_cross_entropy(responses, target)
+        except (RuntimeError, IndexError) as error:
+            if "out of bounds" not in str(error):
+                raise
+            low, high = target.aminmax()
+            raise ValueError(
+                f"target holds classes from {int(low)} to {int(high)}; expected 0 to {responses.shape[-1] - 1}: the "
+                "model has a logit for each of these, and samples without a class are to be left out"
+            ) from None
 
     def headlines(self, responses: Tensor, target: Tensor) -> Tensor:
         """[M] accuracy of each response."""

@@ -13,6 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from gradmod.coalitions.choice import choose_strategy
 from gradmod.coalitions.masking import check_inputs
 from gradmod.coalitions.modes import has_training_batch_norm
+from gradmod.coalitions.presence import hide_absent, presence_table
 from gradmod.coalitions.protocols import HasOwnHeads, Output, split_output
 from gradmod.coalitions.strategy import Evaluation
 from gradmod.groups import modality_modules
@@ -50,8 +51,8 @@ class ModulatedModel(nn.Module):
                 "would differ between processes. Wrap the other way round: "
                 f"{type(model).__name__}(ModulatedModel(net, method))"
             )
-        if isinstance(model, ModulatedModel):
-            raise TypeError("ModulatedModel was given a ModulatedModel; one model has one method")
+        if any(isinstance(module, ModulatedModel) for module in model.modules()):
+            raise TypeError("ModulatedModel was given a model with a ModulatedModel in it; one model has one method")
         method.bind(
             modality_modules(getattr(model, "encoders", None), method.modalities, getattr(model, "heads", None))
         )
@@ -61,33 +62,50 @@ class ModulatedModel(nn.Module):
         self.strategy = choose_strategy(model, method.modalities, coalitions)
         self._last_forward: weakref.ref[_BackwardSeen] | None = None
 
-    def forward(self, inputs: Mapping[str, Any], target: Tensor | None = None) -> Tensor | Output:
+    def forward(
+        self,
+        inputs: Mapping[str, Any],
+        target: Tensor | None = None,
+        present: Mapping[str, Tensor] | None = None,
+    ) -> Tensor | Output:
         """Logits of `inputs`.
 
         Args:
             inputs: the batch: for each modality a tensor [B, ...], or what the model takes in its place.
             target: [B] (or [B, T]) targets; needed in train mode, not read in eval mode.
+            present: for each modality that some samples lack, [B] bool: True where the sample has it. The others'
+                rows of that input are not read, whatever stands in them: the model sees what it sees of a hidden
+                modality. None: every sample has every modality.
 
         Returns:
-            What the model returns: logits [..., K], or `Output` with the extra loss as it is.
+            What the model returns: logits [..., K], or `Output` with the extra loss as it is. A sample that lacks
+            modalities has responses for the others alone; one that has none teaches the model nothing.
 
         Raises:
-            ValueError: in train mode: target missing or of the wrong shape or dtype; inputs without one of the
-                modalities.
+            ValueError: target missing in train mode, or of the wrong shape or dtype; inputs without one of the
+                modalities; a `present` that does not go with them.
             RuntimeError: in train mode, for a model with batch norm: the last forward's backward has not been run yet.
+                In the backward: the forward was in eval mode, with a target.
         """
+        if self.training or present is not None:
+            check_inputs(inputs, self.method.modalities)
+        table = None
+        if present is not None:
+            table = presence_table(present, self.method.modalities)
+            inputs = hide_absent(self.model, inputs, present)
         if not self.training:
             output: Tensor | Output = self.model(inputs)
+            if target is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                _refuse_backward(output)
             return output
         if target is None:
             raise ValueError(
                 "target is None in train mode; the method scores each modality against it: call model(inputs, target)"
             )
-        check_inputs(inputs, self.method.modalities)
         watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
         if watches:
             self._refuse_pending_backward()
-        result: Tensor | Output = self.method(self.model, self.strategy, inputs, target, self.task)
+        result: Tensor | Output = self.method(self.model, self.strategy, inputs, target, self.task, table)
         logits, _ = split_output(result)
         if watches and logits.requires_grad:
             seen = _BackwardSeen()
@@ -95,18 +113,26 @@ class ModulatedModel(nn.Module):
             self._last_forward = weakref.ref(seen)
         return result
 
-    def responses(self, inputs: Mapping[str, Any]) -> Evaluation:
+    def responses(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Evaluation:
         """Logits and mono-modal responses of `inputs` in the present mode, without a target and without gradient.
 
         Args:
             inputs: as in `forward`.
+            present: as in `forward`.
 
         Returns:
-            `output` as the model returned it and `responses` [M, ..., K], in the order of `method.modalities`.
+            `output` as the model returned it and `responses` [M, ..., K], in the order of `method.modalities`; 0 where
+            a sample lacks the modality.
         """
-        check_inputs(inputs, self.method.modalities)
+        modalities = self.method.modalities
+        check_inputs(inputs, modalities)
         with torch.no_grad():
-            return self.strategy.evaluate(self.model, inputs, self.method.modalities)
+            if present is None:
+                return self.strategy.evaluate(self.model, inputs, modalities)
+            table = presence_table(present, modalities)
+            return self.strategy.evaluate(
+                self.model, hide_absent(self.model, inputs, present), modalities, present=table
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is being trained, counted from 1; see `Method.set_epoch`."""
@@ -181,6 +207,20 @@ class ModulatedModel(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last_forward": None}
+
+
+def _refuse_backward(output: Tensor | Output) -> None:
+    """Make the backward of a forward in eval mode raise: it would be joint training, and in silence."""
+    logits, _ = split_output(output)
+
+    def refuse(gradient: Tensor) -> None:
+        raise RuntimeError(
+            "backward through a forward that was made in eval mode with a target: the method did nothing in it. Call "
+            "model.train() before training; for gradients of a model in eval mode leave the target out"
+        )
+
+    if logits.requires_grad:
+        logits.register_hook(refuse)  # type: ignore[no-untyped-call]
 
 
 class _BackwardSeen:

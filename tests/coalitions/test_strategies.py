@@ -10,33 +10,7 @@ from torch import Tensor, nn
 
 from gradmod import AGM, ModulatedModel, Output, functional
 from gradmod.coalitions import choose_strategy
-from networks import LAYERS, NAMES, Network, batch, network
-
-
-def train_steps(
-    net: nn.Module, strategy: str, modalities: tuple[str, ...], segments: int, steps: int = 3
-) -> dict[str, Tensor]:
-    """A few steps of AGM; returns everything that they could change."""
-    agm = AGM(modalities, alpha=1.3, cap=4.0)
-    model = ModulatedModel(copy.deepcopy(net), agm, coalitions=strategy)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    seen: dict[str, Tensor] = {}
-    for step in range(steps):
-        inputs, target = batch(modalities, 7, 3, segments, seed=step)
-        torch.manual_seed(step)  # the same dropout in every strategy's train-mode pass
-        optimizer.zero_grad()
-        loss = model.task.loss(model(inputs, target), target)
-        loss.backward()
-        optimizer.step()
-        assert agm.last_step is not None
-        seen[f"loss {step}"] = loss.detach()
-        seen[f"kappa {step}"] = agm.last_step.coefficients
-        seen |= {
-            f"gradient {step} {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
-        }
-    return seen | {
-        f"state {name}": value.clone() for name, value in model.state_dict().items() if value.is_floating_point()
-    }
+from networks import LAYERS, NAMES, Network, batch, network, train_steps
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -164,7 +138,7 @@ def test_a_model_that_changes_its_output_shape_between_coalitions_is_an_error() 
             return inputs["audio"] if inputs["visual"].any() else inputs["audio"][:, :2]
 
     inputs, _ = batch(NAMES[:2], 6, 3)
-    with pytest.raises(ValueError, match=r"shape \[6, 2\] on a coalition and \[6, 5\] on all"):
+    with pytest.raises(ValueError, match=r"shape \[6, 2\] with modalities hidden and \[6, 5\] on all"):
         choose_strategy(Shapeshifter(), NAMES[:2], "looped").evaluate(Shapeshifter(), inputs, NAMES[:2])
 
 

@@ -16,13 +16,23 @@ def proper_coalitions(modalities: Sequence[str]) -> list[frozenset[str]]:
 
 
 def check_inputs(inputs: Mapping[str, Any], modalities: Sequence[str]) -> None:
-    """Raise ValueError unless `inputs` holds every modality."""
+    """Raise TypeError unless `inputs` is a mapping, ValueError unless it holds every modality."""
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs is {type(inputs).__name__}; expected a dict by modality, {list(modalities)}")
     missing = [modality for modality in modalities if modality not in inputs]
     if missing:
         raise ValueError(
             f"inputs lack {', '.join(map(repr, missing))}: they hold {sorted(inputs)}; the method was made for the "
             f"modalities {list(modalities)}. Use the same names in both"
         )
+
+
+def check_batch_axis(inputs: Mapping[str, Any], modalities: Sequence[str]) -> None:
+    """Raise ValueError where tensors of different modalities differ in the length of their first axis."""
+    tensors = {m: inputs[m] for m in modalities if isinstance(inputs[m], Tensor)}
+    if len({x.shape[:1] for x in tensors.values()}) > 1:
+        shapes = ", ".join(f"{m!r} {list(x.shape)}" for m, x in tensors.items())
+        raise ValueError(f"inputs have shapes {shapes}; expected as many samples of each, along the first axis")
 
 
 def mask(model: nn.Module, modality: str, x: Any) -> Any:

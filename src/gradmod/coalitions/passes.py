@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.masking import concatenate, mask, proper_coalitions
+from gradmod.coalitions.chunks import over_samples
+from gradmod.coalitions.masking import check_batch_axis, concatenate, map_tensors, mask, proper_coalitions
 from gradmod.coalitions.modes import masked_pass_mode
 from gradmod.coalitions.protocols import split_output
-from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions
+from gradmod.coalitions.strategy import Evaluation, Strategy, chunks_of_coalitions, responses_from_coalitions
 
 
 class Looped(Strategy):
@@ -26,6 +27,7 @@ class Looped(Strategy):
         modalities: Sequence[str],
         *,
         masked_gradient: bool = True,
+        present: Tensor | None = None,
     ) -> Evaluation:
         """See `Strategy.evaluate`."""
         output = model(inputs)
@@ -36,14 +38,15 @@ class Looped(Strategy):
                 split_output(model({**inputs, **{m: hidden[m] for m in modalities if m not in coalition}}))[0]
                 for coalition in proper_coalitions(modalities)
             ]
-            responses = responses_from_coalitions(full, masked)
+            responses = responses_from_coalitions(full, masked, present)
         return Evaluation(output, responses)
 
 
 class Batched(Strategy):
     """The masked coalitions stacked on the batch axis: one pass on all modalities, and one larger pass in eval mode.
 
-    Right for a model that treats the samples of a batch one by one in eval mode, as every classifier should.
+    Right for a model that treats the samples of a batch one by one in eval mode, as every classifier should. Where the
+    stack would take more than a share of the memory, a few samples at a time (see `chunks`).
     """
 
     name = "batched"
@@ -55,22 +58,39 @@ class Batched(Strategy):
         modalities: Sequence[str],
         *,
         masked_gradient: bool = True,
+        present: Tensor | None = None,
     ) -> Evaluation:
         """See `Strategy.evaluate`."""
+        check_batch_axis(inputs, modalities)
         output = model(inputs)
         full, _ = split_output(output)
-        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()), masked_pass_mode(model):
-            masked = self._stacked_pass(model, inputs, modalities)
-            responses = responses_from_coalitions(full, masked)
+        names = tuple(modalities)
+        if len(names) == 1:
+            return Evaluation(output, responses_from_coalitions(full, (), present))
+        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()):
+            hidden = {m: mask(model, m, inputs[m]) for m in names}
+
+            def responses_of(full: Tensor, inputs: Any, hidden: Any, present: Tensor | None) -> Tensor:
+                stacked = _stacked_pass(model, inputs, hidden, names, len(full))
+                masked = chunks_of_coalitions(stacked, full, len(proper_coalitions(names)))
+                return responses_from_coalitions(full, masked, present)
+
+            trees = (full, dict(inputs), hidden, present)
+            responses = over_samples(responses_of, trees, len(full), len(proper_coalitions(names)))
         return Evaluation(output, responses)
 
-    def _stacked_pass(self, model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]) -> Sequence[Tensor]:
-        coalitions = proper_coalitions(modalities)
-        if not coalitions:
-            return ()
-        stacked = {key: concatenate([x] * len(coalitions)) for key, x in inputs.items() if key not in modalities}
-        for m in modalities:
-            hidden = mask(model, m, inputs[m])
-            stacked[m] = concatenate([inputs[m] if m in coalition else hidden for coalition in coalitions])
+
+def _stacked_pass(model: nn.Module, inputs: Any, hidden: Any, modalities: Sequence[str], samples: int) -> Tensor:
+    """Logits of the proper coalitions, from one pass on all of them."""
+    coalitions = proper_coalitions(modalities)
+
+    def repeat(leaf: Tensor) -> Tensor:
+        of_samples = leaf.dim() > 0 and len(leaf) == samples
+        return torch.cat([leaf] * len(coalitions)) if of_samples else leaf
+
+    stacked = {key: map_tensors(repeat, x) for key, x in inputs.items() if key not in modalities}
+    for m in modalities:
+        stacked[m] = concatenate([inputs[m] if m in coalition else hidden[m] for coalition in coalitions])
+    with masked_pass_mode(model):
         logits, _ = split_output(model(stacked))
-        return logits.chunk(len(coalitions))
+    return logits

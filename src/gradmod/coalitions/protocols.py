@@ -25,11 +25,16 @@ def split_output(output: Tensor | Output) -> tuple[Tensor, Tensor | None]:
 
     Raises:
         TypeError: the model returned something else.
+        ValueError: the logits have fewer than two axes.
     """
-    if isinstance(output, Output):
-        return output.logits, output.extra_loss
-    if isinstance(output, Tensor):
-        return output, None
+    logits, extra_loss = output if isinstance(output, Output) else (output, None)
+    if isinstance(logits, Tensor):
+        if logits.dim() < 2:
+            raise ValueError(
+                f"the model returned logits of shape {list(logits.shape)}; expected [B, ..., K], the batch first and "
+                "the outputs last. For one output a sample: logits.unsqueeze(-1)"
+            )
+        return logits, extra_loss
     raise TypeError(
         f"the model returned {type(output).__name__}; expected a logits tensor [..., K] or gradmod.Output(logits, "
         "extra_loss): wrap it with gradmod.adapt(net, call=...)"

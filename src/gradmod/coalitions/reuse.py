@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradmod.coalitions.chunks import over_samples
 from gradmod.coalitions.masking import (
     can_concatenate,
+    check_batch_axis,
     concatenate,
     map_tensors,
     mask,
@@ -18,7 +20,7 @@ from gradmod.coalitions.masking import (
 )
 from gradmod.coalitions.modes import masked_pass_mode, same_in_both_modes, samples_stay_apart
 from gradmod.coalitions.protocols import Encodes
-from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions
+from gradmod.coalitions.strategy import Evaluation, Strategy, chunks_of_coalitions, responses_from_coalitions
 from gradmod.functional import at_least_float32
 
 
@@ -45,12 +47,14 @@ class EncoderReuse(Strategy):
         modalities: Sequence[str],
         *,
         masked_gradient: bool = True,
+        present: Tensor | None = None,
     ) -> Evaluation:
         """See `Strategy.evaluate`."""
         if not isinstance(model, Encodes):
             raise TypeError(
                 f"{type(model).__name__} does not declare encode, fuse, head and encoders; use 'batched' or 'looped'"
             )
+        check_batch_axis(inputs, modalities)
         same = {m for m in modalities if same_in_both_modes(model.encoders[m])}
         features: dict[str, Tensor] = {}
         hidden: dict[str, Tensor] = {}
@@ -65,24 +69,36 @@ class EncoderReuse(Strategy):
         full = model.head(model.fuse(features))
         with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()), masked_pass_mode(model):
             if len(modalities) == 1:
-                return Evaluation(full, responses_from_coalitions(full, ()))
+                return Evaluation(full, responses_from_coalitions(full, (), present))
             kept = modalities if self.share_train_pass else same
             shown = {m: features[m] if m in kept else model.encode(m, inputs[m]) for m in modalities}
             for m in modalities:
                 if m not in hidden:
                     hidden[m] = _hidden_feature(model, m, inputs[m])
-            responses = self._responses(model, full, shown, hidden)
+            responses = self._responses(model, full, shown, hidden, present)
         return Evaluation(full, responses)
 
-    def _responses(self, model: Any, full: Tensor, shown: Mapping[str, Tensor], hidden: Mapping[str, Tensor]) -> Tensor:
+    def _responses(
+        self,
+        model: Any,
+        full: Tensor,
+        shown: Mapping[str, Tensor],
+        hidden: Mapping[str, Tensor],
+        present: Tensor | None,
+    ) -> Tensor:
         """Mono-modal responses [M, ..., K] from each modality's feature, shown [B, ...] and hidden [1 or B, ...]."""
         coalitions = proper_coalitions(tuple(shown))
-        stacked = {
-            m: torch.cat([shown[m] if m in coalition else hidden[m].expand_as(shown[m]) for coalition in coalitions])
-            for m in shown
-        }
-        logits: Tensor = model.head(model.fuse(stacked))
-        return responses_from_coalitions(full, logits.chunk(len(coalitions)))
+
+        def responses_of(full: Tensor, shown: Any, hidden: Any, present: Tensor | None) -> Tensor:
+            stacked = {
+                m: torch.cat([x if m in coalition else hidden[m].expand_as(x) for coalition in coalitions])
+                for m, x in shown.items()
+            }
+            with masked_pass_mode(model):
+                logits: Tensor = model.head(model.fuse(stacked))
+            return responses_from_coalitions(full, chunks_of_coalitions(logits, full, len(coalitions)), present)
+
+        return over_samples(responses_of, (full, shown, hidden, present), len(full), len(coalitions))
 
 
 class AdditiveHead(EncoderReuse):
@@ -92,20 +108,41 @@ class AdditiveHead(EncoderReuse):
     and for v(all), which is the train-mode pass; both deviations are shared equally:
 
         phi^m = c^m - z^m + 1/M * [ v(all) - sum_j (c^j - z^j) ]
+
+    Where a sample lacks modalities, M and the sum are over those that it has, and phi^m is 0 for the others.
     """
 
     def __init__(self, share_train_pass: bool = False) -> None:
         super().__init__(share_train_pass)
         self.name = "shared (additive head)" if share_train_pass else "additive"
 
-    def _responses(self, model: Any, full: Tensor, shown: Mapping[str, Tensor], hidden: Mapping[str, Tensor]) -> Tensor:
+    def _responses(
+        self,
+        model: Any,
+        full: Tensor,
+        shown: Mapping[str, Tensor],
+        hidden: Mapping[str, Tensor],
+        present: Tensor | None,
+    ) -> Tensor:
         full = at_least_float32(full)
         # A power of two small enough that sums of large but finite terms stay finite; exact, and undone at the end.
         scale = 0.25 / (1 << len(shown).bit_length())
         # Few large operations and not many small ones: for small networks these are most of what AGM costs.
-        terms = torch.stack([model.contribution(m, torch.cat([shown[m], hidden[m]])) for m in shown]) * scale
+        contributions = {m: model.contribution(m, torch.cat([shown[m], hidden[m]])) for m in shown}
+        for m, term in contributions.items():
+            if term.shape[1:] != full.shape[1:]:
+                raise ValueError(
+                    f"contribution({m!r}, ...) has shape {list(term.shape)} and the logits {list(full.shape)}; "
+                    "expected the same behind the first axis"
+                )
+        terms = torch.stack(tuple(contributions.values())) * scale
         gains = (terms[:, : len(full)] - terms[:, len(full) :]).to(full.dtype)
-        responses = gains + (full * scale - gains.sum(0)) / len(shown)
+        if present is None:
+            responses = gains + (full * scale - gains.sum(0)) / len(shown)
+        else:
+            has = present.T.reshape(gains.shape[:2] + (1,) * (full.dim() - 1))
+            gains = torch.where(has, gains, 0.0)
+            responses = torch.where(has, gains + (full * scale - gains.sum(0)) / has.sum(0).clamp(min=1), 0.0)
         limit = torch.finfo(full.dtype).max * scale
         return responses.clamp(-limit, limit) / scale
 

@@ -33,6 +33,9 @@ class AGM(WindowedMethod):
 
     where r^m says how far the modality is ahead in this step and tau^m how far it has been ahead on average so far.
 
+    Where samples lack a modality, a score is the mean over the samples that have it, and a ratio compares the
+    modalities that have a score: r^m those of this batch, tau^m those that had one in an earlier step.
+
     Args:
         modalities: names of the inputs; M >= 1. With one modality, AGM is joint training.
         alpha: strength, >= 0; 0 is joint training.
@@ -42,7 +45,8 @@ class AGM(WindowedMethod):
 
     Attributes:
         mean_score: [M] float64 buffer, cumulative mean of the scores over all steps so far.
-        steps: [1] float64 buffer, their number. A step whose scores are not finite is not counted.
+        steps: [M] float64 buffer, their number. A step whose scores are not finite is not counted, nor modulated; one
+            without a sample that has the modality does not count for it.
 
     Raises:
         ValueError: negative or infinite alpha, a cap that is not a positive number, alpha * cap >= 88, an empty window.
@@ -71,40 +75,59 @@ class AGM(WindowedMethod):
             )
         self.alpha, self.cap = float(alpha), cap
         self.register_buffer("mean_score", torch.zeros(len(self.modalities), dtype=torch.float64))
-        # One element and not a scalar: torch.compile was seen to take a scalar CPU buffer for a constant.
-        self.register_buffer("steps", torch.zeros(1, dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self._has_gaps = False  # whether some sample so far may have lacked a modality
 
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
         return f"modalities={self.modalities}, alpha={self.alpha:g}, cap={self.cap}, epochs={self.epochs}"
 
     def forward(
-        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+        self,
+        model: nn.Module,
+        strategy: Strategy,
+        inputs: Mapping[str, Any],
+        target: Tensor,
+        task: Task,
+        present: Tensor | None = None,
     ) -> Tensor | Output:
         """Logits v(all), whose gradient through each mono-modal response is multiplied by its coefficient."""
         modulates = self.is_active() and self.alpha > 0
-        evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=modulates)
+        evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=modulates, present=present)
         logits, extra_loss = split_output(evaluation.output)
         task.check(logits, target)
-        coefficients = self._observe(evaluation.responses.detach(), target, task, modulates)
+        coefficients = self._observe(evaluation.responses.detach(), target, task, present, modulates)
         if not modulates:
             return evaluation.output
         modulated = functional.modulate(logits, evaluation.responses, coefficients)
         return modulated if extra_loss is None else Output(modulated, extra_loss)
 
     @torch.no_grad()
-    def _observe(self, responses: Tensor, target: Tensor, task: Task, modulates: bool) -> Tensor:
+    def _observe(
+        self, responses: Tensor, target: Tensor, task: Task, present: Tensor | None, modulates: bool
+    ) -> Tensor:
         """Score the responses, update the statistics, record the step; return the coefficients [M]."""
-        scores = mean_over_processes(task.scores(responses, target).flatten(1))
-        ratios = functional.discrepancy_ratio(scores)
-        running_ratios = functional.discrepancy_ratio(self.mean_score)
+        scores = mean_over_processes(task.scores(responses, target), present)
+        self._has_gaps = self._has_gaps or present is not None
+        scored = None if present is None else ~scores.isnan()
+        ratios = functional.discrepancy_ratio(scores, scored)
+        running_ratios = functional.discrepancy_ratio(self.mean_score, self.steps > 0 if self._has_gaps else None)
+        counted = scores.isfinite().all() if scored is None else scored & (scores.isfinite() | ~scored).all()
+        coefficients = torch.ones_like(scores)
         if modulates:
-            coefficients = functional.modulation_coefficients(ratios, running_ratios, self.alpha, self.cap)
-        else:
-            coefficients = torch.ones_like(scores)
-        finite = scores.isfinite().all()
+            modulated = functional.modulation_coefficients(ratios, running_ratios, self.alpha, self.cap)
+            coefficients = torch.where(counted, modulated, coefficients)
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
-        self.mean_score.copy_(torch.where(finite, updated, self.mean_score))
-        self.steps.add_(finite)
-        self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, task.headlines(responses, target))
+        self.mean_score.copy_(torch.where(counted, updated, self.mean_score))
+        self.steps.add_(counted)
+        headlines = None if present is not None else task.headlines(responses, target)
+        self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines)
         return coefficients
+
+    def memory(self) -> dict[str, Any]:
+        """Whether some sample so far may have lacked a modality."""
+        return {"has_gaps": self._has_gaps}
+
+    def set_memory(self, memory: Mapping[str, Any]) -> None:
+        """See `Method.set_memory`."""
+        self._has_gaps = bool(memory["has_gaps"])

@@ -22,11 +22,12 @@ class StepRecord:
 
     Attributes:
         coefficients: [M] what each modality's gradient, or its learning rate, was multiplied by.
-        scores: [M] score s^m of each mono-modal response (lower is better); None: the method looks at none in a step.
+        scores: [M] score s^m of each mono-modal response (lower is better); None: the method looks at none in a step;
+            NaN where no sample of the batch has the modality.
         ratios: [M] how far each modality is ahead of the others, as the method reckons it.
         running_ratios: [M] the same over the run so far.
         headlines: [M] the task's headline metric (accuracy, ...) of each mono-modal response on this process' share of
-            the batch.
+            the batch; None where samples lack modalities.
     """
 
     coefficients: Tensor
@@ -99,11 +100,18 @@ class Method(nn.Module):
             )
         self.modalities = tuple(modalities)
         self.epoch: int | None = None
+        self._is_bound = False
         # In a dict, so that the network's modules do not become the method's own.
         self._modules_of: dict[str, tuple[nn.Module, ...]] = {}
 
     def forward(
-        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+        self,
+        model: nn.Module,
+        strategy: Strategy,
+        inputs: Mapping[str, Any],
+        target: Tensor,
+        task: Task,
+        present: Tensor | None = None,
     ) -> Tensor | Output:
         """The training forward: what `model` returns on `inputs`, its backward as the method wants it.
 
@@ -113,6 +121,8 @@ class Method(nn.Module):
             inputs: the batch, by modality.
             target: the batch's targets.
             task: what the targets are.
+            present: [B, M] bool, which sample has which modality, where some samples lack one: those are hidden in
+                `inputs` already. None: every sample has every modality.
         """
         output: Tensor | Output = model(inputs)
         return output
@@ -121,8 +131,13 @@ class Method(nn.Module):
         """Take the modules of each modality; `ModulatedModel` calls it once.
 
         Raises:
-            ValueError: the method needs them and there are none.
+            ValueError: the method needs them and there are none, or it is another model's already.
         """
+        if self._is_bound:
+            raise ValueError(
+                f"this {type(self).__name__} belongs to another model already, and keeps its statistics: make a new one"
+            )
+        self._is_bound = True
         if self.needs_modules and not modules:
             raise ValueError(
                 f"{type(self).__name__} acts on each modality's own modules, but the model does not say which they "
@@ -233,9 +248,24 @@ class Method(nn.Module):
         return self
 
 
-def mean_over_processes(scores: Tensor) -> Tensor:
-    """[M] float64 mean of the scores [M, samples] over the samples of all processes."""
-    totals = torch.cat([scores.double().sum(1), scores.new_full((1,), scores.shape[1], dtype=torch.float64)])
+def mean_over_processes(scores: Tensor, present: Tensor | None = None) -> Tensor:
+    """Mean score of each modality over the samples of all processes that have it.
+
+    Args:
+        scores: [M, B, ...] by modality and sample (and segment).
+        present: [B, M] bool, which sample has which modality; None: all have all.
+
+    Returns:
+        [M] float64; NaN where no sample has the modality.
+    """
+    if present is None:
+        sums = scores.flatten(1).double().sum(1)
+        counts = torch.full_like(sums, scores[0].numel())
+    else:
+        has = present.T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2)).expand_as(scores)
+        sums = torch.where(has, scores, 0.0).flatten(1).double().sum(1)
+        counts = has.flatten(1).double().sum(1)
+    totals = torch.cat([sums, counts])
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(totals)
-    return totals[:-1] / totals[-1]
+    return totals[: len(scores)] / totals[len(scores) :]

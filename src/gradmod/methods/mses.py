@@ -70,7 +70,13 @@ class MSES(ChangesGradients):
         return len(self._stopped) == len(self.modalities)
 
     def forward(
-        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+        self,
+        model: nn.Module,
+        strategy: Strategy,
+        inputs: Mapping[str, Any],
+        target: Tensor,
+        task: Task,
+        present: Tensor | None = None,
     ) -> Tensor | Output:
         """The model's own forward, the stopped modalities' modules in eval mode."""
         self.expect_after_backward()

@@ -78,7 +78,13 @@ class MSLR(Method):
         self._in_use = False
 
     def forward(
-        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+        self,
+        model: nn.Module,
+        strategy: Strategy,
+        inputs: Mapping[str, Any],
+        target: Tensor,
+        task: Task,
+        present: Tensor | None = None,
     ) -> Tensor | Output:
         """The model's own forward.
 

@@ -31,7 +31,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
     rho^m). With `noise`, Gaussian noise with the standard deviation of each gradient, as it was, is added to it.
 
     The prediction of a modality is that of its own head where it has one, else its Shapley response; no gradient flows
-    through either. For targets other than classes c is exp(-score), which for classes is the same thing.
+    through either. For targets other than classes c is exp(-score), which for classes is the same thing. Where samples
+    lack a modality, its c is a mean over those that have it.
 
     Args:
         modalities: names of the inputs; M >= 2.
@@ -76,7 +77,13 @@ class OGMGE(ChangesGradients, WindowedMethod):
             )
 
     def forward(
-        self, model: nn.Module, strategy: Strategy, inputs: Mapping[str, Any], target: Tensor, task: Task
+        self,
+        model: nn.Module,
+        strategy: Strategy,
+        inputs: Mapping[str, Any],
+        target: Tensor,
+        task: Task,
+        present: Tensor | None = None,
     ) -> Tensor | Output:
         """The model's own forward; each modality's prediction is looked at."""
         self.expect_after_backward()
@@ -86,10 +93,10 @@ class OGMGE(ChangesGradients, WindowedMethod):
             with torch.no_grad():
                 predictions = model.mono_logits(features)
         else:
-            evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False)
+            evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False, present=present)
             output, predictions = evaluation.output, evaluation.responses.detach()
         with torch.no_grad():
-            self._observe(predictions, target, task)
+            self._observe(predictions, target, task, present)
         return output
 
     def change_gradients(self) -> None:
@@ -119,16 +126,19 @@ class OGMGE(ChangesGradients, WindowedMethod):
     def _is_changed(self, parameter: nn.Parameter) -> bool:
         return self.filter == "all" or parameter.dim() == 4
 
-    def _observe(self, predictions: Tensor, target: Tensor, task: Task) -> None:
+    def _observe(self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None) -> None:
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
-        scores = task.scores(predictions, target).flatten(1)
-        sureness = mean_over_processes((-scores.double()).exp())
-        others = (sureness.sum() - sureness) / (len(sureness) - 1)
+        scores = task.scores(predictions, target)
+        sureness = mean_over_processes((-scores.double()).exp(), present)
+        scored = ~sureness.isnan()
+        known = torch.where(scored, sureness, 0.0)
+        others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
         ratios = sureness / others.clamp(min=torch.finfo(torch.float64).tiny)
-        ahead = (ratios > 1) & self.is_active()
+        # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
+        ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
-        headlines = task.headlines(predictions, target)
-        self.last_step = StepRecord(coefficients, mean_over_processes(scores), ratios, headlines=headlines)
+        headlines = None if present is not None else task.headlines(predictions, target)
+        self.last_step = StepRecord(coefficients, mean_over_processes(scores, present), ratios, headlines=headlines)
 
     def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
         device = gradient.device
