@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gradmod.tasks import Task as Task
     from gradmod.wrapper import ModulatedModel as ModulatedModel
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _EXPORTS = {
     "AGM": "gradmod.methods.agm",

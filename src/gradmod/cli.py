@@ -54,6 +54,14 @@ def guarded(command: Callable[[], None]) -> int:
         command()
     except GradmodError as error:
         return fail(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "gradmod":
+            raise
+        return fail(
+            f"the module {error.name!r} is not installed; what the command line needs comes with: "
+            "pip install 'gradmod[train]'",
+            1,
+        )
     except KeyboardInterrupt:
         return fail("interrupted before training began; nothing was written", 130)
     except BrokenPipeError:
