@@ -97,17 +97,25 @@ def resume(words: Sequence[str]) -> None:
     """Go on with a run."""
     from gradmod.experiments.arguments import parse
 
-    def command(run: Annotated[Path, _positional()], checkpoint: str = "last", epochs: int | None = None) -> None:
+    def command(
+        run: Annotated[Path, _positional()],
+        checkpoint: str = "last",
+        epochs: int | None = None,
+        devices: int | None = None,
+        nodes: int | None = None,
+    ) -> None:
         """Go on with a run where its last checkpoint was written.
 
         Args:
             run: The run's folder.
             checkpoint: last, previous, best, or the path of a checkpoint.
             epochs: Train to this epoch, in place of the run's own.
+            devices: Processes on this machine, in place of the run's own number.
+            nodes: Machines, in place of the run's own number.
         """
         from gradmod.training.run import resume as resume_run
 
-        show(resume_run(run, checkpoint=checkpoint, epochs=epochs))
+        show(resume_run(run, checkpoint=checkpoint, epochs=epochs, devices=devices, nodes=nodes))
 
     parse(command, words, "gradmod resume")
 

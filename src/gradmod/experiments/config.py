@@ -266,6 +266,10 @@ class TrainConfig:
     """Machines."""
     strategy: str = "auto"
     """auto, or a strategy of Lightning Fabric such as ddp."""
+    timeout: float = 30.0
+    """Minutes that the processes of a run wait for one another before they give it up."""
+    sync_batch_norm: bool = False
+    """Batch norm over the samples of all processes; needs GPUs."""
     precision: str = "32-true"
     """32-true, bf16-mixed or 16-mixed."""
     workers: int | None = None
@@ -292,6 +296,8 @@ class TrainConfig:
         checks.whole("train.devices", self.devices, 1)
         checks.whole("train.nodes", self.nodes, 1)
         checks.text("train.strategy", self.strategy)
+        checks.number("train.timeout", self.timeout, 0, above=True)
+        checks.flag("train.sync_batch_norm", self.sync_batch_norm)
         checks.one_of("train.precision", self.precision, PRECISIONS)
         if self.workers is not None:
             checks.whole("train.workers", self.workers, 0)

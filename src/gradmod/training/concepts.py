@@ -72,7 +72,16 @@ def concepts_of(config: Config, data: Splits) -> dict[str, Concept]:
             config,
             data=replace(config.data, modality=modality),
             method=MethodConfig(method="joint"),
-            train=replace(config.train, out=out, save_every=0, score_test=True, devices=1, nodes=1, strategy="auto"),
+            train=replace(
+                config.train,
+                out=out,
+                save_every=0,
+                score_test=True,
+                devices=1,
+                nodes=1,
+                strategy="auto",
+                sync_batch_norm=False,
+            ),
             monitor=MonitorConfig(),
         )
         name = f"{config.data.short_name}-{config.model.fusion}-{modality}-seed{config.train.seed}"

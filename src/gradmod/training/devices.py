@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,11 +39,18 @@ def make_fabric(config: TrainConfig) -> Fabric:
             f"train.devices is {config.devices}, but train.device {config.device!r} names {len(chosen)}; leave out "
             "one of them"
         )
+    if config.sync_batch_norm and accelerator != "cuda":
+        raise ConfigError(
+            f"train.sync_batch_norm is true on {accelerator!r}; torch synchronises batch norm on GPUs alone: leave it out"
+        )
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     devices: Any = chosen or config.devices
     processes = (len(chosen) or config.devices) * config.nodes
-    strategy = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
+    strategy: Any = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
+    if strategy == "ddp":
+        strategy = DDPStrategy(timeout=timedelta(minutes=config.timeout))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod.attribution import in_eval_mode
@@ -121,7 +122,9 @@ def _over_split(
     def whole(values: list[Tensor]) -> Tensor:
         gathered = torch.cat(values)
         if shard.world > 1:
-            gathered = cast(Tensor, fabric.all_gather(gathered)).transpose(0, 1).flatten(0, 1)
+            of_processes = [torch.empty_like(gathered) for _ in range(shard.world)]
+            dist.all_gather(of_processes, gathered)
+            gathered = torch.stack(of_processes, 1).flatten(0, 1)
         return gathered[: len(dataset)].cpu()
 
     return {name: whole(values) for name, values in parts.items()}

@@ -70,7 +70,7 @@ def open_run(folder: Path | str, checkpoint: str = "best", data: Splits | None =
     folder = Path(folder)
     config = run_config(folder)
     state = Checkpoints(folder).load(checkpoint)
-    fabric = make_fabric(replace(config.train, devices=1, nodes=1, strategy="auto"))
+    fabric = make_fabric(replace(config.train, devices=1, nodes=1, strategy="auto", sync_batch_norm=False))
     fabric.launch()
     parts = build_parts(config, data)
     load_model(parts.model.to(fabric.device), state, checkpoint)

@@ -70,6 +70,8 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
         )
     seed_all(config.train.seed)
     network = _network(config, data, modalities, info)
+    if config.train.sync_batch_norm:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     modalities = modalities if modality == "multimodal" else (modality,)
     method = build_method(config.method.method, modalities, **config.method.settings, seed=config.train.seed)
     try:

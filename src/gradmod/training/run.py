@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
@@ -23,6 +24,7 @@ from gradmod.training.monitors import make_monitors
 from gradmod.training.opening import load_model, open_run, run_config
 from gradmod.training.optimization import build_optimizer
 from gradmod.training.parts import Parts, build_parts, describe_splits
+from gradmod.training.processes import as_launched, launch, leave, lost_processes_named
 from gradmod.training.recording import Recorder
 from gradmod.training.runfolder import (
     CONFIG,
@@ -60,8 +62,9 @@ def train(config: Config, *, unique: bool = False) -> RunSummary | None:
         ConfigError, DataError: before anything is written.
         TrainingError, InterruptedRunError: see `Loop.run`.
     """
+    config = as_launched(config)
     fabric = make_fabric(config.train)
-    fabric.launch()
+    launch(fabric)
     parts = build_parts(config)
     folder = Path()
     if fabric.is_global_zero:
@@ -72,21 +75,34 @@ def train(config: Config, *, unique: bool = False) -> RunSummary | None:
     return _train(config, folder, fabric, parts, state=None)
 
 
-def resume(folder: Path | str, *, checkpoint: str = "last", epochs: int | None = None) -> RunSummary | None:
+def resume(
+    folder: Path | str,
+    *,
+    checkpoint: str = "last",
+    epochs: int | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+) -> RunSummary | None:
     """Go on with a run from a checkpoint; without any checkpoint, from its start.
 
     Args:
         folder: the run's folder.
         checkpoint: `last`, `previous`, `best`, or a path.
         epochs: train to this epoch in place of the one in the run's settings, which are changed.
+        devices: processes on this machine in place of those in the run's settings, which are changed. Every step has
+            the same samples for any number of processes.
+        nodes: the same for the number of machines.
 
     Raises:
         CheckpointError: no run there, or the checkpoint is damaged; names those that are whole.
     """
     folder = Path(folder)
-    config = run_config(folder)
-    if epochs is not None:
-        config = replace(config, train=replace(config.train, epochs=epochs))
+    saved = run_config(folder)
+    given = {"epochs": epochs, "devices": devices, "nodes": nodes}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if dist.is_torchelastic_launched():  # its numbers count, whatever the run began with
+        changes = {"devices": 1, "nodes": 1, **changes}
+    config = as_launched(replace(saved, train=replace(saved.train, **changes)))
     checkpoints = Checkpoints(folder)
     state = checkpoints.load(checkpoint) if checkpoints.exist() or checkpoint != "last" else None
     if state is not None and state["epoch"] > config.train.epochs and (folder / RESULT).exists() and epochs is None:
@@ -95,11 +111,8 @@ def resume(folder: Path | str, *, checkpoint: str = "last", epochs: int | None =
             "number"
         )
     fabric = make_fabric(config.train)
-    fabric.launch()
-    parts = build_parts(config)
-    if epochs is not None and fabric.is_global_zero:
-        save_config(config, folder / CONFIG)
-    return _train(config, folder, fabric, parts, state)
+    launch(fabric)
+    return _train(config, folder, fabric, build_parts(config), state, save=config != saved)
 
 
 def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best") -> dict[str, Any]:
@@ -130,8 +143,14 @@ def default_name(config: Config) -> str:
 
 
 def _train(
-    config: Config, folder: Path, fabric: Fabric, parts: Parts, state: dict[str, Any] | None
+    config: Config,
+    folder: Path,
+    fabric: Fabric,
+    parts: Parts,
+    state: dict[str, Any] | None,
+    save: bool = False,
 ) -> RunSummary | None:
+    """Train from `state` on, and finish the run; `save`: its settings are not yet those in its folder."""
     modalities = parts.model.method.modalities
     if state is not None:
         load_model(parts.model, state, "the run's")
@@ -149,6 +168,8 @@ def _train(
         keep_bytes=state["log_bytes"] if state is not None else 0,
         first_step=position.step + 1,
     )
+    if save and fabric.is_global_zero:  # not before the log is this process' alone
+        save_config(config, folder / CONFIG)
     facts = {
         "method": config.method.method,
         "strategy": parts.model.strategy.name,
@@ -175,23 +196,27 @@ def _train(
         for line in describe_splits(parts.data):
             print(line, file=sys.stderr)
     try:
-        Loop(
-            config=config,
-            folder=folder,
-            fabric=fabric,
-            model=parts.model,
-            wrapped=wrapped,
-            optimizer=wrapped_optimizer,
-            data=parts.data,
-            task=parts.task,
-            recorder=recorder,
-            workers=parts.workers,
-            position=position,
-            monitors=monitors,
-        ).run()
+        with lost_processes_named(fabric, folder):
+            Loop(
+                config=config,
+                folder=folder,
+                fabric=fabric,
+                model=parts.model,
+                wrapped=wrapped,
+                optimizer=wrapped_optimizer,
+                data=parts.data,
+                task=parts.task,
+                recorder=recorder,
+                workers=parts.workers,
+                position=position,
+                monitors=monitors,
+            ).run()
     finally:
         recorder.close()
-    return _finish(config, folder, fabric, parts, position, facts)
+    with lost_processes_named(fabric, folder):
+        summary = _finish(config, folder, fabric, parts, position, facts)
+        leave()
+    return summary
 
 
 def _finish(
