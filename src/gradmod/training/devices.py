@@ -41,7 +41,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         )
     if config.sync_batch_norm and accelerator != "cuda":
         raise ConfigError(
-            f"train.sync_batch_norm is true on {accelerator!r}; torch synchronises batch norm on GPUs alone: leave it out"
+            f"train.sync_batch_norm is true on {accelerator!r}; torch synchronises batch norm on GPUs alone: leave it "
+            "out"
         )
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
