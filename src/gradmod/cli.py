@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ Train multi-modal classifiers, balance their modalities, see how they compete.
 
 gradmod COMMAND --help shows a command's flags; gradmod --version its version.
 """
+
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +70,12 @@ def guarded(command: Callable[[], None]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # `gradmod list | head`: what was asked for was shown
         return 0
+    except OSError as error:
+        if error.errno not in OF_THE_DISK:
+            raise
+        from gradmod.files import cannot_write
+
+        return fail(cannot_write(error), 1)
     return 0
 
 

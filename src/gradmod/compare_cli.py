@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from gradmod.experiments.comparison import Comparison, PlannedRun, planned_runs,
 from gradmod.experiments.launchers import Launcher, LocalLauncher, SubmititLauncher
 from gradmod.experiments.scheduling import FAILED, FINISHED, State, run_all
 from gradmod.experiments.toml import save_config
+from gradmod.files import write_json, write_text
 from gradmod.reporting.comparison import RunRecord, compare
 from gradmod.reporting.formats import as_csv, latex, markdown, terminal
 from gradmod.reporting.plots.comparison import plot_comparison
@@ -96,7 +96,7 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher) -> Chosen:
             reason = states[candidates[0][1][0].name].reason
             raise TrainingError(f"every trial of {method} with {fusion} fusion failed, the first one: {reason}")
         chosen[method, fusion] = best
-    (folder / "trials.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "trials.json", written)
     return chosen
 
 
@@ -135,9 +135,9 @@ def _write(finished: Sequence[RunRecord], folder: Path, chosen: Chosen, failed: 
     if failed:
         table.notes.append(f"left out, because they failed: {', '.join(state.run.name for state in failed)}")
     records = [{**asdict(record), "folder": str(record.folder.relative_to(folder))} for record in finished]
-    (folder / "comparison.json").write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "comparison.json", records)
     for name, text in (("table.md", markdown(table)), ("table.tex", latex(table)), ("table.csv", as_csv(table))):
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     plot_comparison(finished, table, folder)
     show_table(terminal(table, f"comparison on {dataset}", terminal_width()))
     for note in table.notes:

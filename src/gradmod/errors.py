@@ -33,6 +33,12 @@ class CheckpointError(GradmodError):
     exit_code = 2
 
 
+class WriteError(GradmodError):
+    """A file cannot be written: the disk is full, the folder read-only; what was there before is as it was."""
+
+    exit_code = 1
+
+
 class TrainingError(GradmodError):
     """Training cannot go on, because of a value that is not finite; named with its step and modality."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 
 from cremad_files import write_cremad
 from gradmod import cli
+from gradmod.datasets import prepared
 from gradmod.datasets.inspection import inspect
 from gradmod.datasets.load import load_dataset
 from gradmod.datasets.preparation.crema_d import prepare
@@ -180,3 +183,24 @@ def test_check_sees_a_changed_file(fast: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "audio.npy", sounds)
     (problem,) = inspect("crema-d", str(tmp_path)).problems
     assert problem == f"{tmp_path / 'audio.npy'} is not what it was when the folder was made"
+    with pytest.raises(DataError, match=r"audio\.npy is not what it was when the folder was made: copy or prepare it"):
+        load_dataset("crema-d", str(tmp_path), "heldout")
+
+
+def test_files_are_hashed_once_and_again_when_they_were_touched(
+    fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(fast, folder)
+    hashed: list[str] = []
+    real = prepared.sha256
+    monkeypatch.setattr(prepared, "sha256", lambda paths: (hashed.extend(p.name for p in paths), real(paths))[1])
+    os.utime(folder / "audio.npy", ns=(2, 2))  # copied without its time
+    load_dataset("crema-d", str(folder), "heldout")
+    assert "audio.npy" in hashed
+    hashed.clear()
+    load_dataset("crema-d", str(folder), "heldout")
+    assert not hashed
+    os.utime(folder / "audio.npy", ns=(1, 1))
+    load_dataset("crema-d", str(folder), "heldout")
+    assert "audio.npy" in hashed

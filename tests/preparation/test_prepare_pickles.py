@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -173,12 +174,17 @@ def test_damaged_sentences(sentiment: tuple[Path, Path, Path], tmp_path: Path) -
     for content, message in (
         (b"one line\n", "expected one number"),
         (b"\xff\xfe\n", "not UTF-8"),
-        (None, "is missing"),
+        (None, "is missing|is not what it was"),
     ):
         if content is None:
             path.unlink()
         else:
             path.write_bytes(content)
+            with pytest.raises(DataError, match=r"sentences.txt is not what it was when the folder was made"):
+                load_dataset("mosei", str(tmp_path), "heldout")
+            manifest = json.loads((tmp_path / "manifest.json").read_text())
+            manifest["sha256"]["sentences.txt"] = hashlib.sha256(content).hexdigest()
+            (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(DataError, match=message):
             load_dataset("mosei", str(tmp_path), "heldout")
 

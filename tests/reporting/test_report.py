@@ -135,7 +135,7 @@ def test_the_command(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert names == {f"{name}.{kind}" for name in plots for kind in ("svg", "png")}
     assert cli.main(["report", "nowhere"]) == 2
     assert "nowhere has no result.json" in capsys.readouterr().err
-    assert cli.main(["report", "runs/agm", "--out", "no/such/folder.html"]) == 2
+    assert cli.main(["report", "runs/agm", "--out", "no/such/folder.html"]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradmod.errors import CheckpointError, InterruptedRunError
+from gradmod.errors import CheckpointError, InterruptedRunError, WriteError
 from gradmod.experiments.toml import save_config
 from gradmod.training.checkpoints import Checkpoints, read_checkpoint
 from gradmod.training.run import resume, train
@@ -209,7 +209,7 @@ def test_the_last_checkpoint_is_whole_at_every_moment(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match=r"best\.pt cannot be written: No space left on device\. Make room"):
         store.save({**state, "step": 2}, best=True)
     assert store.load("last")["step"] == 1
     assert not list((tmp_path / "checkpoints").glob(".*"))

@@ -16,7 +16,7 @@ from gradmod.datasets.audio import log_magnitude_spectrogram, read_wave, repeat_
 from gradmod.datasets.images import normalise_into, random_resized_crop, resized
 from gradmod.datasets.npy import open_array
 from gradmod.datasets.pictures import PictureArrays, PictureFiles, Pictures
-from gradmod.datasets.prepared import read_manifest
+from gradmod.datasets.prepared import verified_manifest
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Source, Split
 from gradmod.datasets.splits import Splits, by_group, heldout, nine_tenths_of_both
@@ -78,7 +78,7 @@ def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers
     folder = Path(root).expanduser()
     if not root or not (folder / "CREMAD").is_dir():
         raise DataError(dataset_info("crema-d").where_it_looked(root))
-    manifest = read_manifest(folder, "crema-d")
+    manifest = verified_manifest(folder, "crema-d")
     clips = clips_of_files(folder) if manifest is None else clips_of_arrays(folder, manifest["left_out"])
     visual = Frames(clips.pictures, frames, pinned=protocol == PUBLISHED)
     whole = Split({"audio": clips.sounds, "visual": visual}, clips.labels)

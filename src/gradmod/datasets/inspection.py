@@ -95,6 +95,8 @@ def inspect(name: str, root: str, options: Mapping[str, Any] | None = None) -> D
         if manifest is not None:
             changed = changed_files(folder, manifest)
             facts.problems += [f"{folder / file} is not what it was when the folder was made" for file in changed]
+            if changed:
+                return facts
     except DataError as error:
         facts.problems.append(str(error))
         return facts

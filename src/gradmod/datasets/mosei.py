@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradmod.datasets.npy import GrowingArray, open_array
 from gradmod.datasets.pickles import load_pickle
-from gradmod.datasets.prepared import Ragged, read_manifest
+from gradmod.datasets.prepared import Ragged, verified_manifest
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import Indices, Source, Split
 from gradmod.datasets.splits import Splits
@@ -71,7 +71,7 @@ def load(
         raise DataError(dataset_info("mosei").where_it_looked(root))
     task, outputs, file = LABELS[labels]
     modalities = ("text", "audio", "visual") if video else ("text", "audio")
-    manifest = read_manifest(folder, "mosei")
+    manifest = verified_manifest(folder, "mosei")
     if manifest is None:
         content = Content.of_pickles(folder, [file], modalities[1:])
     else:

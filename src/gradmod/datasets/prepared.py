@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import numpy.typing as npt
 
 from gradmod import __version__
 from gradmod.datasets.npy import open_array
-from gradmod.errors import ConfigError, DataError
+from gradmod.errors import ConfigError, DataError, WriteError
+from gradmod.files import write_json
 
 MANIFEST = "manifest.json"
+STAMP = ".verified.json"
+"""Size and time of each file when it was last hashed and found to be what the manifest says."""
 FORMAT = 1
 
 
@@ -71,10 +74,49 @@ def read_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
     return dict(manifest)
 
 
+def verified_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
+    """`read_manifest`, and that the files are what they were; what loaders call.
+
+    Files are hashed when they are read for the first time, and again when one of them has another size or time.
+
+    Raises:
+        DataError: see `read_manifest`; or a file is missing or was changed.
+    """
+    manifest = read_manifest(folder, dataset)
+    if manifest is None or _read_stamp(folder) == _stamp(folder, manifest):
+        return manifest
+    changed = changed_files(folder, manifest)
+    if changed:
+        raise DataError(f"{folder / changed[0]} is not what it was when the folder was made: copy or prepare it again")
+    return manifest
+
+
 def changed_files(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Files that are missing, or are not what they were when the folder was made."""
+    """Hash every file; those that are missing, or are not what they were when the folder was made."""
     expected: dict[str, str] = manifest["sha256"]
-    return [name for name, digest in expected.items() if not _is_same(folder / name, digest)]
+    stamp = _stamp(folder, manifest)
+    changed = [name for name, digest in expected.items() if not _is_same(folder / name, digest)]
+    if not changed:
+        with suppress(WriteError):  # a read-only folder is hashed each time
+            write_json(folder / STAMP, stamp)
+    return changed
+
+
+def _stamp(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and time of every file, and the hashes that they were compared with."""
+    found: dict[str, Any] = {}
+    for name, digest in manifest["sha256"].items():
+        path = folder / name
+        status = path.stat() if path.is_file() else None
+        found[name] = [digest, *((status.st_size, status.st_mtime_ns) if status else ())]
+    return found
+
+
+def _read_stamp(folder: Path) -> Any:
+    try:
+        return json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def sha256(paths: Iterable[Path]) -> str:

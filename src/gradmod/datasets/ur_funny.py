@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradmod.datasets.npy import check_labels, open_array
 from gradmod.datasets.pickles import load_pickle
-from gradmod.datasets.prepared import read_manifest
+from gradmod.datasets.prepared import verified_manifest
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import Indices, Split
 from gradmod.datasets.splits import Splits
@@ -43,7 +43,7 @@ def load(root: str, protocol: str, split_seed: int, *, aligned: bool = True) -> 
         DataError: the file is missing, damaged, would run code, or does not hold what it should.
     """
     path = Path(root).expanduser()
-    manifest = read_manifest(path, "ur-funny") if root else None
+    manifest = verified_manifest(path, "ur-funny") if root else None
     if manifest is None and (not root or not path.is_file()):
         raise DataError(dataset_info("ur-funny").where_it_looked(root))
     content = Content.of_pickle(path) if manifest is None else Content.of_arrays(path, manifest["sizes"])

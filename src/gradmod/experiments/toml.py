@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
+from gradmod.files import write_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,7 +72,7 @@ def save_config(config: Config, path: Path) -> None:
         name: {key: NONE if value is None else value for key, value in section.items()}
         for name, section in asdict(config).items()
     }
-    path.write_text(tomli_w.dumps(sections), encoding="utf-8")
+    write_text(path, tomli_w.dumps(sections))
 
 
 def _value(where: str, types: dict[str, Any], key: str, value: Any) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradmod.errors import CheckpointError, ConfigError
+from gradmod.files import write_text
 from gradmod.reporting.comparison import RunRecord, compare
 from gradmod.reporting.formats import cells_of
 from gradmod.reporting.plots.comparison import comparison_bars, comparison_curves
@@ -55,10 +56,7 @@ def write_report(folders: Sequence[Path], path: Path) -> Path:
     template = files("gradmod.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
     text = page.render(title=title, subtitle=_subtitle(results), comparison=compared, runs=runs)
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"the report {path} cannot be written: {error.strerror}; choose another --out") from None
+    write_text(path, text)
     return path
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from gradmod.diagnosis import diagnose
 from gradmod.errors import ConfigError
+from gradmod.files import write_json
 from gradmod.reporting.records import read_result
 from gradmod.training.concepts import concepts_of
-from gradmod.training.files import write_json
 from gradmod.training.loading import split_batches
 from gradmod.training.opening import OpenRun, open_run
 

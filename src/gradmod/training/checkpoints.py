@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gradmod.errors import CheckpointError
-from gradmod.training.files import write_atomically
+from gradmod.files import write_atomically
 
 FORMAT = 1
 _REQUIRED = ("format", "epoch", "step_in_epoch", "step", "model", "optimizer", "log_bytes")
@@ -93,6 +93,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _duplicate(source: Path, destination: Path) -> None:
     """Make `destination` the same file as `source`, at no moment leaving either broken."""
+    if destination.exists() and destination.samefile(source):  # killed before the source was replaced
+        return
     temporary = destination.with_name(f".{destination.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:

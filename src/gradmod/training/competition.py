@@ -12,11 +12,11 @@ from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
 from gradmod.experiments.locks import hold
+from gradmod.files import write_arrays, write_json
 from gradmod.metrics.competition import DEFAULT_PENALTY, competition_strength
 from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.concepts import Concept, concept_outputs, concepts_of, predictor_split
 from gradmod.training.evaluation import predict_features
-from gradmod.training.files import write_arrays, write_json
 from gradmod.training.opening import open_run
 from gradmod.training.parts import read_data
 from gradmod.training.run import resume, train

@@ -20,8 +20,8 @@ from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config, MethodConfig, MonitorConfig
+from gradmod.files import write_arrays
 from gradmod.training.evaluation import predict_features
-from gradmod.training.files import write_arrays
 from gradmod.training.opening import open_run
 from gradmod.training.parts import modalities_of
 from gradmod.training.runfolder import RESULT

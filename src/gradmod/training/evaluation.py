@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod.attribution import in_eval_mode
 from gradmod.coalitions.protocols import HasOwnHeads, split_output
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, TrainingError
 from gradmod.methods.base import ValidationFigures
 from gradmod.tasks import Task
 from gradmod.training.loading import split_batches
+from gradmod.training.non_finite import samples_not_finite
 from gradmod.training.sampling import Shard
 from gradmod.wrapper import ModulatedModel
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from gradmod.datasets.samples import Split
+
+
+MOST_LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ def predict(
 
     Every process must call it; each gets the whole result. `with_own` asks for the predictions of the modalities' own
     heads, where they have any.
+
+    Raises:
+        TrainingError: logits that are not finite; names the samples, and the inputs that are not.
     """
     with_own = with_own and isinstance(model.model, HasOwnHeads)
 
@@ -67,8 +75,21 @@ def predict(
         return found | ({"own": model.own_predictions(inputs).float().transpose(0, 1)} if with_own else {})
 
     found = _over_split(fabric, model, dataset, read, batch_size, workers)
+    _refuse_not_finite(found["logits"], dataset)
     own = found["own"].transpose(0, 1) if with_own else None
     return Predictions(found["logits"], found["responses"].transpose(0, 1), found["target"], own)
+
+
+def _refuse_not_finite(logits: Tensor, dataset: Split) -> None:
+    rows = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if not rows:
+        return
+    bad = samples_not_finite(dataset, np.array(rows[:MOST_LOOKED_AT]))
+    why = "; ".join(f"the input of {m!r} is not finite in sample(s) {listed}" for m, listed in bad.items())
+    raise TrainingError(
+        f"the model's logits are not finite for {len(rows)} of {len(dataset)} samples of a split, sample {rows[0]} the "
+        f"first; {why or 'their inputs are finite'}. {'Mend or drop them' if bad else 'Lower --lr or clip harder'}"
+    )
 
 
 def predict_features(

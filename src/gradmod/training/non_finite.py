@@ -49,17 +49,23 @@ def explain_non_finite(
         scores = dict(zip(model.method.modalities, record.scores.tolist(), strict=True))
         where += "; scores: " + ", ".join(f"{modality} {score:.4g}" for modality, score in scores.items())
     samples = samples_of(step_in_epoch)
+    bad = samples_not_finite(data, samples)
+    if bad:
+        listed = "; ".join(f"the input of {m!r} is not finite in sample(s) {found}" for m, found in bad.items())
+        return TrainingError(f"{where}; {listed} of the training split. Mend or drop them")
+    return TrainingError(f"{where}; the inputs are finite; {parameters}. {remedy}")
+
+
+def samples_not_finite(data: Split, samples: Indices) -> dict[str, str]:
+    """By modality, those of some samples of a split whose input is not finite, as text; none: nothing."""
     inputs, _ = data.read(samples)
+    found = {}
     for modality, tree in inputs.items():
         leaves = tree.values() if isinstance(tree, dict) else (tree,)
         rows = sorted({row for leaf in leaves for row in _rows_not_finite(leaf)})
         if rows:
-            listed = _some([str(int(samples[row])) for row in rows])
-            return TrainingError(
-                f"{where}; the input of {modality!r} is not finite in sample(s) {listed} of the training split. Mend "
-                "or drop them"
-            )
-    return TrainingError(f"{where}; the inputs of {', '.join(inputs)} are finite; {parameters}. {remedy}")
+            found[modality] = _some([str(int(samples[row])) for row in rows])
+    return found
 
 
 def _rows_not_finite(values: Tensor) -> list[int]:

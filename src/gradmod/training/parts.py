@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 from torch import nn
 
 from gradmod.datasets.load import load_dataset
@@ -18,6 +19,7 @@ from gradmod.imports import named
 from gradmod.methods.registry import build_method
 from gradmod.models.build import build_model
 from gradmod.models.masked import MaskedModel
+from gradmod.models.registry import ENCODERS
 from gradmod.tasks import Task
 from gradmod.training.loading import sensible_workers
 from gradmod.training.randomness import seed_all
@@ -108,10 +110,12 @@ def _network(config: Config, data: Splits, modalities: Sequence[str], info: Data
         network = _own_network(config, data, outputs, info)
     else:
         taken = modalities if alone == "multimodal" or masks else (alone,)
+        encoder = _encoder_setting(model, info, modalities, taken)
+        _refuse_other_encoders(encoder, data, taken)
         network = build_model(
             {m: data.train.shapes[m] for m in taken},
             outputs,
-            _encoder_setting(model, info, modalities, taken),
+            encoder,
             model.fusion,
             width=model.width,
             layers=model.layers,
@@ -120,6 +124,16 @@ def _network(config: Config, data: Splits, modalities: Sequence[str], info: Data
     if info.initialisation is not None:
         named(info.initialisation)(network)
     return MaskedModel(network, shown=(alone,), modalities=modalities) if masks else network
+
+
+def _refuse_other_encoders(encoder: str | dict[str, str], data: Splits, modalities: Sequence[str]) -> None:
+    """Sequences come with their padding, as a dict, which the transformer alone takes; and it takes nothing else."""
+    sample, _ = data.train.read(np.zeros(1, dtype=np.int64))
+    for m in modalities:
+        kind = encoder if isinstance(encoder, str) else encoder.get(m, "")
+        if isinstance(sample[m], dict) != (kind == "transformer") and kind in ENCODERS:
+            what = "sequences: use transformer" if isinstance(sample[m], dict) else "no sequences: use mlp"
+            raise ConfigError(f"model.encoder is {kind!r} for {m!r}, whose samples are {what}")
 
 
 def _encoder_setting(

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
 from gradmod.experiments.toml import save_config
+from gradmod.files import write_json
 from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.devices import make_fabric, peak_memory
 from gradmod.training.evaluation import measure, predict
-from gradmod.training.files import write_json
 from gradmod.training.history import EpochHistory
 from gradmod.training.loop import Loop, Position
 from gradmod.training.monitors import make_monitors
@@ -32,6 +32,7 @@ from gradmod.training.runfolder import (
     RESULT,
     create_run_folder,
     git_revision,
+    remove_leftovers,
     save_predictions,
     versions,
 )
@@ -69,8 +70,7 @@ def train(config: Config, *, unique: bool = False) -> RunSummary | None:
     folder = Path()
     if fabric.is_global_zero:
         name = config.train.name or default_name(config)
-        folder = create_run_folder(Path(config.train.out), name, unique=unique or not config.train.name)
-        save_config(config, folder / CONFIG)
+        folder = create_run_folder(Path(config.train.out), name, config, unique=unique or not config.train.name)
     folder = Path(fabric.broadcast(str(folder)))
     return _train(config, folder, fabric, parts, state=None)
 
@@ -168,8 +168,10 @@ def _train(
         keep_bytes=state["log_bytes"] if state is not None else 0,
         first_step=position.step + 1,
     )
-    if save and fabric.is_global_zero:  # not before the log is this process' alone
-        save_config(config, folder / CONFIG)
+    if fabric.is_global_zero:  # not before the log is this process' alone
+        remove_leftovers(folder)
+        if save:
+            save_config(config, folder / CONFIG)
     facts = {
         "method": config.method.method,
         "strategy": parts.model.strategy.name,
@@ -258,8 +260,8 @@ def _finish(
     coefficients = coefficient_range(read_metrics(folder / METRICS))
     if coefficients:
         result["coefficients"] = coefficients
-    write_json(folder / RESULT, result)
     plot_curves(folder)
+    write_json(folder / RESULT, result)  # last: with it the run is finished
     return RunSummary(folder, result)
 
 

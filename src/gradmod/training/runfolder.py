@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import IO, Any
@@ -13,43 +15,61 @@ import torch
 
 import gradmod
 from gradmod.errors import CheckpointError, ConfigError
+from gradmod.experiments.config import Config
 from gradmod.experiments.locks import take
+from gradmod.experiments.toml import save_config
+from gradmod.files import json_text, write_arrays
 from gradmod.training.evaluation import Predictions
-from gradmod.training.files import json_text, write_arrays
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 
 
-def create_run_folder(out: Path, name: str, *, unique: bool) -> Path:
-    """Make the folder of a new run.
+def create_run_folder(out: Path, name: str, config: Config, *, unique: bool) -> Path:
+    """Make the folder of a new run, with its settings in it: at no moment does it exist without them.
 
     Args:
         out: where runs lie.
         name: name of the run.
+        config: its settings.
         unique: True: add -2, -3, ... where the name is taken.
 
     Raises:
         ConfigError: the name is taken and `unique` is False, or the folder cannot be made.
     """
-    attempt = 1
-    while True:
-        folder = out / (name if attempt == 1 else f"{name}-{attempt}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
+    making = out / f".{name}.{os.getpid()}.making"
+    try:
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        save_config(config, making / CONFIG)
+        folder, attempt = out / name, 1
+        while not _rename(making, folder):
             if not unique:
                 raise ConfigError(
                     f"the run folder {folder} exists already; go on with it by `gradmod resume {folder}`, or choose "
                     "another --name"
-                ) from None
+                )
             attempt += 1
-        except OSError as error:
-            raise ConfigError(
-                f"the run folder {folder} cannot be made: {error.strerror}; choose another --out"
-            ) from None
+            folder = out / f"{name}-{attempt}"
+        return folder
+    except OSError as error:
+        raise ConfigError(
+            f"the run folder {out / name} cannot be made: {error.strerror}; choose another --out"
+        ) from None
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _rename(source: Path, target: Path) -> bool:
+    """Rename a folder; False: the name is taken."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        return False
+    return True
 
 
 class MetricsLog:
@@ -91,6 +111,12 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote a file has left beside it."""
+    for temporary in folder.rglob(".*.tmp"):
+        temporary.unlink()
 
 
 def save_predictions(folder: Path, split: str, predictions: Predictions) -> None:

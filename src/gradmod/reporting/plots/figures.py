@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradmod.files import write_atomically
 from gradmod.reporting.style import GRID_COLOUR, MODEL_COLOUR, PALETTE, RC
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ def save_figure(make: Callable[[], Figure], path: Path) -> Path:
 
     with matplotlib.rc_context(RC):
         figure = make()
-        figure.savefig(path, format="svg", metadata={"Date": None})
-        figure.savefig(path.with_suffix(".png"), dpi=PNG_DPI, metadata={"Software": None})
+        write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
+        write_atomically(
+            path.with_suffix(".png"),
+            lambda file: figure.savefig(file, format="png", dpi=PNG_DPI, metadata={"Software": None}),
+        )
     return path
 
 

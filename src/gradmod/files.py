@@ -6,15 +6,22 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+from gradmod.errors import WriteError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Call `write` on a temporary file and put it in the place of `path`; a crash leaves the old file as it was."""
+    """Call `write` on a temporary file and put it in the place of `path`; a crash leaves the old file as it was.
+
+    Raises:
+        WriteError: it cannot be written: the disk is full, the folder read-only, ...
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -22,20 +29,44 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        failed = _failure_to_write(error)
+        if failed is not None:
+            raise WriteError(cannot_write(failed, path)) from None
         raise
-    _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, atomically."""
+    write_atomically(path, lambda file: _write(file, text))
+
+
+def cannot_write(error: OSError, path: Path | None = None) -> str:
+    """What to tell a user whose disk is full or whose folder is read-only.
+
+    Args:
+        error: the system's error.
+        path: the file, where the error does not name it.
+    """
+    where = path if path is not None else error.filename or "a file"
+    return (
+        f"{where} cannot be written: {error.strerror or error}. Make room, or allow it, and go on: what was saved "
+        "before is whole"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    text = json_text(value, indent=2) + "\n"
-    write_atomically(path, lambda file: _write(file, text))
+    write_text(path, json_text(value, indent=2) + "\n")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write arrays by name as a compressed .npz, atomically."""
+    import numpy as np
+
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
@@ -52,6 +83,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def _failure_to_write(error: BaseException | None) -> OSError | None:
+    """The system's error behind `error`; torch wraps one while it writes a file."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _write(file: IO[bytes], text: str) -> None:
