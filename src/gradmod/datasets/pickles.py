@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -72,9 +71,29 @@ def _dtype(of: Any, align: Any = False, copy: Any = False) -> np.dtype[Any]:
     return dtype
 
 
-def _reconstruct(subtype: type, shape: tuple[int, ...], dtype: Any) -> Any:
-    if subtype is not np.ndarray:
-        raise ValueError(f"an array of type {subtype!r}; expected numpy.ndarray")
+def _bytes(*content: Any) -> bytes:
+    return bytes(*map(_no_size, content[:1]), *content[1:])
+
+
+def _bytearray(*content: Any) -> bytearray:
+    return bytearray(*map(_no_size, content[:1]), *content[1:])
+
+
+def _no_size(content: Any) -> Any:
+    if isinstance(content, int):
+        raise ValueError(f"{content} bytes of nothing")
+    return content
+
+
+_NDARRAY = object()
+"""What the name of NumPy's array class stands for: it cannot be called, so that no array is made of a mere size."""
+
+
+def _reconstruct(subtype: object, shape: tuple[int, ...], dtype: Any) -> Any:
+    if subtype is not _NDARRAY or shape != (0,):
+        raise ValueError(
+            f"an array of type {subtype!r} and shape {shape!r}; expected an empty numpy.ndarray, to be filled"
+        )
     return np.ndarray.__new__(np.ndarray, shape, dtype)
 
 
@@ -89,16 +108,16 @@ def _from_buffer(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], orde
     return np.frombuffer(buffer, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
-_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+_KNOWN: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
-    ("builtins", "bytearray"): bytearray,
-    ("builtins", "bytes"): bytes,
+    ("builtins", "bytearray"): _bytearray,
+    ("builtins", "bytes"): _bytes,
     ("builtins", "complex"): complex,
     ("builtins", "set"): set,
     ("builtins", "frozenset"): frozenset,
