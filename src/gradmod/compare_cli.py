@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.live import Live
 
 from gradmod.datasets.registry import dataset_info
-from gradmod.errors import ConfigError, FailedRunsError, TrainingError
+from gradmod.errors import ConfigError, FailedRunsError, TrainingError, damage_in
 from gradmod.experiments.arguments import parse_settings
 from gradmod.experiments.comparison import Comparison, PlannedRun, planned_runs, trials
 from gradmod.experiments.launchers import Launcher, LocalLauncher, SubmititLauncher
 from gradmod.experiments.scheduling import FAILED, FINISHED, State, run_all
 from gradmod.experiments.toml import save_config
 from gradmod.files import write_json, write_text
-from gradmod.reporting.comparison import RunRecord, compare
+from gradmod.reporting.comparison import ComparisonTable, RunRecord, compare
 from gradmod.reporting.formats import as_csv, latex, markdown, terminal
 from gradmod.reporting.plots.comparison import plot_comparison
 from gradmod.reporting.records import read_result
@@ -55,7 +55,9 @@ def run(words: Sequence[str]) -> None:
     finished = [_record(state) for state in states if state.status == FINISHED]
     failed = [state for state in states if state.status == FAILED]
     if finished:
-        _write(finished, folder, chosen, failed, comparison.data.dataset)
+        with damage_in(folder / "runs"):
+            table = compare(finished)
+        _write(table, finished, folder, chosen, failed, comparison.data.dataset)
     if failed:
         reasons = "; ".join(f"{state.run.name}: {state.reason}" for state in failed[:3])
         raise FailedRunsError(
@@ -87,8 +89,9 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher) -> Chosen:
                 written.append({"method": method, "fusion": fusion, **candidate, "validation": None})
                 continue
             results = [read_result(states[run.name].folder) for run in members]
-            task = TASKS[results[0]["task"]]()
-            value = fmean(result["splits"]["validation"][task.headline] for result in results)
+            with damage_in(folder / "trials"):
+                task = TASKS[results[0]["task"]]()
+                value = fmean(result["splits"]["validation"][task.headline] for result in results)
             written.append({"method": method, "fusion": fusion, **candidate, "validation": value})
             if task.improves(value, best_value):
                 best, best_value = candidate, value
@@ -123,8 +126,14 @@ def _run(runs: Sequence[PlannedRun], out: Path, launcher: Launcher, jobs: int, t
     return run_all(runs, out, launcher, jobs, tell)
 
 
-def _write(finished: Sequence[RunRecord], folder: Path, chosen: Chosen, failed: Sequence[State], dataset: str) -> None:
-    table = compare(finished)
+def _write(
+    table: ComparisonTable,
+    finished: Sequence[RunRecord],
+    folder: Path,
+    chosen: Chosen,
+    failed: Sequence[State],
+    dataset: str,
+) -> None:
     for fusion in dict.fromkeys(fusion for _, fusion in chosen):
         of_methods = (
             f"{method} {', '.join(f'{name} {value}' for name, value in settings.items())}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GradmodError(Exception):
     """Base of gradmod's own errors; the command line prints it as one line, without a traceback."""
@@ -55,3 +58,27 @@ class FailedRunsError(GradmodError):
     """Some runs of a comparison failed; the others are in its table."""
 
     exit_code = 1
+
+
+_OF_DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
+
+
+@contextmanager
+def damage_in(what: object) -> Iterator[None]:
+    """Around the use of records and checkpoints that somebody may have changed: their content may be anything.
+
+    Args:
+        what: the file or folder.
+
+    Raises:
+        CheckpointError: something in the block failed as things do on content of another form.
+    """
+    try:
+        yield
+    except GradmodError:
+        raise
+    except _OF_DAMAGE as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise CheckpointError(
+            f"{what} cannot be used: what stands in it is damaged, or of another version of gradmod ({reason})"
+        ) from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gradmod.errors import WriteError
+from gradmod.errors import CheckpointError, WriteError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -68,6 +68,26 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     import numpy as np
 
     write_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    """Read arrays of numbers by name from an .npz, running nothing.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or lacks one of them.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: np.asarray(stored[name]) for name in names}
+    except Exception as error:  # a damaged archive raises nearly anything
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} cannot be read: missing, truncated or damaged ({reason})") from None
+    for name, array in found.items():
+        if array.dtype.kind not in "fiub":
+            raise CheckpointError(f"{path}: {name} holds {array.dtype}; expected numbers")
+    return found
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from gradmod import cli
+from gradmod.datasets import prepared
 from gradmod.datasets.inspection import inspect
 from gradmod.datasets.load import load_dataset
 from gradmod.datasets.preparation import mosei, ur_funny
@@ -184,6 +185,7 @@ def test_damaged_sentences(sentiment: tuple[Path, Path, Path], tmp_path: Path) -
                 load_dataset("mosei", str(tmp_path), "heldout")
             manifest = json.loads((tmp_path / "manifest.json").read_text())
             manifest["sha256"]["sentences.txt"] = hashlib.sha256(content).hexdigest()
+            manifest["digest"] = prepared._digest(manifest)
             (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(DataError, match=message):
             load_dataset("mosei", str(tmp_path), "heldout")

@@ -266,6 +266,16 @@ class Frames:
         """[3, 224, 224], or with several frames [3, T, 224, 224]."""
         return (3, PIXELS, PIXELS) if self.count == 1 else (3, self.count, PIXELS, PIXELS)
 
+    def read_all(self, rows: Indices) -> None:
+        """Decode every frame of these clips, of which `read` takes a few.
+
+        Raises:
+            DataError: one of them is damaged.
+        """
+        for clip in rows:
+            for number in range(self.pictures.count(clip)):
+                self.pictures.image(clip, number)
+
     def read(self, rows: Indices, draws: np.random.Generator | None) -> Tensor:
         """[n, *shape]; with `draws`, random frames, cropped and mirrored."""
         values = np.empty((len(rows), self.count, 3, PIXELS, PIXELS), dtype=np.float32)

@@ -132,6 +132,9 @@ def _matches(root: str, pattern: str) -> list[Path]:
 def _read_all(split: Split, facts: DatasetFacts) -> set[bytes]:
     """Take in every sample; return what identifies each, all inputs together."""
     identities: set[bytes] = set()
+    for source in split.sources.values():
+        if hasattr(source, "read_all"):  # of a sample, `read` takes only a part
+            source.read_all(split.rows)
     for start in range(0, len(split), BATCH):
         inputs, _ = split.read(range(start, min(start + BATCH, len(split))))
         leaves = dict(_leaves(inputs))

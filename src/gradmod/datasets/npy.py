@@ -27,7 +27,7 @@ def open_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
         raise DataError(f"{path} is missing")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # a damaged header is parsed as Python, and raises nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{path} cannot be read: truncated, or not an .npy file of numbers ({reason}); fetch it again"

@@ -50,6 +50,7 @@ def write_manifest(folder: Path, dataset: str, facts: Mapping[str, Any]) -> dict
     manifest: dict[str, Any] = {"dataset": dataset, "format": FORMAT, "gradmod": __version__, **facts}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     manifest["sha256"] = {path.relative_to(folder).as_posix(): sha256([path]) for path in files}
+    manifest["digest"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
 
@@ -71,7 +72,15 @@ def read_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
     wanted = {"dataset": dataset, "format": FORMAT}
     if found != wanted or not isinstance(manifest.get("sha256"), dict):
         raise DataError(f"{path} is of {found}; expected {wanted}: prepare the data again with gradmod {__version__}")
+    if manifest.get("digest") != _digest(manifest):
+        raise DataError(f"{path} is not what it was when the folder was made: copy or prepare it again")
     return dict(manifest)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Hash of all that a manifest says, but for this hash."""
+    said = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def verified_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:

@@ -14,6 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gradmod.coalitions.protocols import split_output
+from gradmod.errors import CheckpointError
+from gradmod.files import read_arrays
 from gradmod.metrics.bootstrap import paired_bootstrap
 from gradmod.reporting.records import Record, read_result
 from gradmod.reporting.style import METRIC_TITLES
@@ -117,7 +120,7 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
         if len(alone) > 1:
             rows.append(_ensemble(fusion, alone, baseline, split, task, metrics))
     modalities = max((result["modalities"] for result in results.values()), key=len)
-    samples = len(_predictions(runs[0].folder, split)[1])
+    samples = len(_predictions(runs[0].folder, split, task)[1])
     notes = _notes(list(results.values()), f"{split} split, {samples} samples")
     return ComparisonTable(rows, metrics, modalities, task.headline, task.sample_metric, notes)
 
@@ -166,7 +169,7 @@ def _ensemble(
     seeds = [seed for seed in by_seed[0] if all(seed in members for members in by_seed)]
     figures, terms = [], {}
     for seed in seeds:
-        loaded = [_predictions(members[seed].folder, split) for members in by_seed]
+        loaded = [_predictions(members[seed].folder, split, task) for members in by_seed]
         target = loaded[0][1]
         logits = task.ensemble(torch.stack([logits for logits, _ in loaded]))
         figures.append({name: float(value) for name, value in task.metrics(logits, target).items()})
@@ -193,12 +196,19 @@ def _difference(
 
 def _terms(runs: Sequence[RunRecord], split: str, task: Task) -> dict[int, npt.NDArray[np.float64]]:
     """By seed [N] what each sample contributes to the metric."""
-    return {run.seed: task.per_sample(*_predictions(run.folder, split)).numpy() for run in runs}
+    return {run.seed: task.per_sample(*_predictions(run.folder, split, task)).numpy() for run in runs}
 
 
-def _predictions(folder: Path, split: str) -> tuple[Tensor, Tensor]:
-    with np.load(folder / "predictions" / f"{split}.npz", allow_pickle=False) as arrays:
-        return torch.from_numpy(arrays["logits"]), torch.from_numpy(arrays["target"])
+def _predictions(folder: Path, split: str, task: Task) -> tuple[Tensor, Tensor]:
+    path = folder / "predictions" / f"{split}.npz"
+    arrays = read_arrays(path, ("logits", "target"))
+    logits, target = torch.from_numpy(arrays["logits"]), torch.from_numpy(arrays["target"])
+    try:
+        split_output(logits)
+        task.check(logits, target)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    return logits, target
 
 
 def _notes(results: Sequence[dict[str, Any]], scored_on: str) -> list[str]:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradmod.errors import CheckpointError, ConfigError
+from gradmod.errors import CheckpointError, ConfigError, damage_in
 from gradmod.files import write_text
 from gradmod.reporting.comparison import RunRecord, compare
 from gradmod.reporting.formats import cells_of
@@ -39,12 +39,19 @@ def write_report(folders: Sequence[Path], path: Path) -> Path:
         ConfigError: no run, or runs of different data sets.
         CheckpointError: a run is not finished, or its records are damaged.
     """
-    from jinja2 import Environment, StrictUndefined
-
     records = [record for folder in folders for record in _records(folder)]
     if not records:
         raise ConfigError("no run was given; expected run folders, or the folder of a comparison")
     results = [read_result(record.folder) for record in records]
+    with damage_in(", ".join(map(str, folders))):
+        text = _page(records, results, folders)
+    write_text(path, text)
+    return path
+
+
+def _page(records: Sequence[RunRecord], results: Sequence[Record], folders: Sequence[Path]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
     datasets = list(dict.fromkeys(result["dataset"] for result in results))
     if len(datasets) > 1:
         raise ConfigError(f"the runs are of different data sets ({', '.join(datasets)}); expected one")
@@ -55,9 +62,7 @@ def write_report(folders: Sequence[Path], path: Path) -> Path:
     title = runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs on {datasets[0]}"
     template = files("gradmod.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
-    text = page.render(title=title, subtitle=_subtitle(results), comparison=compared, runs=runs)
-    write_text(path, text)
-    return path
+    return page.render(title=title, subtitle=_subtitle(results), comparison=compared, runs=runs)
 
 
 def _records(folder: Path) -> list[RunRecord]:
@@ -69,9 +74,10 @@ def _records(folder: Path) -> list[RunRecord]:
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{folder / COMPARISON} is damaged: {error}") from None
     result = read_result(folder)
-    alone = result["modality"] != "multimodal"
-    row = f"{result['modality']} alone" if alone else result["method"]
-    return [RunRecord(row, result["fusion"], result["seed"], result["modality"] if alone else "", folder)]
+    with damage_in(folder / "result.json"):
+        alone = result["modality"] != "multimodal"
+        row = f"{result['modality']} alone" if alone else result["method"]
+        return [RunRecord(row, result["fusion"], result["seed"], result["modality"] if alone else "", folder)]
 
 
 def _compared(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str, Any]:

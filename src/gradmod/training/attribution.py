@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from gradmod.diagnosis import diagnose
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, damage_in
 from gradmod.files import write_json
 from gradmod.reporting.records import read_result
 from gradmod.training.concepts import concepts_of
@@ -82,5 +82,7 @@ def _alone(run: OpenRun, split: str, metric: str) -> dict[str, float]:
     if run.config.data.modality != "multimodal" or metric not in ("accuracy", "macro_f1"):
         return {}
     trained = {m: one for m, one in concepts_of(run.config, run.parts.data).items() if one.is_trained}
-    figures = {m: read_result(one.folder)["splits"].get(split, {}) for m, one in trained.items()}
-    return {m: float(values[metric]) for m, values in figures.items() if metric in values}
+    results = {m: read_result(one.folder) for m, one in trained.items()}
+    with damage_in(", ".join(str(one.folder) for one in trained.values())):
+        figures = {m: result["splits"].get(split, {}) for m, result in results.items()}
+        return {m: float(values[metric]) for m, values in figures.items() if metric in values}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gradmod.datasets.splits import Splits
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, damage_in
 from gradmod.experiments.config import Config
 from gradmod.experiments.locks import hold
 from gradmod.files import write_arrays, write_json
@@ -61,16 +61,11 @@ def measure_competition(
     assert data.predictor is not None
     fit, _ = predict_features(run.fabric, run.model, predictor, **reading)
     on_split, _ = predict_features(run.fabric, run.model, evaluated, **reading)
-    strengths = {
-        m: competition_strength(
-            fit.numpy(),
-            concept_outputs(one, "predictor", data, concept),
-            on_split.numpy(),
-            concept_outputs(one, split, data, concept),
-            penalty,
-        )
-        for m, one in found.items()
-    }
+    strengths = {}
+    for m, one in found.items():
+        outputs = [concept_outputs(one, name, data, concept) for name in ("predictor", split)]
+        with damage_in(one.folder / "outputs"):
+            strengths[m] = competition_strength(fit.numpy(), outputs[0], on_split.numpy(), outputs[1], penalty)
     target = run.folder / "competition"
     target.mkdir(exist_ok=True)
     write_arrays(target / f"{split}_features.npz", {"predictor": fit.numpy(), "evaluated": on_split.numpy()})

@@ -20,7 +20,7 @@ from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config, MethodConfig, MonitorConfig
-from gradmod.files import write_arrays
+from gradmod.files import read_arrays, write_arrays
 from gradmod.training.evaluation import predict_features
 from gradmod.training.opening import open_run
 from gradmod.training.parts import modalities_of
@@ -123,8 +123,7 @@ def concept_outputs(concept: Concept, split: str, data: Splits, kind: str = "log
         )
         path.parent.mkdir(exist_ok=True)
         write_arrays(path, {"features": features.numpy(), "logits": logits.numpy()})
-    with np.load(path, allow_pickle=False) as stored:
-        return np.asarray(stored[kind])
+    return read_arrays(path, (kind,))[kind]
 
 
 def fingerprint_of(data: Splits) -> str:

@@ -98,7 +98,7 @@ def load_model(model: ModulatedModel, state: dict[str, Any], name: str) -> None:
     """
     try:
         model.load_state_dict(state["model"])
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # what stands in a damaged state may be of any type
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"checkpoint {name} does not fit the model in {CONFIG}: {reason}") from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, damage_in
 from gradmod.experiments.config import Config
 from gradmod.experiments.toml import save_config
 from gradmod.files import write_json
@@ -159,9 +159,10 @@ def _train(
     wrapped, wrapped_optimizer = fabric.setup(parts.model, optimizer)
     position = Position()
     if state is not None:
-        optimizer.load_state_dict(state["optimizer"])
-        fabric.strategy.precision.load_state_dict(state.get("precision", {}))
-        position = _position(state, fabric.device)
+        with damage_in(f"the checkpoint of {folder}"):
+            optimizer.load_state_dict(state["optimizer"])
+            fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+            position = _position(state, fabric.device)
     recorder = Recorder(
         folder if fabric.is_global_zero else None,
         modalities,
