@@ -105,6 +105,77 @@ def test_misused_opcodes_are_errors(opcodes: bytes, tmp_path: Path) -> None:
         load_pickle(path)
 
 
+class Stated:
+    """Pickled as a call with a state, whatever they are."""
+
+    def __init__(self, function: Any, arguments: tuple[Any, ...], state: Any) -> None:
+        self.reduced = (function, arguments, state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+ODD: tuple[Any, ...] = (None, -1, 2**40, 7, "x", "", b"", (), (1,), [], [None], {}, {"a": 1}, 0.5, np.dtype("f4"))
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
+
+
+@pytest.mark.parametrize("of", ["f4", "O", "U3", "M8", "V4", ">i8"])
+def test_a_data_type_with_any_state_is_no_crash(of: str, tmp_path: Path) -> None:
+    whole = (3, "<", None, None, None, -1, -1, 0)
+    states = [(*whole[:at], odd, *whole[at + 1 :]) for at in range(8) for odd in ODD]
+    states += [whole[:n] for n in range(8)] + [
+        (*whole, {}),
+        (*whole[:2], None, ("a",), {"a": (np.dtype("f4"), 0)}, 4, 1, 0),
+    ]
+    for state in states:
+        odd = Stated(np.dtype, (of, False, True), state)
+        none_crashes((1, (1,), odd, False, b"1234"), tmp_path)
+        none_crashes((1, (1,), odd, False, [None]), tmp_path)
+
+
+def test_an_array_with_any_state_is_no_crash(tmp_path: Path) -> None:
+    shapes = (
+        *ODD,
+        (2, 3),
+        (-1,),
+        (0,),
+        (2**31, 2**31, 4),
+        (True,),
+        ((2,),),
+        (2**62,) * 3,
+        (0, 2**62, 2**62),
+        (1,) * 70,
+    )
+    for dtype in (np.dtype("f4"), np.dtype("O"), np.dtype("U2")):
+        for shape in shapes:
+            for data in (*ODD, b"12345678", [None, None], "12345678"):
+                none_crashes((1, shape, dtype, False, data), tmp_path)
+    for of in ODD:
+        none_crashes((1, (1,), of, False, b"1234"), tmp_path)
+
+
+def none_crashes(state: Any, folder: Path) -> None:
+    """An array with that state is an array or an error; a crash of NumPy would end the process of the tests."""
+    path = folder / "odd.pkl"
+    path.write_bytes(pickle.dumps(Stated(RECONSTRUCT, (np.ndarray, (0,), b"b"), state)))
+    try:
+        array = load_pickle(path)
+    except DataError:
+        return
+    assert isinstance(array, np.ndarray)
+    array.tolist()
+
+
+@pytest.mark.parametrize("state", [{"x": 1}, (None, {"__defaults__": (1,)}), (None, {"_make": 1}), 5])
+@pytest.mark.parametrize("name", ["numpy dtype", "numpy.core.multiarray scalar", "builtins set", "numpy ndarray"])
+def test_what_a_pickle_may_call_cannot_be_changed_by_it(name: str, state: Any, tmp_path: Path) -> None:
+    path = tmp_path / "odd.pkl"
+    named = f"c{name.replace(' ', chr(10))}\n".encode()
+    path.write_bytes(named + pickle.dumps(state, protocol=0).removesuffix(b".") + b"b.")
+    with pytest.raises(DataError, match=r"odd\.pkl cannot be read"):
+        load_pickle(path)
+
+
 def test_missing_and_truncated(tmp_path: Path) -> None:
     path = tmp_path / "data.pkl"
     with pytest.raises(DataError, match=r"data\.pkl is missing"):

@@ -7,8 +7,11 @@ alone, by an unpickler that knows no function but those that make a NumPy array.
 from __future__ import annotations
 
 import codecs
+import math
 import pickle
+import re
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,14 +66,6 @@ def _encode(text: str, encoding: str) -> bytes:
     return codecs.encode(text, "latin1")
 
 
-def _dtype(of: Any, align: Any = False, copy: Any = False) -> np.dtype[Any]:
-    """How NumPy writes a data type down: its flags as 0 and 1; anything else is damage, which NumPy only warns of."""
-    if align not in (0, 1) or copy not in (0, 1):
-        raise ValueError(f"the data type {of!r} with the flags {align!r} and {copy!r}")
-    dtype: np.dtype[Any] = np.dtype(of, align=bool(align), copy=bool(copy))
-    return dtype
-
-
 def _bytes(*content: Any) -> bytes:
     return bytes(*map(_no_size, content[:1]), *content[1:])
 
@@ -85,40 +80,86 @@ def _no_size(content: Any) -> Any:
     return content
 
 
+class _DType:
+    """What the name of NumPy's data types makes. NumPy's own would take any state, and crash on a damaged one."""
+
+    def __init__(self, of: str, align: object = False, copy: object = False) -> None:
+        if not (isinstance(of, str) and re.fullmatch(r"[biufcSUO]\d{0,9}", of) and {align, copy} <= {0, 1}):
+            raise ValueError(f"the data type {of!r} with the flags {align!r} and {copy!r}")
+        self.dtype: np.dtype[Any] = np.dtype(of)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, byte_order, *fields, size, alignment, _ = state
+        plain = fields == [None] * 3 and byte_order in ("<", ">", "|", "=")
+        if not plain or size not in (-1, self.dtype.itemsize) or alignment not in (-1, self.dtype.alignment):
+            raise ValueError(f"the data type {self.dtype} with the state {state!r}")
+        self.dtype = self.dtype.newbyteorder(byte_order)
+
+
 _NDARRAY = object()
 """What the name of NumPy's array class stands for: it cannot be called, so that no array is made of a mere size."""
 
 
-def _reconstruct(subtype: object, shape: tuple[int, ...], dtype: Any) -> Any:
+class _Array(np.ndarray[Any, Any]):
+    """An array whose content is checked before NumPy takes it, which would crash on a damaged one."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, of, fortran, data = state
+        if not (isinstance(of, _DType) and isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)):
+            raise ValueError(f"an array of type {of!r} and shape {shape!r}")
+        raw = data.encode("latin1") if isinstance(data, str) else data
+        of_objects = of.dtype.hasobject
+        expected = math.prod(shape) * (1 if of_objects else of.dtype.itemsize)
+        if type(raw) is not (list if of_objects else bytes) or len(raw) != expected:
+            raise ValueError(f"an array of type {of.dtype} and shape {shape!r} with other content")
+        super().__setstate__((1, shape, of.dtype, bool(fortran), raw))  # type: ignore[arg-type]  # a bool, not NumPy's
+
+
+def _reconstruct(subtype: object, shape: tuple[int, ...], dtype: Any) -> _Array:
     if subtype is not _NDARRAY or shape != (0,):
         raise ValueError(
             f"an array of type {subtype!r} and shape {shape!r}; expected an empty numpy.ndarray, to be filled"
         )
-    return np.ndarray.__new__(np.ndarray, shape, dtype)
+    return np.ndarray.__new__(_Array, shape, np.int8)
 
 
-def _scalar(dtype: np.dtype[Any], data: Any = None) -> Any:
-    if dtype.hasobject:
+def _scalar(of: _DType, data: Any = None) -> Any:
+    if of.dtype.hasobject:
         raise ValueError("a NumPy scalar that holds a Python object")
     raw = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(raw, dtype, 1)[0]
+    return np.frombuffer(raw, of.dtype, 1)[0]
 
 
-def _from_buffer(buffer: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: str) -> Any:
-    return np.frombuffer(buffer, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
+def _from_buffer(buffer: Any, of: _DType, shape: tuple[int, ...], order: str) -> Any:
+    return np.frombuffer(buffer, dtype=of.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+class _Constructor:
+    """A function that a pickle may call, and can do nothing else with: it has no attributes that could be set."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._make(*arguments)
+
+    def __setstate__(self, state: object) -> NoReturn:
+        raise ValueError("a function that is given a state")
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy.core.multiarray", "_reconstruct"): _Constructor(_reconstruct),
+    ("numpy.core.multiarray", "scalar"): _Constructor(_scalar),
+    ("numpy.core.numeric", "_frombuffer"): _Constructor(_from_buffer),
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("builtins", "bytearray"): _bytearray,
-    ("builtins", "bytes"): _bytes,
-    ("builtins", "complex"): complex,
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
+    ("numpy", "dtype"): _Constructor(_DType),
+    ("_codecs", "encode"): _Constructor(_encode),
+    ("collections", "OrderedDict"): _Constructor(OrderedDict),
+    ("builtins", "bytearray"): _Constructor(_bytearray),
+    ("builtins", "bytes"): _Constructor(_bytes),
+    ("builtins", "complex"): _Constructor(complex),
+    ("builtins", "set"): _Constructor(set),
+    ("builtins", "frozenset"): _Constructor(frozenset),
 }
