@@ -121,6 +121,10 @@ def test_pickles_that_name_a_function(tmp_path: Path, module: str, name: str, sh
         b"c__builtin__\nbytearray\n(I{n}\ntR.",
         b"cnumpy\nndarray\n((I{n}\nttR.",
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I{n}\ntVb\ntR.",
+        b"c__builtin__\nbytes\n(cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(Vi4\nI0\nI1\ntRV\x00\xc2\xeb\x0b\ntRtR.",
+        b"\x80\x02Nr\x00\x00\x00\x10\x8c",  # a place of the memo far behind the last one
+        b"\x80\x04\x8e\x00\x00\x00\x10\x00\x00\x00\x00x.",  # bytes, and a bytearray, longer than the file
+        b"\x80\x05\x96\x00\x00\x00\x10\x00\x00\x00\x00x.",
     ],
 )
 def test_pickles_that_ask_for_much_memory(call: bytes, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ alone, by an unpickler that knows no function but those that make a NumPy array.
 from __future__ import annotations
 
 import codecs
+import io
 import math
 import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -40,10 +41,41 @@ def load_pickle(path: Path) -> Any:
         raise DataError(f"{path} cannot be read: truncated, or not a pickle ({reason}); fetch it again") from None
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    def __init__(self, file: Any, path: Path) -> None:
-        super().__init__(file, encoding="latin1")
+class _Rest:
+    """What is left of a file: reading makes room for as much as it is asked for, so it is asked for no more."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left = file, file.seek(0, io.SEEK_END)
+        file.seek(0)
+
+    def read(self, size: int) -> bytes:
+        return self._taken(self._file.read(min(size, self._left)))
+
+    def readline(self) -> bytes:
+        return self._taken(self._file.readline())
+
+    def _taken(self, part: bytes) -> bytes:
+        self._left -= len(part)
+        return part
+
+
+class _PlainUnpickler(pickle._Unpickler):
+    """The unpickler in Python: that in C makes room for whatever a damaged index or length says."""
+
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch}
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        super().__init__(_Rest(file), encoding="latin1")
         self._path = path
+
+    def load_bytearray8(self) -> None:
+        length = int.from_bytes(self.read(8), "little")  # type: ignore[attr-defined]
+        content = self.read(length)  # type: ignore[attr-defined]
+        if len(content) < length:
+            raise EOFError("pickle data was truncated")
+        self.append(bytearray(content))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def find_class(self, module: str, name: str) -> Any:
         home = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
@@ -75,8 +107,8 @@ def _bytearray(*content: Any) -> bytearray:
 
 
 def _no_size(content: Any) -> Any:
-    if isinstance(content, int):
-        raise ValueError(f"{content} bytes of nothing")
+    if not isinstance(content, (str, bytes, list)):  # a number, NumPy's too, would be how many
+        raise ValueError(f"bytes of {type(content).__name__}")
     return content
 
 
