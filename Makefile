@@ -27,7 +27,7 @@ test: lint types
 	$(BIN)/pytest --numprocesses 2
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest --numprocesses 2 -m slow
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
