@@ -6,7 +6,8 @@
 Each mutation damages one file of a small whole set (bytes: cut, flipped, zeroed, emptied, lengthened, removed, a folder
 in its place, another file's content; content: other types, shapes and dtypes, NaN, labels that there are not, keys that
 are missing), runs the commands that read it, and looks at how they end. A fault is a traceback, a command that does not
-end in time, and data that `gradmod check` refuses and `gradmod train` takes.
+end in time, and data that `gradmod check` refuses and `gradmod train` takes. (A data set whose files are decoded when
+they are drawn may train for an epoch without the damaged one; whether it was opened is watched.)
 
 Every command runs in a fork of this process, with a limit of time and of memory.
 """
@@ -45,6 +46,7 @@ SECONDS, MEMORY = 90, 12 << 30
 NOT_READ = {".svg", ".png", ".md", ".tex", ".log", ".lock", ".html", "tensorboard"}  # what no command looks at
 SMALL = ["--epochs", "1", "--batch-size", "8", "--width", "8", "--device", "cpu"]
 OF_RUNS = [*SMALL, "--encoder", "mlp", "--batch-size", "256"]
+READ = "[the damaged file was opened]"
 SCALARS = (None, True, -1, 0, 7, 1e30, float("nan"), "text", "", [], {}, [1, "a"], "../../etc/passwd", "é\x00")
 
 
@@ -188,6 +190,11 @@ class Ended:
     output: str
 
     @property
+    def read(self) -> bool:
+        """Whether it opened the damaged file."""
+        return READ in self.output
+
+    @property
     def fault(self) -> str | None:
         if self.code == -signal.SIGKILL:
             return "does not end"
@@ -198,14 +205,20 @@ class Ended:
         return None
 
 
-def run(words: Sequence[str]) -> Ended:
-    """Run a command in a fork."""
+def run(words: Sequence[str], watched: Path | None = None) -> Ended:
+    """Run a command in a fork; `watched` is the file whose opening is told in its output."""
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]) == str(watched):
+            os.write(1, READ.encode())
+
     with tempfile.TemporaryFile() as output:
         started = time.monotonic()
         child = os.fork()
         if not child:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
+            sys.addaudithook(watch)
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
             code = 70
             try:
@@ -366,7 +379,7 @@ def outcome(kind: Format, ended: Sequence[Ended]) -> str:
     refused = [one.code != 0 for one in ended]
     if kind.check_first:
         if refused[0] and not refused[1]:
-            return "FAULT: check refuses, train takes it"
+            return "FAULT: check refuses, train takes it" if ended[1].read else "check refuses, train did not read it"
         if refused[1] and not refused[0]:
             return "check takes it, train refuses"
     if not any(refused):
@@ -386,7 +399,7 @@ def mutate(name: str, kind: Format, number: int, seed: int, folder: Path) -> tup
     how = damage_content(path, draw) if draw.random() < 0.5 else None
     if how is None:
         how = damage_bytes(path, draw, files)
-    ended = [run(words) for words in kind.commands(place)]
+    ended = [run(words, path) for words in kind.commands(place)]
     result = outcome(kind, ended)
     what = f"{name} {number}: {path.relative_to(place)}, {how}"
     if result.startswith("FAULT") or result.startswith("check takes"):

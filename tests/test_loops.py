@@ -173,3 +173,46 @@ def test_every_example_is_short() -> None:
     for path in EXAMPLES.glob("*.py"):
         if path.name != "blending.py":  # a method with its paper's weights, not a loop
             assert len(path.read_text().splitlines()) < 60, path.name
+
+
+def test_lightning_calls_a_method_that_changes_gradients_once_a_step() -> None:
+    """OGM-GE by the documented hook, with gradients gathered over two batches, equals the plain loop."""
+    hook = re.search(r"In Lightning in `(on_\w+)`; with Accelerate", (ROOT / "docs" / "loops.md").read_text())
+    assert hook is not None
+    module, plain = importlib.import_module("lightning_module"), importlib.import_module("plain_loop")
+    import lightning as L
+    from torch.utils.data import DataLoader
+
+    from gradmod import OGMGE, ModulatedModel, adapt
+
+    def modulated() -> ModulatedModel:
+        torch.manual_seed(0)
+        net = plain.Net()
+        adapted = adapt(net, lambda net, x: net(x), encoders={"audio": net.audio, "visual": net.visual})
+        return ModulatedModel(adapted, OGMGE(("audio", "visual"), noise=False))
+
+    class Classifier(module.Classifier):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = modulated()
+
+    setattr(Classifier, hook[1], lambda self, optimizer: self.model.after_backward())
+    classifier = Classifier()
+    trainer = L.Trainer(
+        max_epochs=1,
+        accumulate_grad_batches=2,
+        logger=False,
+        enable_checkpointing=False,
+        **SETTINGS["lightning_module"],
+    )  # type: ignore[arg-type]
+    trainer.fit(classifier, DataLoader(plain.data(), batch_size=64), DataLoader(plain.data(64), batch_size=64))
+    expected = modulated()
+    optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
+    for number, (audio, visual, target) in enumerate(DataLoader(plain.data(), batch_size=64), 1):
+        (nn.functional.cross_entropy(expected({"audio": audio, "visual": visual}, target), target) / 2).backward()
+        if number % 2 == 0:
+            expected.after_backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for key, value in classifier.model.model.state_dict().items():
+        torch.testing.assert_close(value, expected.model.state_dict()[key], rtol=0, atol=1e-6)

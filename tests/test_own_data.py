@@ -30,7 +30,13 @@ def write_own_data(path: Path) -> Path:
 
 @pytest.mark.parametrize("encoder", ["auto", "image=resnet18,table=mlp", "mlp"])
 @pytest.mark.parametrize("modality", ["multimodal", "table"])
-def test_images_and_a_table(encoder: str, modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_a_table(
+    encoder: str,
+    modality: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     data = write_own_data(tmp_path / "my_data.npz")
     words = ["train", "--dataset", f"{EXAMPLES / 'own_data.py'}:load", "--root", str(data), "--encoder", encoder]
@@ -38,7 +44,9 @@ def test_images_and_a_table(encoder: str, modality: str, tmp_path: Path, monkeyp
     result = json.loads((tmp_path / "runs" / "run" / "result.json").read_text())
     assert result["modalities"] == (["image", "table"] if modality == "multimodal" else ["table"])
     assert result["splits"].keys() == {"train", "validation", "test", "predictor"}
-    assert cli.main(["evaluate", "runs/run"]) == 0
+    assert cli.main(["evaluate", "runs/run"]) == 2
+    assert f"If it is yours, say so: --dataset {words[2]}" in capsys.readouterr().err
+    assert cli.main(["evaluate", "runs/run", "--dataset", words[2]]) == 0
 
 
 def test_the_example_is_short() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from gradmod import __version__
-from gradmod.errors import GradmodError, UnusableDataError
+from gradmod.errors import OF_WRITING, GradmodError, InterruptedRunError, UnusableDataError, WriteError, system_refusal
 
 if TYPE_CHECKING:
     from gradmod.training.run import RunSummary
@@ -33,7 +32,10 @@ Train multi-modal classifiers, balance their modalities, see how they compete.
 gradmod COMMAND --help shows a command's flags; gradmod --version its version.
 """
 
-OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+INTERRUPTED = (
+    "interrupted; what was saved before is whole. A run whose folder is there already goes on with: gradmod resume "
+    "FOLDER; anything else with the same command again"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], None]) -> int:
-    """Run a command; gradmod's own errors become one line and an exit code, other exceptions are bugs and show."""
+    """Run a command; gradmod's own errors and the system's become one line and an exit code.
+
+    Other exceptions are bugs and show.
+    """
     try:
         command()
     except GradmodError as error:
@@ -66,16 +71,16 @@ def guarded(command: Callable[[], None]) -> int:
             1,
         )
     except KeyboardInterrupt:
-        return fail("interrupted before training began; nothing was written", 130)
+        return fail(INTERRUPTED, InterruptedRunError.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # `gradmod list | head`: what was asked for was shown
         return 0
     except OSError as error:
-        if error.errno not in OF_THE_DISK:
-            raise
+        if error.errno not in OF_WRITING:
+            return fail(*system_refusal(error))
         from gradmod.files import cannot_write
 
-        return fail(cannot_write(error), 1)
+        return fail(cannot_write(error), WriteError.exit_code)
     return 0
 
 
@@ -112,6 +117,7 @@ def resume(words: Sequence[str]) -> None:
         epochs: int | None = None,
         devices: int | None = None,
         nodes: int | None = None,
+        dataset: str = "",
     ) -> None:
         """Go on with a run where its last checkpoint was written.
 
@@ -121,10 +127,12 @@ def resume(words: Sequence[str]) -> None:
             epochs: Train to this epoch, in place of the run's own.
             devices: Processes on this machine, in place of the run's own number.
             nodes: Machines, in place of the run's own number.
+            dataset: The run's data set again, where it is code of your own: folder/file.py:function.
         """
         from gradmod.training.run import resume as resume_run
 
-        show(resume_run(run, checkpoint=checkpoint, epochs=epochs, devices=devices, nodes=nodes))
+        changed = {"epochs": epochs, "devices": devices, "nodes": nodes}
+        show(resume_run(run, checkpoint=checkpoint, dataset=dataset, **changed))
 
     parse(command, words, "gradmod resume")
 
@@ -133,18 +141,21 @@ def evaluate(words: Sequence[str]) -> None:
     """Score a checkpoint."""
     from gradmod.experiments.arguments import parse
 
-    def command(run: Annotated[Path, _positional()], split: str = "test", checkpoint: str = "best") -> None:
+    def command(
+        run: Annotated[Path, _positional()], split: str = "test", checkpoint: str = "best", dataset: str = ""
+    ) -> None:
         """Score a checkpoint of a run on one split.
 
         Args:
             run: The run's folder.
             split: train, validation, test or predictor.
             checkpoint: best, last, previous, or the path of a checkpoint.
+            dataset: The run's data set again, where it is code of your own: folder/file.py:function.
         """
         from gradmod.reporting.tables import figures_table, show_table
         from gradmod.training.run import evaluate as evaluate_run
 
-        figures = evaluate_run(run, split=split, checkpoint=checkpoint)
+        figures = evaluate_run(run, split=split, checkpoint=checkpoint, dataset=dataset)
         show_table(figures_table({split: figures}, title=f"{run}, checkpoint {checkpoint}"))
 
     parse(command, words, "gradmod evaluate")
@@ -161,6 +172,7 @@ def attribute(words: Sequence[str]) -> None:
         metric: str = "",
         noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0),
         replicates: int = 1000,
+        dataset: str = "",
     ) -> None:
         """Say what each modality gives a trained model: SHAPE scores, missing modalities, noise, and a verdict.
 
@@ -171,6 +183,7 @@ def attribute(words: Sequence[str]) -> None:
             metric: What is divided among the modalities; empty: accuracy (of numbers: negative mean absolute error).
             noise_levels: Standard deviations of the noise, in those of the input.
             replicates: Of the bootstrap over samples.
+            dataset: The run's data set again, where it is code of your own: folder/file.py:function.
         """
         from gradmod.reporting.records import newest_run
         from gradmod.reporting.tables import show_attribution
@@ -183,6 +196,7 @@ def attribute(words: Sequence[str]) -> None:
             metric=metric,
             noise_levels=noise_levels,
             replicates=replicates,
+            dataset=dataset,
         )
         show_attribution(folder)
 
@@ -200,6 +214,7 @@ def competition(words: Sequence[str]) -> None:
         concept: str = "logits",
         penalty: float = 120.0,
         concepts: str = "",
+        dataset: str = "",
     ) -> None:
         """Say how strongly each modality was suppressed; trains the mono-modal concepts that are missing.
 
@@ -210,6 +225,7 @@ def competition(words: Sequence[str]) -> None:
             concept: What of the mono-modal models is looked for in the joint feature: logits or features.
             penalty: Of the ridge regression.
             concepts: Folder of the mono-modal models; empty: `concepts` beside the run.
+            dataset: The run's data set again, where it is code of your own: folder/file.py:function.
         """
         from gradmod.experiments import checks
         from gradmod.experiments.config import CONCEPTS
@@ -221,7 +237,13 @@ def competition(words: Sequence[str]) -> None:
         checks.number("penalty", penalty, 0)
         folder = run or newest_run(Path("runs"))
         record = measure_competition(
-            folder, split=split, checkpoint=checkpoint, concept=concept, penalty=penalty, concepts=concepts
+            folder,
+            split=split,
+            checkpoint=checkpoint,
+            concept=concept,
+            penalty=penalty,
+            concepts=concepts,
+            dataset=dataset,
         )
         show_competition(folder, record)
 

@@ -57,6 +57,7 @@ def run(words: Sequence[str]) -> None:
     if finished:
         with damage_in(folder / "runs"):
             table = compare(finished)
+            plot_comparison(finished, table, folder)
         _write(table, finished, folder, chosen, failed, comparison.data.dataset)
     if failed:
         reasons = "; ".join(f"{state.run.name}: {state.reason}" for state in failed[:3])
@@ -147,7 +148,6 @@ def _write(
     write_json(folder / "comparison.json", records)
     for name, text in (("table.md", markdown(table)), ("table.tex", latex(table)), ("table.csv", as_csv(table))):
         write_text(folder / name, text)
-    plot_comparison(finished, table, folder)
     show_table(terminal(table, f"comparison on {dataset}", terminal_width()))
     for note in table.notes:
         print(note)

@@ -1,9 +1,12 @@
-"""What gradmod raises when a setting, a file or a checkpoint is wrong, and the exit code of each."""
+"""What gradmod raises when a setting, a file or a checkpoint is wrong, what the system raises, and the exit codes."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class GradmodError(Exception):
@@ -82,3 +85,56 @@ def damage_in(what: object) -> Iterator[None]:
         raise CheckpointError(
             f"{what} cannot be used: what stands in it is damaged, or of another version of gradmod ({reason})"
         ) from error
+
+
+UNREADABLE = (OSError, ValueError, RecursionError)
+"""What reading a text, JSON or TOML raises: it is not there, not UTF-8, of another form, or nested too deep."""
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Why a text cannot be read, in words that a user can do something with."""
+    if isinstance(error, RecursionError):
+        return "its brackets are nested too deep"
+    return str(error).partition("; use sys.")[0]  # of a number of thousands of digits; the rest is for programmers
+
+
+OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+"""The system's errors that nothing but writing meets."""
+
+_TO_DO = {
+    errno.ENAMETOOLONG: "name a shorter one",
+    errno.ENOTDIR: "name a folder in its place",
+    errno.EISDIR: "name a file in its place",
+    errno.EEXIST: "expected a folder, or a name that is free: name another",
+    errno.ELOOP: "mend its links, or name another path",
+    errno.ENOENT: "name another path, or restore it",
+    errno.EACCES: "allow it to this user, or name another path",
+    errno.EPERM: "allow it to this user, or name another path",
+}
+_OF_WRONG_ARGUMENTS = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP})
+_LONGEST_SHOWN = 400
+
+
+def system_refusal(error: OSError, what: str = "") -> tuple[str, int]:
+    """What to tell a user to whom the system refused a file or a folder, and the exit code.
+
+    Args:
+        error: the system's.
+        what: said of the path, as in " cannot be written".
+
+    Returns:
+        The path, the system's reason and what to do; 2 where the path itself cannot be right, else 1.
+    """
+    code = error.errno if error.errno is not None else 0
+    # A process that reads ahead hands its error on as a text, with its traceback: the last line says what it was.
+    reason = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    if error.filename is not None:
+        path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+        if code == errno.ENAMETOOLONG:
+            reason += f" ({len(path)} characters)"
+        elif code == errno.ENOTDIR:
+            files = [str(part) for part in (Path(path), *Path(path).parents) if part.is_file()]
+            reason += f": {files[-1]} is a file" if files else ""
+        cut = len(path) > _LONGEST_SHOWN
+        reason = f"{f'{path[:200]}...{path[-100:]}' if cut else path}{what}: {reason}"
+    return "; ".join(filter(None, (reason, _TO_DO.get(code, "")))), 2 if code in _OF_WRONG_ARGUMENTS else 1

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gradmod.errors import CheckpointError, WriteError
+from gradmod.errors import OF_WRITING, CheckpointError, WriteError, system_refusal
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,14 +24,14 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     Raises:
         WriteError: it cannot be written: the disk is full, the folder read-only, ...
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     try:
         with temporary.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -39,19 +41,37 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         raise
 
 
+def temporary_beside(path: Path) -> Path:
+    """A name for what is to be renamed to `path`, no other process' and no other call's; it ends with .tmp."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to disk: a file that was made or renamed in it survives a power cut only then."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8, atomically."""
     write_atomically(path, lambda file: _write(file, text))
 
 
 def cannot_write(error: OSError, path: Path | None = None) -> str:
-    """What to tell a user whose disk is full or whose folder is read-only.
+    """What to tell a user who wants something written that the system refuses.
 
     Args:
         error: the system's error.
         path: the file, where the error does not name it.
     """
     where = path if path is not None else error.filename or "a file"
+    if error.errno not in OF_WRITING | {errno.EACCES, errno.EPERM, errno.EIO}:
+        return system_refusal(OSError(error.errno, error.strerror, str(where)), " cannot be written")[0]
     return (
         f"{where} cannot be written: {error.strerror or error}. Make room, or allow it, and go on: what was saved "
         "before is whole"
@@ -116,13 +136,3 @@ def _failure_to_write(error: BaseException | None) -> OSError | None:
 
 def _write(file: IO[bytes], text: str) -> None:
     file.write(text.encode())
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # a rename is durable once its folder is; only POSIX can flush a folder
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -49,17 +49,16 @@ class ModulatedModel(nn.Module):
             raise TypeError(
                 f"ModulatedModel was given a model inside {type(model).__name__}; gradients of the masked passes "
                 "would differ between processes. Wrap the other way round: "
-                f"{type(model).__name__}(ModulatedModel(net, method))"
+                "DistributedDataParallel(ModulatedModel(net, method))"
             )
         if any(isinstance(module, ModulatedModel) for module in model.modules()):
             raise TypeError("ModulatedModel was given a model with a ModulatedModel in it; one model has one method")
-        method.bind(
-            modality_modules(getattr(model, "encoders", None), method.modalities, getattr(model, "heads", None))
-        )
+        modules = modality_modules(getattr(model, "encoders", None), method.modalities, getattr(model, "heads", None))
+        self.strategy = choose_strategy(model, method.modalities, coalitions)
+        method.bind(modules)
         self.model = model
         self.method = method
         self.task = task if task is not None else Classification()
-        self.strategy = choose_strategy(model, method.modalities, coalitions)
         self._last_forward: weakref.ref[_BackwardSeen] | None = None
 
     def forward(
@@ -79,13 +78,14 @@ class ModulatedModel(nn.Module):
 
         Returns:
             What the model returns: logits [..., K], or `Output` with the extra loss as it is. A sample that lacks
-            modalities has responses for the others alone; one that has none teaches the model nothing.
+            modalities has responses for the others alone; one that has none has none, and while AGM modulates teaches
+            the model nothing.
 
         Raises:
             ValueError: target missing in train mode, or of the wrong shape or dtype; inputs without one of the
                 modalities; a `present` that does not go with them.
             RuntimeError: in train mode, for a model with batch norm: the last forward's backward has not been run yet.
-                In the backward: the forward was in eval mode, with a target.
+                In train mode, inside DataParallel. In the backward: the forward was in eval mode, with a target.
         """
         if self.training or present is not None:
             check_inputs(inputs, self.method.modalities)
@@ -98,6 +98,12 @@ class ModulatedModel(nn.Module):
             if target is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 _refuse_backward(output)
             return output
+        if getattr(self, "_is_replica", False):
+            raise RuntimeError(
+                "a training forward inside DataParallel, whose copies of the model are thrown away after it, and the "
+                "method's statistics with them. Use DistributedDataParallel(ModulatedModel(net, method)), one process "
+                "for each GPU, or one GPU"
+            )
         if target is None:
             raise ValueError(
                 "target is None in train mode; the method scores each modality against it: call model(inputs, target)"

@@ -150,11 +150,49 @@ def test_checkpoints_predictions_and_concepts(tmp_path: Path, capsys: pytest.Cap
         torch.save({"model": Attack(sentinel), "format": 1}, run / "checkpoints" / f"{name}.pt")
     for words in (["evaluate", str(run)], ["resume", str(run), "--epochs", "2"], ["attribute", str(run)]):
         refused(words, sentinel, capsys)
+
+
+def test_predictions_and_outputs_of_concepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sentinel = tmp_path / "sentinel"
+    runs = [train(short(tmp_path, epochs=1, encoder="mlp", name=name, seed=int(name))) for name in "12"]
+    folders = [str(run.folder) for run in runs if run is not None]
+    assert main(["competition", folders[0]]) == 0
+    page = ["--out", str(tmp_path / "report.html")]
+    assert main(["report", *folders, *page]) == 0
+    capsys.readouterr()
     objects = np.array([Attack(sentinel)], dtype=object)
-    for path in (*run.glob("predictions/*.npz"), *tmp_path.rglob("outputs/*.npz")):
+    damaged = [*tmp_path.glob("*/predictions/*.npz"), *tmp_path.rglob("outputs/*.npz")]
+    assert len(damaged) == 2 * 2 + 2 * 2
+    for path in damaged:
         np.savez(path, logits=objects, responses=objects, target=objects, features=objects, indices=objects)
-    main(["report", str(run)])  # made of records alone: it may well do without them
-    assert not sentinel.exists()
+    refused(["competition", folders[0]], sentinel, capsys)
+    refused(["report", *folders, *page], sentinel, capsys)
+
+
+@pytest.mark.parametrize("dataset", ["cProfile:run", "FOLDER/evil.py:load"])
+def test_settings_that_name_code_as_their_data(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sentinel = tmp_path / "sentinel"
+    summary = train(short(tmp_path, epochs=1, encoder="mlp"))
+    assert summary is not None
+    run, config = summary.folder, summary.folder / "config.toml"
+    (run / "evil.py").write_text(f"import os\nos.mkdir({str(sentinel)!r})\n")
+    dataset = dataset.replace("FOLDER", str(run))
+    root = f"__import__('os').mkdir({str(sentinel)!r})"
+    text = config.read_text().replace('dataset = "av-digits"', f"dataset = {json.dumps(dataset)}")
+    config.write_text(text.replace('root = ""', f"root = {json.dumps(root)}"))
+    for words in (
+        *(["evaluate"], ["attribute"], ["competition"], ["resume", "--epochs", "2"]),
+        ["evaluate", "--dataset", "av-digits"],
+        ["resume", "--dataset", "other.py:load"],
+    ):
+        refused([words[0], str(run), *words[1:]], sentinel, capsys)
+    refused(["train", "--config", str(config), "--out", str(tmp_path), "--name", "b"], sentinel, capsys)
+    refused(["compare", "--config", str(config), "--out", str(tmp_path), "--name", "c"], sentinel, capsys)
+    assert main(["train", "--config", str(config), "--dataset", dataset, "--out", str(tmp_path), "--name", "d"]) != 0
+    assert sentinel.exists()  # asked for in so many words, it is run
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)></script>"

@@ -61,7 +61,26 @@ def test_one_method_for_two_models() -> None:
     ModulatedModel(network(TWO, late=True, layer="plain"), method)
     with pytest.raises(ValueError, match="this AGM belongs to another model already"):
         ModulatedModel(network(TWO, late=True, layer="plain"), method)
+    unused = AGM(TWO)
+    with pytest.raises(ValueError, match="use 'auto', or 'batched'"):
+        ModulatedModel(Loose(lambda x, s: x["audio"] * s), unused, coalitions="reuse")
+    ModulatedModel(Loose(lambda x, s: x["audio"] * s), unused, coalitions="batched")
+    flat = OGMGE(TWO, filter="published")
+    with pytest.raises(ValueError, match="none has four axes"):
+        ModulatedModel(network(TWO, late=True, layer="plain"), flat)
+    flat.filter = "all"
+    ModulatedModel(network(TWO, late=True, layer="plain"), flat)
     copy.deepcopy(modulated())(*batch(TWO, 6, 3)).sum().backward()
+
+
+@pytest.mark.parametrize("method", [AGM, OGMGE])
+def test_copies_of_dataparallel(method: type) -> None:
+    """What DataParallel trains are copies for one forward: methods would act on these and forget it."""
+    replica = ModulatedModel(network(TWO, late=True, layer="plain"), method(TWO))._replicate_for_data_parallel()
+    inputs, target = batch(TWO, 6, 3)
+    with pytest.raises(RuntimeError, match=r"inside DataParallel.*Use DistributedDataParallel\(ModulatedModel"):
+        replica(inputs, target)
+    replica.eval()(inputs)
 
 
 @pytest.mark.parametrize("strategy", ["looped", "batched"])

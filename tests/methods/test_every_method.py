@@ -93,12 +93,13 @@ def test_it_resumes_exactly(method: str, tmp_path: Path, monkeypatch: pytest.Mon
         return original(self, batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop.Loop, "_step", interrupting)
+    settings = own(tmp_path, method, 3, fusion=fusion, name="cut")
     with pytest.raises(InterruptedRunError):
-        train(own(tmp_path, method, 3, fusion=fusion, name="cut"))
+        train(settings)
     with pytest.raises(InterruptedRunError):
-        resume(tmp_path / "cut")
+        resume(tmp_path / "cut", dataset=settings.data.dataset)
     monkeypatch.undo()
-    resume(tmp_path / "cut")
+    resume(tmp_path / "cut", dataset=settings.data.dataset)
     whole, cut = (read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"] for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)

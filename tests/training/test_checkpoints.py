@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradmod.errors import CheckpointError, InterruptedRunError, WriteError
+from gradmod.errors import CheckpointError, ConfigError, InterruptedRunError, WriteError
 from gradmod.experiments.toml import save_config
 from gradmod.training.checkpoints import Checkpoints, read_checkpoint
 from gradmod.training.run import resume, train
@@ -171,6 +171,52 @@ def test_a_checkpoint_that_would_run_code_is_refused(uninterrupted: Path, tmp_pa
     assert not (tmp_path / "exploited").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("step_in_epoch", "text", "step_in_epoch is 'text'"),
+        ("step_in_epoch", 10_000, r"losses of shape \[0\].*expected those of 10000 steps"),
+        ("epoch", 0, "epoch is 0; expected a whole number from 1 on"),
+        ("step", True, "step is True"),
+        ("best_value", None, "best_value is None"),
+        ("history", {"losses": torch.zeros(3), "coefficients": torch.zeros(3, 1)}, "losses of shape"),
+        ("history", [], "damaged"),
+        ("optimizer", {"state": {0: {"momentum_buffer": torch.zeros(2, 2, 2)}}}, "the optimizer's momentum_buffer"),
+        ("optimizer", {"state": {0: {"momentum_buffer": "text"}}}, "the optimizer's momentum_buffer is"),
+        ("optimizer", {}, "damaged"),
+    ],
+)
+def test_a_checkpoint_with_other_content_is_refused(
+    name: str, value: object, says: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+    (folder / "result.json").unlink()
+    last = folder / "checkpoints" / "last.pt"
+    torch.save({**torch.load(last, weights_only=True), name: value}, last)
+    with pytest.raises(CheckpointError, match=says):
+        resume(folder, epochs=5)
+
+
+def test_training_on_after_the_end_is_not_finished_until_it_is(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(uninterrupted, folder)
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradmod.training.loop.Loop.run", interrupt)
+        with pytest.raises(InterruptedRunError, match=rf"go on with: gradmod resume {folder}"):
+            resume(folder, epochs=4)
+    assert not (folder / "result.json").exists()  # it was of three epochs
+    with pytest.raises(ConfigError, match=r"epochs is 2, but the checkpoint is of epoch 3.*say --epochs 3 or more"):
+        resume(folder, epochs=2)
+    summary = resume(folder)
+    assert summary is not None
+    assert (summary.result["epochs"], summary.result["epochs_trained"]) == (4, 4)
+
+
 def test_a_checkpoint_of_another_model_is_refused(uninterrupted: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
@@ -201,7 +247,8 @@ def test_the_last_checkpoint_is_whole_at_every_moment(tmp_path: Path, monkeypatc
     from gradmod.training import checkpoints as module
 
     store = Checkpoints(tmp_path)
-    state = {"format": 1, "epoch": 1, "step_in_epoch": 0, "step": 0, "model": {}, "optimizer": {}, "log_bytes": 0}
+    counts = {"format": 1, "epoch": 1, "step_in_epoch": 0, "step": 0, "best_epoch": 0, "log_bytes": 0}
+    state = {**counts, "best_value": 0.0, "seconds": 0.0, "history": {}, "model": {}, "optimizer": {}}
     store.save(state)
     store.save({**state, "step": 1})
 

@@ -94,7 +94,7 @@ def test_a_strength_is_that_of_the_exported_arrays(tmp_path: Path) -> None:
 def test_a_concept_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
     config = short(tmp_path)
     base = names(config)
-    same = {"method": "joint", "alpha": 0.1, "workers": 1, "log_every": 9, "name": "other"}
+    same = {"method": "joint", "alpha": 0.1, "workers": 1, "log_every": 9, "timeout": 2.0, "name": "other"}
     assert names(short(tmp_path, **same)) == base
     changes: list[dict[str, Any]] = [
         {"epochs": 3}, {"seed": 1}, {"lr": 0.5}, {"width": 8}, {"fusion": "early"}, {"batch_size": 64},

@@ -79,10 +79,12 @@ def test_several_processes_equal_one(processes: int, alone: Path, tmp_path: Path
     assert len(ours) == len(theirs) == 1 + 3 * 11 + 3
     for a, b in zip(ours, theirs, strict=True):
         if a["kind"] == "step":
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
             for figure in ("coefficients", "scores", "ratios", "running_ratios"):
                 assert list(a[figure].values()) == pytest.approx(list(b[figure].values()), rel=1e-6, abs=1e-6)
         if a["kind"] == "epoch":
             assert a["validation"]["accuracy"] == b["validation"]["accuracy"]
+            assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-6)
 
 
 def started(words: list[str], log: Path, lines: int, errors: Path) -> subprocess.Popen[bytes]:
@@ -116,15 +118,15 @@ def test_a_lost_process_ends_the_run_and_any_number_goes_on_with_it(
     kind: signal.Signals, alone: Path, tmp_path: Path
 ) -> None:
     folder, errors = tmp_path / "run", tmp_path / "errors.txt"
-    words = train(tmp_path, "run", "--devices", "2", "--save-every", "4", "--timeout", "0.1", "--epochs", "200")
+    words = train(tmp_path, "run", "--devices", "2", "--save-every", "4", "--timeout", "0.5", "--epochs", "200")
     process = started(words, folder / "metrics.jsonl", lines=20, errors=errors)
     (child,) = psutil.Process(process.pid).children()
     child.send_signal(kind)
     if kind is signal.SIGSTOP:  # it answers nobody; without --timeout the others would wait for half an hour
-        assert process.wait(60) != 0
+        assert process.wait(120) != 0
         child.kill()
     else:
-        assert ended(process, 60) != 0
+        assert ended(process, 120) != 0
     told = errors.read_text()
     assert "process 0 of 2 lost another one" in told
     assert f"gradmod resume {folder}" in told
@@ -133,11 +135,14 @@ def test_a_lost_process_ends_the_run_and_any_number_goes_on_with_it(
         copy = tmp_path / f"{processes}"
         shutil.copytree(folder, copy)
         config = copy / "config.toml"
-        config.write_text(config.read_text().replace("timeout = 0.1", "timeout = 2.0"))
+        config.write_text(config.read_text().replace("timeout = 0.5", "timeout = 2.0"))
         finished(command("resume", str(copy), "--devices", str(processes), "--epochs", "3", "--checkpoint", "last"))
         assert_same_parameters(copy, alone)
         lines = log_lines(copy)
         assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 34))
+        for line, expected in zip(lines, log_lines(alone), strict=True):
+            for figure in {"loss", "train_loss"} & set(expected):
+                assert line[figure] == pytest.approx(expected[figure], rel=1e-6)
 
 
 @pytest.mark.slow
@@ -167,6 +172,23 @@ def load(root="", protocol="heldout", split_seed=0, **options):
     told = done.stderr
     assert re.search(r"gradmod: error: sample \d+ is torn: copy the data again", told)
     assert "Traceback" not in told
+
+
+def test_a_name_that_is_taken_is_one_clear_error_for_all(alone: Path) -> None:
+    words = train(alone.parent, "run", "--devices", "2")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "exists already" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_does_not_train_concepts(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gradmod"]
+    words = [*launcher, *train(tmp_path, "run", "--competition-every", "1")[3:]]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "a run of several processes does not train them" in " ".join(done.stderr.split())
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gradmod import __version__
 from gradmod.datasets.npy import open_array
-from gradmod.errors import ConfigError, DataError, WriteError
+from gradmod.errors import UNREADABLE, ConfigError, DataError, WriteError, why_unreadable
 from gradmod.files import write_json
 
 MANIFEST = "manifest.json"
@@ -66,13 +66,15 @@ def read_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read: truncated, or not JSON ({error}); prepare the data again") from None
+        digest = _digest(manifest) if isinstance(manifest, dict) else ""
+    except UNREADABLE as error:
+        reason = why_unreadable(error)
+        raise DataError(f"{path} cannot be read: truncated, or not JSON ({reason}); prepare the data again") from None
     found = {key: manifest.get(key) for key in ("dataset", "format")} if isinstance(manifest, dict) else {}
     wanted = {"dataset": dataset, "format": FORMAT}
     if found != wanted or not isinstance(manifest.get("sha256"), dict):
         raise DataError(f"{path} is of {found}; expected {wanted}: prepare the data again with gradmod {__version__}")
-    if manifest.get("digest") != _digest(manifest):
+    if manifest.get("digest") != digest:
         raise DataError(f"{path} is not what it was when the folder was made: copy or prepare it again")
     return dict(manifest)
 
@@ -124,7 +126,7 @@ def _stamp(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _read_stamp(folder: Path) -> Any:
     try:
         return json.loads((folder / STAMP).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except UNREADABLE:
         return None
 
 

@@ -14,7 +14,7 @@ import tyro
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
 from gradmod.experiments.presets import preset_names, preset_path
-from gradmod.experiments.toml import NONE, Settings, load_settings
+from gradmod.experiments.toml import NONE, Settings, load_settings, refuse_unnamed_code
 
 T = TypeVar("T")
 _BOX = "╭╮╰╯│─├┤-"
@@ -74,7 +74,20 @@ def parse_settings(arguments: Sequence[str], prog: str, default: Settings) -> Se
         )
     if paths:
         default = load_settings(paths[0], default)
-    return parse(type(default), rest, prog, default)
+    config = parse(type(default), rest, prog, default)
+    if paths:
+        refuse_unnamed_code(config, paths[0], _dataset_in(rest))
+    return config
+
+
+def _dataset_in(words: Sequence[str]) -> str:
+    """The data set that the words name; empty: none."""
+    for flag, following in zip(words, [*words[1:], ""], strict=False):
+        if flag == "--dataset":
+            return following
+        if flag.startswith("--dataset="):
+            return flag.partition("=")[2]
+    return ""
 
 
 def one_line(boxed: str) -> str:

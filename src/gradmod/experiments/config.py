@@ -29,8 +29,10 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 DEFAULT_CAP = 2.0
 DEFAULT_CLIP_NORM = 5.0
 MAX_EXPONENT = 88.0
+MAX_TIMEOUT = 525_600.0
+"""A year, in minutes; times of centuries overflow in the libraries that wait."""
 
-_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+(,\d+)*)?")
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4}(,\d{1,4})*)?")
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,10 @@ class MethodConfig:
         checks.number("method.alpha", self.alpha, 0)
         if self.cap is not None:
             checks.number("method.cap", self.cap, 0, above=True)
-            if self.alpha * self.cap >= MAX_EXPONENT:
+            exponent = float(self.alpha) * float(self.cap)
+            if exponent >= MAX_EXPONENT:
                 raise ConfigError(
-                    f"method.alpha * method.cap is {self.alpha * self.cap:g}; expected less than {MAX_EXPONENT:g}, "
+                    f"method.alpha * method.cap is {exponent:g}; expected less than {MAX_EXPONENT:g}, "
                     "where exp leaves the range of float32: lower one of them"
                 )
         for name in ("modulation_starts", "modulation_ends"):
@@ -180,7 +183,7 @@ class MethodConfig:
         checks.number("method.smoothing", self.smoothing, 0, 1)
         if "" in checks.by_name("method.lr_factors", self.lr_factors, float):
             raise ConfigError(
-                f"method.lr_factors is {self.lr_factors!r}; expected a modality's name before each number"
+                f"method.lr_factors is {checks.shown(self.lr_factors)}; expected a modality's name before each number"
             )
         checks.by_name("method.patience", self.patience, int)
 
@@ -291,12 +294,13 @@ class TrainConfig:
         checks.whole("train.seed", self.seed, 0)
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ConfigError(
-                f"train.device is {self.device!r}; expected auto, cpu, mps, cuda, cuda:0, or several as cuda:0,1"
+                f"train.device is {checks.shown(self.device)}; expected auto, cpu, mps, cuda, cuda:0, or several as "
+                "cuda:0,1"
             )
         checks.whole("train.devices", self.devices, 1)
         checks.whole("train.nodes", self.nodes, 1)
         checks.text("train.strategy", self.strategy)
-        checks.number("train.timeout", self.timeout, 0, above=True)
+        checks.number("train.timeout", self.timeout, 0, MAX_TIMEOUT, above=True)
         checks.flag("train.sync_batch_norm", self.sync_batch_norm)
         checks.one_of("train.precision", self.precision, PRECISIONS)
         if self.workers is not None:
@@ -304,10 +308,12 @@ class TrainConfig:
         checks.whole("train.log_every", self.log_every, 1)
         checks.whole("train.save_every", self.save_every, 0)
         checks.flag("train.score_test", self.score_test)
-        checks.text("train.out", self.out)
-        checks.text("train.name", self.name)
+        checks.path("train.out", self.out)
+        checks.path("train.name", self.name)
         if "/" in self.name or "\\" in self.name or self.name in (".", ".."):
-            raise ConfigError(f"train.name is {self.name!r}; expected a plain folder name, --out says where it lies")
+            raise ConfigError(
+                f"train.name is {checks.shown(self.name)}; expected a plain folder name, --out says where it lies"
+            )
 
 
 @dataclass(frozen=True)
@@ -328,7 +334,7 @@ class MonitorConfig:
         checks.whole("monitor.shape_every", self.shape_every, 0)
         checks.whole("monitor.competition_every", self.competition_every, 0)
         checks.one_of("monitor.concept", self.concept, CONCEPTS)
-        checks.text("monitor.concepts", self.concepts)
+        checks.path("monitor.concepts", self.concepts)
 
 
 @dataclass(frozen=True)

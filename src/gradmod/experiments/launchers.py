@@ -80,8 +80,8 @@ class SubmititLauncher:
         except ImportError:
             raise ConfigError("--launcher submitit needs it: pip install submitit, or gradmod[cluster]") from None
         self._submitit = submitit
-        values: dict[str, Any] = {k: int(v) if v.lstrip("-").isdigit() else v for k, v in options.items()}
         try:
+            values: dict[str, Any] = {k: int(v) if v.lstrip("-").isdigit() else v for k, v in options.items()}
             self._executor = submitit.AutoExecutor(folder / "%j", cluster=values.pop("cluster", None))
             self._executor.update_parameters(name="gradmod", **values)
         except (RuntimeError, NameError, ValueError, AssertionError) as error:

@@ -107,6 +107,8 @@ def _start(state: State, out: Path, launcher: Launcher, slot: int) -> None:
         out.mkdir(parents=True, exist_ok=True)
         save_config(_config(state), settings)
         words = ["train", "--config", str(settings)]
+    if ":" in state.run.config.data.dataset:  # code, which no file but only its user names
+        words += ["--dataset", state.run.config.data.dataset]
     log = _log(state, out)
     log.unlink(missing_ok=True)
     state.job = launcher.start(words, log, slot)
@@ -149,7 +151,7 @@ def _refuse_other_settings(state: State) -> None:
 
 def _comparable(config: Config) -> Config:
     """Without what makes no difference to the figures."""
-    train = replace(config.train, out="", name="", workers=None, device="cpu", log_every=1, save_every=0)
+    train = replace(config.train, out="", name="", workers=None, device="cpu", log_every=1, save_every=0, timeout=30.0)
     return replace(config, train=train, monitor=MonitorConfig())
 
 

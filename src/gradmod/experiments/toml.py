@@ -7,7 +7,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from gradmod.errors import ConfigError
+from gradmod.errors import UNREADABLE, ConfigError, why_unreadable
+from gradmod.experiments.checks import is_finite, shown
 from gradmod.experiments.config import Config
 from gradmod.files import write_text
 
@@ -39,9 +40,28 @@ def load_settings(path: Path | str, default: Settings) -> Settings:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"the configuration {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the configuration {path} cannot be read as TOML: {error}") from None
+    except UNREADABLE as error:
+        raise ConfigError(f"the configuration {path} cannot be read as TOML: {why_unreadable(error)}") from None
     return settings_from_sections(sections, str(path), default)
+
+
+def refuse_unnamed_code(config: Config, source: Path | str, named: str) -> None:
+    """Refuse a data set of the user's own, which is code, that a file names and the user does not.
+
+    Args:
+        config: settings that were read.
+        source: the file.
+        named: the data set that the command line, or the caller, names.
+
+    Raises:
+        ConfigError: it is another one: reading a file must not run what the file says.
+    """
+    dataset = config.data.dataset
+    if ":" in dataset and dataset != named:
+        raise ConfigError(
+            f"{source} names code as its data set, {shown(dataset)}; a file cannot have code run. If it is yours, say "
+            f"so: --dataset {dataset}"
+        )
 
 
 def settings_from_sections(sections: dict[str, Any], source: str, default: Settings) -> Settings:
@@ -80,14 +100,16 @@ def _value(where: str, types: dict[str, Any], key: str, value: Any) -> Any:
         raise ConfigError(f"{where} is unknown; expected one of {', '.join(types)}")
     if get_origin(types[key]) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{where} is {value!r}; expected a list of texts")
+            raise ConfigError(f"{where} is {shown(value)}; expected a list of texts")
         return tuple(value)
     allowed = get_args(types[key]) or (types[key],)
     if value == NONE and type(None) in allowed:
         return None
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        if not is_finite(value):
+            raise ConfigError(f"{where} is {shown(value)}; expected a number of at most {sys.float_info.max:.1e}")
         return float(value)
     if type(value) not in allowed:
         names = " or ".join(NONE if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ConfigError(f"{where} is {value!r}; expected {names}")
+        raise ConfigError(f"{where} is {shown(value)}; expected {names}")
     return value

@@ -137,13 +137,13 @@ class Method(nn.Module):
             raise ValueError(
                 f"this {type(self).__name__} belongs to another model already, and keeps its statistics: make a new one"
             )
-        self._is_bound = True
         if self.needs_modules and not modules:
             raise ValueError(
                 f"{type(self).__name__} acts on each modality's own modules, but the model does not say which they "
                 "are: give it `encoders` (a module for each modality), or pass encoders=... to gradmod.adapt"
             )
         self._modules_of = dict(modules)
+        self._is_bound = True
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """Parameters of the encoder of a modality, and of its own head where it has one."""

@@ -68,13 +68,14 @@ class OGMGE(ChangesGradients, WindowedMethod):
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
         """See `Method.bind`."""
-        super().bind(modules)
-        without = [m for m in self.modalities if not any(self._is_changed(p) for p in self.parameters_of(m))]
+        parameters = {m: [p for module in found for p in module.parameters()] for m, found in modules.items()}
+        without = [m for m, found in parameters.items() if not any(map(self._is_changed, found))]
         if without:
             raise ValueError(
                 f"OGM-GE would change no parameter of {', '.join(map(repr, without))}: none has four axes, which is "
                 "what filter='published' asks for. Use filter='all'"
             )
+        super().bind(modules)
 
     def forward(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gradmod.errors import CheckpointError
+from gradmod.errors import UNREADABLE, CheckpointError, why_unreadable
 
 Record = dict[str, Any]
 
@@ -46,14 +46,14 @@ def read_metrics(path: Path) -> Metrics:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} cannot be read: {why_unreadable(error)}") from None
     metrics = Metrics()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             kind = record["kind"]
-        except (ValueError, TypeError, KeyError):
+        except (*UNREADABLE, TypeError, KeyError):
             raise CheckpointError(
                 f"{path}, line {number} is damaged: expected a JSON object with a kind, found {line[:60]!r}"
             ) from None
@@ -98,8 +98,8 @@ def read_json(path: Path) -> Record:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} cannot be read: {why_unreadable(error)}") from None
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} is damaged: expected a JSON object")
     return record

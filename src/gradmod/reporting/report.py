@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradmod.errors import CheckpointError, ConfigError, damage_in
+from gradmod.errors import UNREADABLE, CheckpointError, ConfigError, damage_in, why_unreadable
 from gradmod.files import write_text
 from gradmod.reporting.comparison import RunRecord, compare
 from gradmod.reporting.formats import cells_of
@@ -71,8 +71,8 @@ def _records(folder: Path) -> list[RunRecord]:
         try:
             listed = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
             return [RunRecord(**{**entry, "folder": folder / entry["folder"]}) for entry in listed]
-        except (ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{folder / COMPARISON} is damaged: {error}") from None
+        except (*UNREADABLE, TypeError, KeyError) as error:
+            raise CheckpointError(f"{folder / COMPARISON} is damaged: {why_unreadable(error)}") from None
     result = read_result(folder)
     with damage_in(folder / "result.json"):
         alone = result["modality"] != "multimodal"

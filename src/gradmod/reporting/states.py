@@ -58,7 +58,7 @@ def last_epoch(path: Path) -> tuple[str, str]:
             if record["kind"] == "epoch":
                 metric, value = next(iter(record["validation"].items()))
                 return str(record["epoch"]), f"{metric} {value:.3f}"
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             continue  # the first line may be cut, the last one unfinished
     return "", ""
 

@@ -28,6 +28,7 @@ def attribute_run(
     metric: str = "",
     noise_levels: Sequence[float] = (),
     replicates: int = 1000,
+    dataset: str = "",
 ) -> Path:
     """Diagnose a run (see `gradmod.diagnose`) and write `attribution/<split>.json` into its folder.
 
@@ -38,14 +39,15 @@ def attribute_run(
         The file.
 
     Raises:
-        ConfigError: no such split or metric; a negative number of replicates or noise level.
+        ConfigError: no such split or metric; a negative number of replicates or noise level; the run's data set is
+            code of the user's own, and `dataset` does not name it.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
     if replicates < 0 or not all(math.isfinite(level) and level >= 0 for level in noise_levels):
         raise ConfigError(
             f"replicates is {replicates} and noise_levels is {tuple(noise_levels)}; expected numbers >= 0"
         )
-    run = open_run(folder, checkpoint)
+    run = open_run(folder, checkpoint, dataset=dataset)
     loader = _Loader(run, split)
     metric = metric or run.parts.task.sample_metric
     try:

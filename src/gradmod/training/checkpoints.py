@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from gradmod.errors import CheckpointError
-from gradmod.files import write_atomically
+from gradmod.files import sync_folder, temporary_beside, write_atomically
 
 FORMAT = 1
-_REQUIRED = ("format", "epoch", "step_in_epoch", "step", "model", "optimizer", "log_bytes")
+_COUNTS = {"epoch": 1, "step_in_epoch": 0, "step": 0, "best_epoch": 0, "log_bytes": 0}
+"""Whole numbers of a checkpoint, with the smallest that each can be."""
+_REQUIRED = ("format", *_COUNTS, "best_value", "seconds", "history", "model", "optimizer")
 
 
 class Checkpoints:
@@ -28,7 +30,9 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any], *, best: bool = False) -> None:
         """Write `state` (tensors and plain values) as the last checkpoint, and as the best one if it is."""
-        self.folder.mkdir(exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir()
+            sync_folder(self.folder.parent)
         last, previous = self.path("last"), self.path("previous")
         if best:
             write_atomically(self.path("best"), lambda file: torch.save(state, file))
@@ -88,6 +92,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} is not one of gradmod's: it lacks {', '.join(missing)}")
     if state["format"] != FORMAT:
         raise CheckpointError(f"checkpoint {path} has format {state['format']!r}; this version reads format {FORMAT}")
+    for name, smallest in _COUNTS.items():
+        if type(state[name]) is not int or state[name] < smallest:
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: {name} is {state[name]!r}; expected a whole number from {smallest} on"
+            )
+    for name in ("best_value", "seconds"):
+        if not isinstance(state[name], float):
+            raise CheckpointError(f"checkpoint {path} is damaged: {name} is {state[name]!r}; expected a number")
     return dict(state)
 
 
@@ -95,10 +107,11 @@ def _duplicate(source: Path, destination: Path) -> None:
     """Make `destination` the same file as `source`, at no moment leaving either broken."""
     if destination.exists() and destination.samefile(source):  # killed before the source was replaced
         return
-    temporary = destination.with_name(f".{destination.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_beside(destination)
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links
-        shutil.copyfile(source, temporary)
-    temporary.replace(destination)
+        with source.open("rb") as content:
+            write_atomically(destination, lambda file: shutil.copyfileobj(content, file))
+    else:
+        temporary.replace(destination)

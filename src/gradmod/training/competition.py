@@ -11,7 +11,6 @@ from typing import Any
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError, damage_in
 from gradmod.experiments.config import Config
-from gradmod.experiments.locks import hold
 from gradmod.files import write_arrays, write_json
 from gradmod.metrics.competition import DEFAULT_PENALTY, competition_strength
 from gradmod.training.checkpoints import Checkpoints
@@ -19,6 +18,7 @@ from gradmod.training.concepts import Concept, concept_outputs, concepts_of, pre
 from gradmod.training.evaluation import predict_features
 from gradmod.training.opening import open_run
 from gradmod.training.parts import read_data
+from gradmod.training.processes import as_launched
 from gradmod.training.run import resume, train
 from gradmod.training.runfolder import CONFIG
 
@@ -31,6 +31,7 @@ def measure_competition(
     concept: str = "logits",
     penalty: float = DEFAULT_PENALTY,
     concepts: str = "",
+    dataset: str = "",
 ) -> dict[str, Any]:
     """Competition strength of each modality in a trained run.
 
@@ -44,6 +45,7 @@ def measure_competition(
         concept: `logits` or `features` of the mono-modal model.
         penalty: of the ridge regression.
         concepts: folder of the concepts; empty: the run's setting, else `concepts` beside the run.
+        dataset: the run's data set again, where it is code of the user's own.
 
     Returns:
         What was written: `strength` d^m by modality, and how it was measured.
@@ -52,11 +54,13 @@ def measure_competition(
         ConfigError: no such split, a run of one modality, or a protocol without a predictor split.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
-    run = open_run(folder, checkpoint)
+    run = open_run(folder, checkpoint, dataset=dataset)
     evaluated, data = run.split(split), run.parts.data
     predictor = predictor_split(run.config, data)
     place = concepts or run.config.monitor.concepts or str(run.folder.absolute().parent / "concepts")
-    found = ensure_concepts(replace(run.config, monitor=replace(run.config.monitor, concepts=place)), data)
+    alone = replace(run.config.train, devices=1, nodes=1)  # however many processes trained the run
+    config = replace(run.config, monitor=replace(run.config.monitor, concepts=place), train=alone)
+    found = ensure_concepts(config, data)
     reading = {"batch_size": run.config.train.batch_size, "workers": run.parts.workers}
     assert data.predictor is not None
     fit, _ = predict_features(run.fabric, run.model, predictor, **reading)
@@ -91,6 +95,7 @@ def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Con
     Raises:
         ConfigError: see `concepts_of`; or a concept is missing and the run has several processes.
     """
+    config = as_launched(config)
     found = concepts_of(config, data if data is not None else read_data(config))
     missing = {m: one for m, one in found.items() if not one.is_trained}
     if missing and config.train.devices * config.train.nodes > 1:
@@ -99,12 +104,12 @@ def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Con
             "train them: run it once with --devices 1 --epochs as many, or `gradmod competition` on a finished run"
         )
     for modality, one in missing.items():
-        with hold(one.folder.with_suffix(".lock")):
+        with one.lock():
             if one.is_trained:
                 continue
             print(f"gradmod: note: training the mono-modal concept of {modality}: {one.folder}", file=sys.stderr)
             if (one.folder / CONFIG).is_file() and Checkpoints(one.folder).exist():
-                resume(one.folder)
+                resume(one.folder, dataset=config.data.dataset)
             else:
                 shutil.rmtree(one.folder, ignore_errors=True)
                 train(one.config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config, MethodConfig, MonitorConfig
+from gradmod.experiments.locks import hold
 from gradmod.files import read_arrays, write_arrays
 from gradmod.training.evaluation import predict_features
 from gradmod.training.opening import open_run
@@ -50,6 +52,10 @@ class Concept:
     def is_trained(self) -> bool:
         """Whether its run is finished."""
         return (self.folder / RESULT).is_file()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold it while it is trained or its outputs are computed; others wait."""
+        return hold(self.folder.with_suffix(".lock"))
 
 
 def concepts_of(config: Config, data: Splits) -> dict[str, Concept]:
@@ -117,13 +123,19 @@ def concept_outputs(concept: Concept, split: str, data: Splits, kind: str = "log
         )
     path = concept.folder / "outputs" / f"{split}.npz"
     if not path.is_file():
-        run = open_run(concept.folder, "best", data)
-        features, logits = predict_features(
-            run.fabric, run.model, run.split(split), batch_size=run.config.train.batch_size, workers=run.parts.workers
-        )
-        path.parent.mkdir(exist_ok=True)
-        write_arrays(path, {"features": features.numpy(), "logits": logits.numpy()})
+        with concept.lock():
+            if not path.is_file():
+                _compute_outputs(concept, split, data, path)
     return read_arrays(path, (kind,))[kind]
+
+
+def _compute_outputs(concept: Concept, split: str, data: Splits, path: Path) -> None:
+    run = open_run(concept.folder, "best", data)
+    features, logits = predict_features(
+        run.fabric, run.model, run.split(split), batch_size=run.config.train.batch_size, workers=run.parts.workers
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_arrays(path, {"features": features.numpy(), "logits": logits.numpy()})
 
 
 def fingerprint_of(data: Splits) -> str:
@@ -146,7 +158,7 @@ def _hash(config: Config, fingerprint: str) -> str:
     sections: dict[str, Any] = asdict(config)
     del sections["monitor"]
     del sections["data"]["root"]
-    for neutral in ("out", "name", "workers", "device", "log_every"):
+    for neutral in ("out", "name", "workers", "device", "log_every", "timeout"):
         del sections["train"][neutral]
     text = json.dumps([sections, fingerprint, str(torch.float32)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -45,17 +45,14 @@ def make_fabric(config: TrainConfig) -> Fabric:
             "out"
         )
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
 
     devices: Any = chosen or config.devices
     processes = (len(chosen) or config.devices) * config.nodes
-    strategy: Any = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
-    if strategy == "ddp":
-        strategy = DDPStrategy(timeout=timedelta(minutes=config.timeout))
+    strategy = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
         try:
-            return Fabric(
+            fabric = Fabric(
                 accelerator=accelerator,
                 devices=devices,
                 num_nodes=config.nodes,
@@ -67,6 +64,22 @@ def make_fabric(config: TrainConfig) -> Fabric:
                 f"train.strategy {config.strategy!r}, train.device {config.device!r} and train.precision "
                 f"{config.precision!r} do not go together, says Lightning Fabric: {error}"
             ) from None
+    _refuse_copies(fabric, config.strategy)
+    if hasattr(fabric.strategy, "_timeout"):  # every strategy that waits has it, whatever Fabric made of the name
+        fabric.strategy._timeout = timedelta(minutes=config.timeout)
+    return fabric
+
+
+def _refuse_copies(fabric: Fabric, name: str) -> None:
+    """Raise ConfigError where the processes are copies of this one, which run a function; ours run the command."""
+    from lightning_fabric.strategies.launchers import _SubprocessScriptLauncher
+
+    launcher = fabric.strategy.launcher
+    if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):
+        raise ConfigError(
+            f"train.strategy is {name!r}, whose processes are copies of this one; expected one that starts the command "
+            "again in each: use ddp"
+        )
 
 
 def peak_memory(device: torch.device) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ class EpochHistory:
     """Losses and coefficients of the steps of one epoch; saved with a checkpoint inside the epoch.
 
     Attributes:
-        losses: scalar loss of each step.
+        losses: scalar loss of each step: this process' share of it, whose mean over all processes is the step's.
         coefficients: [M] coefficients of each step, where the method has any.
         records: the method's record of each step since `unseen_from`.
         unseen_from: first step that was not looked at yet.
@@ -65,15 +66,30 @@ class EpochHistory:
             for modality, column in zip(modalities, quantiles.T, strict=True)
         }
 
-    def state(self) -> dict[str, Any]:
-        """Tensors for a checkpoint."""
+    def state(self, across: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Tensors for a checkpoint; `across` makes of this process' share of the losses those of all."""
         return {
-            "losses": torch.stack(self.losses).cpu() if self.losses else torch.empty(0),
+            "losses": across(torch.stack(self.losses)).cpu() if self.losses else torch.empty(0),
             "coefficients": torch.stack(self.coefficients).cpu() if self.coefficients else torch.empty(0),
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> EpochHistory:
-        """The history that `state` was made from, on `device`; all of it was looked at."""
-        losses = list(state["losses"].to(device))
-        return cls(losses, list(state["coefficients"].to(device)), unseen_from=len(losses))
+    def from_state(cls, state: dict[str, Any], device: torch.device, steps: int, modalities: int) -> EpochHistory:
+        """The history that `state` was made from, on `device`; all of it was looked at.
+
+        Args:
+            state: of `state()`.
+            device: where the tensors go.
+            steps: how many steps it must be of.
+            modalities: M.
+
+        Raises:
+            ValueError: it is not.
+        """
+        losses, coefficients = state["losses"], state["coefficients"]
+        if losses.shape != (steps,) or coefficients.shape not in ((0,), (steps, modalities)):
+            raise ValueError(
+                f"losses of shape {list(losses.shape)} and coefficients of shape {list(coefficients.shape)}; expected "
+                f"those of {steps} steps and {modalities} modalities"
+            )
+        return cls(list(losses.to(device)), list(coefficients.to(device)), unseen_from=steps)

@@ -1,10 +1,16 @@
-"""Ctrl-C as a wish that the loop grants after the step."""
+"""Ctrl-C: a wish that the loop grants after the step; elsewhere the end, with a word on how to go on."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
+
+from gradmod.errors import InterruptedRunError
+from gradmod.training.runfolder import RESULT
 
 
 class Interrupts:
@@ -33,3 +39,18 @@ class Interrupts:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+@contextmanager
+def interrupts_named(folder: Path) -> Iterator[None]:
+    """Ctrl-C where the loop, which saves first, does not catch it: before it, after it, or twice.
+
+    Raises:
+        InterruptedRunError: says how to go on.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        finished = (folder / RESULT).is_file()
+        how = f"the run {folder} is finished" if finished else f"go on with: gradmod resume {folder}"
+        raise InterruptedRunError(f"interrupted; what was saved before is whole; {how}") from None

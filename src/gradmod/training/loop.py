@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmod.datasets.splits import Splits
-from gradmod.errors import InterruptedRunError
+from gradmod.errors import CheckpointError, InterruptedRunError
 from gradmod.experiments.config import Config
 from gradmod.tasks import Task
 from gradmod.training.checkpoints import FORMAT, Checkpoints
@@ -24,6 +24,7 @@ from gradmod.training.loading import Batch, Request, batches
 from gradmod.training.monitors import Monitor
 from gradmod.training.non_finite import explain_non_finite
 from gradmod.training.optimization import clip_gradients, learning_rate
+from gradmod.training.position import Position
 from gradmod.training.progress import RunProgress
 from gradmod.training.randomness import seed_all
 from gradmod.training.recording import Recorder
@@ -32,29 +33,6 @@ from gradmod.wrapper import ModulatedModel
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-@dataclass
-class Position:
-    """Where training is.
-
-    Attributes:
-        epoch: the one being trained, counted from 1.
-        step_in_epoch: steps of it that are done.
-        step: steps done in all.
-        best_epoch: the epoch with the best validation so far; 0 before the first.
-        best_value: its value of the task's headline metric.
-        seconds: training time so far, evaluation and writing left out.
-        history: losses and coefficients of this epoch so far.
-    """
-
-    epoch: int = 1
-    step_in_epoch: int = 0
-    step: int = 0
-    best_epoch: int = 0
-    best_value: float = float("nan")
-    seconds: float = 0.0
-    history: EpochHistory = field(default_factory=EpochHistory)
 
 
 @dataclass
@@ -73,6 +51,9 @@ class Loop:
         workers: processes that read ahead.
         position: where to start.
         monitors: what else is measured at the end of an epoch.
+
+    Raises:
+        CheckpointError: there is no such position.
     """
 
     config: Config
@@ -94,6 +75,11 @@ class Loop:
         self.order = TrainingBatches(len(self.data.train), train.batch_size, train.seed)
         self.steps = self.order.steps(self.shard)
         self.checkpoints = Checkpoints(self.folder)
+        if self.position.step_in_epoch > self.steps:
+            raise CheckpointError(
+                f"the checkpoint of {self.folder} is after step {self.position.step_in_epoch} of an epoch of "
+                f"{self.steps}: it is damaged, or the data set is another one"
+            )
 
     def run(self) -> None:
         """Train to the last epoch.
@@ -143,6 +129,7 @@ class Loop:
                 self._look()
             if logs:
                 lr = self.optimizer.param_groups[0]["lr"]
+                loss = self._across(loss)
                 self.recorder.step(here.step, here.epoch, float(loss), lr, float(norm), self.model.last_step)
             if saves:
                 here.seconds += time.perf_counter() - started
@@ -153,14 +140,17 @@ class Loop:
         here.seconds += time.perf_counter() - started
 
     def _step(self, batch: tuple[dict[str, Any], Tensor]) -> tuple[Tensor, Tensor]:
-        """One optimizer step; the loss and the norm of the gradients, unread."""
+        """One optimizer step; this process' share of the loss and the norm of the gradients, unread."""
         here, optimizer = self.position, self.config.optimizer
         seed_all(self.config.train.seed, here.step, self.shard.rank)
         # DDP averages gradients over processes; weighted by their samples, that is the mean over the whole batch.
         share = len(batch[1]) * self.shard.world / self.order.size(here.step_in_epoch)
 
+        def of_all(loss: Tensor) -> Tensor:
+            return loss if share == 1 else loss * share
+
         def backward(loss: Tensor) -> None:
-            self.fabric.backward(loss if share == 1 else loss * share)
+            self.fabric.backward(of_all(loss))
             self.fabric.strategy.precision.unscale_gradients(getattr(self.optimizer, "optimizer", self.optimizer))
 
         self.optimizer.zero_grad()
@@ -168,7 +158,11 @@ class Loop:
         trigger = head_weight(self.model.model) if optimizer.clip_when == "head" else None
         norm = clip_gradients(self.model.parameters(), optimizer.clip_norm, trigger)
         self.optimizer.step()
-        return loss, norm
+        return of_all(loss), norm
+
+    def _across(self, shares: Tensor) -> Tensor:
+        """Mean over the processes, all of which must call it."""
+        return shares if self.shard.world == 1 else cast(Tensor, self.fabric.all_reduce(shares, reduce_op="mean"))
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Evaluate, record and save the epoch that was trained; go to the next. Returns the validation figures."""
@@ -185,7 +179,7 @@ class Loop:
         self.recorder.epoch(
             here.epoch,
             here.step,
-            float(cast(Tensor, self.fabric.all_reduce(here.history.mean_loss(), reduce_op="mean"))),
+            float(self._across(here.history.mean_loss())),
             here.seconds,
             validation,
             here.history.coefficient_quantiles(modalities),
@@ -228,16 +222,11 @@ class Loop:
     def _save(self, *, best: bool = False) -> None:
         """Write a checkpoint of the present position; the first process does, the others wait."""
         here = self.position
+        position = here.state(self._across)
         if self.fabric.is_global_zero:
             state = {
                 "format": FORMAT,
-                "epoch": here.epoch,
-                "step_in_epoch": here.step_in_epoch,
-                "step": here.step,
-                "best_epoch": here.best_epoch,
-                "best_value": here.best_value,
-                "seconds": here.seconds,
-                "history": here.history.state(),
+                **position,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),

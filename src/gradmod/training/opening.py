@@ -10,7 +10,7 @@ from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import CheckpointError, ConfigError
 from gradmod.experiments.config import Config
-from gradmod.experiments.toml import load_config
+from gradmod.experiments.toml import load_config, refuse_unnamed_code
 from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.devices import make_fabric
 from gradmod.training.parts import Parts, build_parts
@@ -56,19 +56,23 @@ class OpenRun:
         return splits[name]
 
 
-def open_run(folder: Path | str, checkpoint: str = "best", data: Splits | None = None) -> OpenRun:
+def open_run(folder: Path | str, checkpoint: str = "best", data: Splits | None = None, *, dataset: str = "") -> OpenRun:
     """Open a run.
 
     Args:
         folder: the run's folder.
         checkpoint: `best`, `last`, `previous`, or a path.
         data: its data, where they are read already.
+        dataset: the run's data set again, where it is code of the user's own; see `refuse_unnamed_code`.
 
     Raises:
         CheckpointError: no run there, or the checkpoint is damaged or does not fit.
+        ConfigError: its data set is code, and `dataset` does not name it.
     """
     folder = Path(folder)
     config = run_config(folder)
+    if data is None:
+        refuse_unnamed_code(config, folder / CONFIG, dataset)
     state = Checkpoints(folder).load(checkpoint)
     fabric = make_fabric(replace(config.train, devices=1, nodes=1, strategy="auto", sync_batch_norm=False))
     fabric.launch()

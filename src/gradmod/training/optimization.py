@@ -22,6 +22,27 @@ def build_optimizer(
     return optimizer(parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take back what an optimizer has gathered for each parameter; its settings stay those of the configuration.
+
+    Args:
+        optimizer: made for the same parameters.
+        saved: its state dict in a checkpoint.
+
+    Raises:
+        ValueError: a tensor has another shape than its parameter, or a number is none.
+    """
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
+    for parameter, gathered in optimizer.state.items():
+        for name, value in gathered.items():
+            fits = value is None or (isinstance(value, Tensor) and value.shape in ((), parameter.shape))
+            if not fits or (isinstance(value, Tensor) and not value.is_floating_point()):
+                raise ValueError(
+                    f"the optimizer's {name} is {value if not isinstance(value, Tensor) else list(value.shape)} for a "
+                    f"parameter of shape {list(parameter.shape)}"
+                )
+
+
 def learning_rate(config: OptimizerConfig, epoch: int, epochs: int) -> float:
     """Learning rate of an epoch, counted from 1, out of `epochs`.
 

@@ -61,8 +61,12 @@ def leave() -> None:
 
 
 @contextmanager
-def lost_processes_named(fabric: Fabric, folder: Path) -> Iterator[None]:
+def lost_processes_named(fabric: Fabric, folder: Path | None = None) -> Iterator[None]:
     """Turn what the communication library raises when another process is gone into a clear error.
+
+    Args:
+        fabric: of this process.
+        folder: the run's folder; None: there is none yet.
 
     Raises:
         TrainingError: another process of the run ended, or did not answer within the time-out.
@@ -74,8 +78,12 @@ def lost_processes_named(fabric: Fabric, folder: Path) -> Iterator[None]:
             raise
         raise TrainingError(
             f"process {fabric.global_rank} of {fabric.world_size} lost another one, which ended or did not answer in "
-            f"time; look for its own error beside this one ({_in_short(error)}). The run is saved up to its "
-            f"last checkpoint; go on with: gradmod resume {folder}"
+            f"time; look for its own error beside this one ({_in_short(error)}). "
+            + (
+                "Nothing was written"
+                if folder is None
+                else f"The run is saved up to its last checkpoint; go on with: gradmod resume {folder}"
+            )
         ) from None
 
 

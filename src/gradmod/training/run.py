@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from gradmod.errors import ConfigError, damage_in
+from gradmod.errors import ConfigError, GradmodError, damage_in
 from gradmod.experiments.config import Config
-from gradmod.experiments.toml import save_config
+from gradmod.experiments.toml import refuse_unnamed_code, save_config
 from gradmod.files import write_json
 from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.devices import make_fabric, peak_memory
 from gradmod.training.evaluation import measure, predict
-from gradmod.training.history import EpochHistory
-from gradmod.training.loop import Loop, Position
+from gradmod.training.interrupts import interrupts_named
+from gradmod.training.loop import Loop
 from gradmod.training.monitors import make_monitors
 from gradmod.training.opening import load_model, open_run, run_config
-from gradmod.training.optimization import build_optimizer
+from gradmod.training.optimization import build_optimizer, load_optimizer_state
 from gradmod.training.parts import Parts, build_parts, describe_splits
+from gradmod.training.position import Position, position_of, refuse_fewer_epochs
 from gradmod.training.processes import as_launched, launch, leave, lost_processes_named
 from gradmod.training.recording import Recorder
 from gradmod.training.runfolder import (
@@ -66,12 +67,9 @@ def train(config: Config, *, unique: bool = False) -> RunSummary | None:
     config = as_launched(config)
     fabric = make_fabric(config.train)
     launch(fabric)
-    parts = build_parts(config)
-    folder = Path()
-    if fabric.is_global_zero:
-        name = config.train.name or default_name(config)
-        folder = create_run_folder(Path(config.train.out), name, config, unique=unique or not config.train.name)
-    folder = Path(fabric.broadcast(str(folder)))
+    with lost_processes_named(fabric):
+        parts = build_parts(config)
+        folder = _new_folder(config, fabric, unique=unique or not config.train.name)
     return _train(config, folder, fabric, parts, state=None)
 
 
@@ -82,6 +80,7 @@ def resume(
     epochs: int | None = None,
     devices: int | None = None,
     nodes: int | None = None,
+    dataset: str = "",
 ) -> RunSummary | None:
     """Go on with a run from a checkpoint; without any checkpoint, from its start.
 
@@ -92,12 +91,15 @@ def resume(
         devices: processes on this machine in place of those in the run's settings, which are changed. Every step has
             the same samples for any number of processes.
         nodes: the same for the number of machines.
+        dataset: the run's data set again, where it is code of the user's own.
 
     Raises:
         CheckpointError: no run there, or the checkpoint is damaged; names those that are whole.
+        ConfigError: the run is finished or further than `epochs`; its data set is code that `dataset` does not name.
     """
     folder = Path(folder)
     saved = run_config(folder)
+    refuse_unnamed_code(saved, folder / CONFIG, dataset)
     given = {"epochs": epochs, "devices": devices, "nodes": nodes}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if dist.is_torchelastic_launched():  # its numbers count, whatever the run began with
@@ -105,27 +107,29 @@ def resume(
     config = as_launched(replace(saved, train=replace(saved.train, **changes)))
     checkpoints = Checkpoints(folder)
     state = checkpoints.load(checkpoint) if checkpoints.exist() or checkpoint != "last" else None
-    if state is not None and state["epoch"] > config.train.epochs and (folder / RESULT).exists() and epochs is None:
-        raise ConfigError(
-            f"the run {folder} is finished ({config.train.epochs} epochs); to train on, say --epochs with a larger "
-            "number"
-        )
+    if state is not None:
+        refuse_fewer_epochs(state, config.train.epochs)
+        if state["epoch"] > config.train.epochs and (folder / RESULT).exists() and epochs is None:
+            raise ConfigError(
+                f"the run {folder} is finished ({config.train.epochs} epochs); to train on, say --epochs with a larger "
+                "number"
+            )
     fabric = make_fabric(config.train)
     launch(fabric)
     return _train(config, folder, fabric, build_parts(config), state, save=config != saved)
 
 
-def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best") -> dict[str, Any]:
-    """Evaluate a checkpoint of a run on one split.
+def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best", dataset: str = "") -> dict[str, Any]:
+    """Evaluate a checkpoint of a run on one split; `dataset` as in `resume`.
 
     Returns:
         The figures of `gradmod.training.evaluation.measure`.
 
     Raises:
-        ConfigError: the run's protocol has no such split.
+        ConfigError: the run's protocol has no such split; its data set is code that `dataset` does not name.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
-    run = open_run(folder, checkpoint)
+    run = open_run(folder, checkpoint, dataset=dataset)
     predictions = predict(
         run.fabric,
         run.model,
@@ -142,6 +146,22 @@ def default_name(config: Config) -> str:
     return f"{config.data.short_name}-{config.model.fusion}-{what}-seed{config.train.seed}"
 
 
+def _new_folder(config: Config, fabric: Fabric, *, unique: bool) -> Path:
+    """The folder that the first process makes; if it can't, its error on every process, so that none waits for it."""
+    made: Path | GradmodError = Path()
+    if fabric.is_global_zero:
+        try:
+            made = create_run_folder(
+                Path(config.train.out), config.train.name or default_name(config), config, unique=unique
+            )
+        except GradmodError as error:
+            made = error
+    made = fabric.broadcast(made)
+    if isinstance(made, GradmodError):
+        raise made
+    return made
+
+
 def _train(
     config: Config,
     folder: Path,
@@ -151,6 +171,17 @@ def _train(
     save: bool = False,
 ) -> RunSummary | None:
     """Train from `state` on, and finish the run; `save`: its settings are not yet those in its folder."""
+    with interrupts_named(folder), lost_processes_named(fabric, folder):
+        position, facts = _trained(config, folder, fabric, parts, state, save)
+        summary = _finish(config, folder, fabric, parts, position, facts)
+        leave()
+    return summary
+
+
+def _trained(
+    config: Config, folder: Path, fabric: Fabric, parts: Parts, state: dict[str, Any] | None, save: bool
+) -> tuple[Position, dict[str, Any]]:
+    """Train to the last epoch; where that leaves it, and what the run is."""
     modalities = parts.model.method.modalities
     if state is not None:
         load_model(parts.model, state, "the run's")
@@ -160,9 +191,9 @@ def _train(
     position = Position()
     if state is not None:
         with damage_in(f"the checkpoint of {folder}"):
-            optimizer.load_state_dict(state["optimizer"])
+            load_optimizer_state(optimizer, state["optimizer"])
             fabric.strategy.precision.load_state_dict(state.get("precision", {}))
-            position = _position(state, fabric.device)
+            position = position_of(state, fabric.device, len(modalities))
     recorder = Recorder(
         folder if fabric.is_global_zero else None,
         modalities,
@@ -173,6 +204,8 @@ def _train(
         remove_leftovers(folder)
         if save:
             save_config(config, folder / CONFIG)
+        if position.epoch <= config.train.epochs:  # a result says that the run is finished
+            (folder / RESULT).unlink(missing_ok=True)
     facts = {
         "method": config.method.method,
         "strategy": parts.model.strategy.name,
@@ -199,35 +232,31 @@ def _train(
         for line in describe_splits(parts.data):
             print(line, file=sys.stderr)
     try:
-        with lost_processes_named(fabric, folder):
-            Loop(
-                config=config,
-                folder=folder,
-                fabric=fabric,
-                model=parts.model,
-                wrapped=wrapped,
-                optimizer=wrapped_optimizer,
-                data=parts.data,
-                task=parts.task,
-                recorder=recorder,
-                workers=parts.workers,
-                position=position,
-                monitors=monitors,
-            ).run()
+        Loop(
+            config=config,
+            folder=folder,
+            fabric=fabric,
+            model=parts.model,
+            wrapped=wrapped,
+            optimizer=wrapped_optimizer,
+            data=parts.data,
+            task=parts.task,
+            recorder=recorder,
+            workers=parts.workers,
+            position=position,
+            monitors=monitors,
+        ).run()
     finally:
         recorder.close()
-    with lost_processes_named(fabric, folder):
-        summary = _finish(config, folder, fabric, parts, position, facts)
-        leave()
-    return summary
+    return position, facts
 
 
 def _finish(
     config: Config, folder: Path, fabric: Fabric, parts: Parts, position: Position, facts: dict[str, Any]
 ) -> RunSummary | None:
     """Evaluate the best epoch on every split, each once; write the result, the predictions and the curves."""
-    state = Checkpoints(folder).load("best")
-    load_model(parts.model, state, "best")
+    state = Checkpoints(folder).load("best") if fabric.is_global_zero else {}
+    load_model(parts.model, fabric.broadcast(state), "best")  # the others may not see the folder
     modalities = parts.model.method.modalities
     figures: dict[str, Any] = {}
     for name, split in parts.data.items():
@@ -264,18 +293,6 @@ def _finish(
     plot_curves(folder)
     write_json(folder / RESULT, result)  # last: with it the run is finished
     return RunSummary(folder, result)
-
-
-def _position(state: dict[str, Any], device: torch.device) -> Position:
-    return Position(
-        epoch=state["epoch"],
-        step_in_epoch=state["step_in_epoch"],
-        step=state["step"],
-        best_epoch=state["best_epoch"],
-        best_value=state["best_value"],
-        seconds=state["seconds"],
-        history=EpochHistory.from_state(state["history"], device),
-    )
 
 
 def _device_name(device: torch.device) -> str:
