@@ -92,7 +92,7 @@ def damage_array(array: Any, draw: random.Random) -> tuple[Any, str]:
         values.flat[draw.randrange(values.size + 1) :: 7] = draw.choice((np.nan, np.inf, -np.inf))
     elif kind == "range":
         values = values.copy()
-        values.flat[: max(1, values.size // 9)] = draw.choice((-1, 99, 127))
+        values.flat[: max(1, values.size // 9)] = np.asarray(draw.choice((-1, 99, 127))).astype(values.dtype)
     elif kind == "empty":
         values = values[:0] if values.ndim else values
     elif kind == "object":

@@ -200,26 +200,6 @@ def test_no_device_synchronisation_on_a_gpu(strategy: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
-def test_the_whole_step_compiles_without_graph_breaks(strategy: str) -> None:
-    torch._dynamo.reset()
-    model = ModulatedModel(network(TWO, late=True, layer="layer-norm"), AGM(TWO), coalitions=strategy)
-    eager = copy.deepcopy(model)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    for seed in range(3):
-        inputs, target = batch(TWO, 6, 3, seed=seed)
-        for m in (compiled, eager):
-            m.zero_grad()
-            model.task.loss(m(inputs, target), target).backward()
-        for ours, expected in zip(model.parameters(), eager.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, expected.grad, rtol=1e-10, atol=1e-12)
-    assert eager.last_step is not None
-    assert model.last_step is not None
-    torch.testing.assert_close(model.last_step.coefficients, eager.last_step.coefficients)
-    torch.testing.assert_close(model.method.get_buffer("mean_score"), eager.method.get_buffer("mean_score"))
-
-
 def test_the_base_method_is_joint_training() -> None:
     model = ModulatedModel(network(TWO, late=True, layer="plain"), Method(TWO))
     inputs, target = batch(TWO, 6, 3)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmod.coalitions import choose_strategy
-from gradmod.coalitions.modes import _MODE_FREE, has_training_batch_norm, masked_pass_mode, same_in_both_modes
+from gradmod.coalitions.modes import _MODE_FREE, MaskedPassMode, has_training_batch_norm, same_in_both_modes
 from networks import NAMES, batch, network
 
 
@@ -110,7 +110,7 @@ def test_recurrent_layers_compute_as_in_eval_mode_but_stay_in_train_mode() -> No
     lstm = nn.LSTM(3, 4, num_layers=2, dropout=0.5)
     x = torch.randn(5, 2, 3)
     expected = copy.deepcopy(lstm).eval()(x)[0]
-    with masked_pass_mode(lstm):
+    with MaskedPassMode(lstm).entered():
         assert lstm.training
         torch.testing.assert_close(lstm(x)[0], expected)
     assert lstm.dropout == 0.5

@@ -283,6 +283,17 @@ def test_every_strategy_that_waits_keeps_its_time_out_where_we_set_it(strategy: 
         pytest.skip(str(error))
 
 
+def test_a_model_in_shards_is_refused_by_the_trainer() -> None:
+    from types import SimpleNamespace
+
+    from lightning_fabric.strategies.fsdp import FSDPStrategy
+
+    from gradmod.training.devices import _expect_whole_models
+
+    with pytest.raises(ConfigError, match=r"train.strategy is 'fsdp'; expected auto or ddp.*fully_shard"):
+        _expect_whole_models(SimpleNamespace(strategy=FSDPStrategy()), "fsdp")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
 def test_strategies_that_cannot_start_our_processes(name: str) -> None:
     with pytest.raises(

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from gradmod.coalitions.kept_statistics import kept_statistics
+
 # Exact types whose output does not depend on the mode. A subclass may do anything, so it does not count.
 _MODE_FREE = {
     nn.modules.linear.NonDynamicallyQuantizableLinear,  # the output projection of nn.MultiheadAttention
@@ -105,29 +107,42 @@ def _own_forward_is_mode_free(module: nn.Module) -> bool:
 
 def has_training_batch_norm(module: nn.Module) -> bool:
     """Whether a forward of `module` in its present mode would change running statistics."""
-    return any(
-        child.training and child.track_running_stats for child in module.modules() if isinstance(child, _BATCH_NORMS)
-    )
+    return bool(_training_batch_norms(module))
 
 
-@contextmanager
-def masked_pass_mode(module: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode; on leaving, also by an exception, restore each one's own mode exactly.
+def _training_batch_norms(module: nn.Module) -> list[nn.Module]:
+    norms = (child for child in module.modules() if isinstance(child, _BATCH_NORMS))
+    return [norm for norm in norms if norm.training and norm.track_running_stats]
+
+
+class MaskedPassMode:
+    """Eval mode for the masked passes through a module; it can be entered once after another.
 
     Recurrent layers stay in train mode with their dropout set to 0, which computes the same: cuDNN refuses the backward
     of a recurrent layer in eval mode.
+
+    Args:
+        module: in its own mode; which submodules are in train mode is looked up here, once.
     """
-    training = [child for child in module.modules() if child.training]
-    recurrent = [(child, child.dropout) for child in training if isinstance(child, nn.RNNBase)]
-    try:
-        for child in training:
-            if not isinstance(child, nn.RNNBase):
+
+    def __init__(self, module: nn.Module) -> None:
+        training = [child for child in module.modules() if child.training]
+        self._training = [child for child in training if not isinstance(child, nn.RNNBase)]
+        self._recurrent = [(child, child.dropout) for child in training if isinstance(child, nn.RNNBase)]
+        self._norms = _training_batch_norms(module)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Put every submodule in eval mode; on leaving, also by an exception, restore each one's own mode exactly."""
+        try:
+            for child in self._training:
                 child.training = False
-        for child, _ in recurrent:
-            child.dropout = 0.0
-        yield
-    finally:
-        for child in training:
-            child.training = True
-        for child, dropout in recurrent:
-            child.dropout = dropout
+            for child, _ in self._recurrent:
+                child.dropout = 0.0
+            with kept_statistics(self._norms):
+                yield
+        finally:
+            for child in self._training:
+                child.training = True
+            for child, dropout in self._recurrent:
+                child.dropout = dropout

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.chunks import over_samples
 from gradmod.coalitions.masking import check_batch_axis, concatenate, map_tensors, mask, proper_coalitions
-from gradmod.coalitions.modes import masked_pass_mode
+from gradmod.coalitions.modes import MaskedPassMode
 from gradmod.coalitions.protocols import split_output
 from gradmod.coalitions.strategy import Evaluation, Strategy, chunks_of_coalitions, responses_from_coalitions
 
@@ -32,7 +32,8 @@ class Looped(Strategy):
         """See `Strategy.evaluate`."""
         output = model(inputs)
         full, _ = split_output(output)
-        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()), masked_pass_mode(model):
+        mode = MaskedPassMode(model)
+        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()), mode.entered():
             hidden = {m: mask(model, m, inputs[m]) for m in modalities} if len(modalities) > 1 else {}
             masked = [
                 split_output(model({**inputs, **{m: hidden[m] for m in modalities if m not in coalition}}))[0]
@@ -69,9 +70,10 @@ class Batched(Strategy):
             return Evaluation(output, responses_from_coalitions(full, (), present))
         with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()):
             hidden = {m: mask(model, m, inputs[m]) for m in names}
+            mode = MaskedPassMode(model)
 
             def responses_of(full: Tensor, inputs: Any, hidden: Any, present: Tensor | None) -> Tensor:
-                stacked = _stacked_pass(model, inputs, hidden, names, len(full))
+                stacked = _stacked_pass(model, mode, inputs, hidden, names, len(full))
                 masked = chunks_of_coalitions(stacked, full, len(proper_coalitions(names)))
                 return responses_from_coalitions(full, masked, present)
 
@@ -80,7 +82,9 @@ class Batched(Strategy):
         return Evaluation(output, responses)
 
 
-def _stacked_pass(model: nn.Module, inputs: Any, hidden: Any, modalities: Sequence[str], samples: int) -> Tensor:
+def _stacked_pass(
+    model: nn.Module, mode: MaskedPassMode, inputs: Any, hidden: Any, modalities: Sequence[str], samples: int
+) -> Tensor:
     """Logits of the proper coalitions, from one pass on all of them."""
     coalitions = proper_coalitions(modalities)
 
@@ -91,6 +95,6 @@ def _stacked_pass(model: nn.Module, inputs: Any, hidden: Any, modalities: Sequen
     stacked = {key: map_tensors(repeat, x) for key, x in inputs.items() if key not in modalities}
     for m in modalities:
         stacked[m] = concatenate([inputs[m] if m in coalition else hidden[m] for coalition in coalitions])
-    with masked_pass_mode(model):
+    with mode.entered():
         logits, _ = split_output(model(stacked))
     return logits

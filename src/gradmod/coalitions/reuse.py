@@ -18,7 +18,7 @@ from gradmod.coalitions.masking import (
     masked_row_is_constant,
     proper_coalitions,
 )
-from gradmod.coalitions.modes import masked_pass_mode, same_in_both_modes, samples_stay_apart
+from gradmod.coalitions.modes import MaskedPassMode, same_in_both_modes, samples_stay_apart
 from gradmod.coalitions.protocols import Encodes
 from gradmod.coalitions.strategy import Evaluation, Strategy, chunks_of_coalitions, responses_from_coalitions
 from gradmod.functional import at_least_float32
@@ -67,20 +67,23 @@ class EncoderReuse(Strategy):
                 encoded = model.encode(m, concatenate((inputs[m], row)))
                 features[m], hidden[m] = encoded[:-1], encoded[-1:]
         full = model.head(model.fuse(features))
-        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()), masked_pass_mode(model):
+        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()):
             if len(modalities) == 1:
                 return Evaluation(full, responses_from_coalitions(full, (), present))
             kept = modalities if self.share_train_pass else same
-            shown = {m: features[m] if m in kept else model.encode(m, inputs[m]) for m in modalities}
-            for m in modalities:
-                if m not in hidden:
-                    hidden[m] = _hidden_feature(model, m, inputs[m])
-            responses = self._responses(model, full, shown, hidden, present)
+            mode = MaskedPassMode(model)
+            with mode.entered():
+                shown = {m: features[m] if m in kept else model.encode(m, inputs[m]) for m in modalities}
+                for m in modalities:
+                    if m not in hidden:
+                        hidden[m] = _hidden_feature(model, m, inputs[m])
+            responses = self._responses(model, mode, full, shown, hidden, present)
         return Evaluation(full, responses)
 
     def _responses(
         self,
         model: Any,
+        mode: MaskedPassMode,
         full: Tensor,
         shown: Mapping[str, Tensor],
         hidden: Mapping[str, Tensor],
@@ -94,7 +97,7 @@ class EncoderReuse(Strategy):
                 m: torch.cat([x if m in coalition else hidden[m].expand_as(x) for coalition in coalitions])
                 for m, x in shown.items()
             }
-            with masked_pass_mode(model):
+            with mode.entered():
                 logits: Tensor = model.head(model.fuse(stacked))
             return responses_from_coalitions(full, chunks_of_coalitions(logits, full, len(coalitions)), present)
 
@@ -119,6 +122,7 @@ class AdditiveHead(EncoderReuse):
     def _responses(
         self,
         model: Any,
+        mode: MaskedPassMode,
         full: Tensor,
         shown: Mapping[str, Tensor],
         hidden: Mapping[str, Tensor],
@@ -128,7 +132,8 @@ class AdditiveHead(EncoderReuse):
         # A power of two small enough that sums of large but finite terms stay finite; exact, and undone at the end.
         scale = 0.25 / (1 << len(shown).bit_length())
         # Few large operations and not many small ones: for small networks these are most of what AGM costs.
-        contributions = {m: model.contribution(m, torch.cat([shown[m], hidden[m]])) for m in shown}
+        with mode.entered():
+            contributions = {m: model.contribution(m, torch.cat([shown[m], hidden[m]])) for m in shown}
         for m, term in contributions.items():
             if term.shape[1:] != full.shape[1:]:
                 raise ValueError(

@@ -268,7 +268,7 @@ class TrainConfig:
     nodes: int = 1
     """Machines."""
     strategy: str = "auto"
-    """auto, or a strategy of Lightning Fabric such as ddp."""
+    """auto, or a strategy of Lightning Fabric that has a whole model in each process, such as ddp."""
     timeout: float = 30.0
     """Minutes that the processes of a run wait for one another before they give it up."""
     sync_batch_norm: bool = False

@@ -64,16 +64,23 @@ def make_fabric(config: TrainConfig) -> Fabric:
                 f"train.strategy {config.strategy!r}, train.device {config.device!r} and train.precision "
                 f"{config.precision!r} do not go together, says Lightning Fabric: {error}"
             ) from None
-    _refuse_copies(fabric, config.strategy)
+    _expect_whole_models(fabric, config.strategy)
     if hasattr(fabric.strategy, "_timeout"):  # every strategy that waits has it, whatever Fabric made of the name
         fabric.strategy._timeout = timedelta(minutes=config.timeout)
     return fabric
 
 
-def _refuse_copies(fabric: Fabric, name: str) -> None:
-    """Raise ConfigError where the processes are copies of this one, which run a function; ours run the command."""
+def _expect_whole_models(fabric: Fabric, name: str) -> None:
+    """Raise ConfigError unless each process has the whole model, as the checkpoints need it, and runs the command."""
+    from lightning_fabric.strategies.ddp import DDPStrategy
     from lightning_fabric.strategies.launchers import _SubprocessScriptLauncher
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 
+    if not isinstance(fabric.strategy, (DDPStrategy, SingleDeviceStrategy)):
+        raise ConfigError(
+            f"train.strategy is {name!r}; expected auto or ddp: checkpoints are of whole models. In a loop of your own "
+            "a model can be sharded, fully_shard(ModulatedModel(net, method))"
+        )
     launcher = fabric.strategy.launcher
     if launcher is not None and not isinstance(launcher, _SubprocessScriptLauncher):
         raise ConfigError(
