@@ -91,6 +91,23 @@ def test_a_strength_is_that_of_the_exported_arrays(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits.numpy(), stored["logits"], atol=1e-5)
 
 
+def test_a_concept_that_learnt_nothing_is_told_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--width", "4", "--encoder", "mlp", "--epochs", "1", "--device", "cpu", "--lr", "1e-12", "--batch-size"]
+    words += ["2000", "--out", str(tmp_path), "--name", "run"]
+    assert (
+        cli.main(["train", *words, "--competition-every", "1"]) == 0
+    )  # an untrained network says something, if little
+    for path in tmp_path.rglob("outputs/*.npz"):
+        with np.load(path) as stored:
+            np.savez(path, **{name: np.ones_like(values) for name, values in stored.items()})
+    capsys.readouterr()
+    assert cli.main(["competition", str(tmp_path / "run")]) == 1
+    assert cli.main(["train", *words[:-1], "other", "--competition-every", "1"]) == 1
+    assert capsys.readouterr().err.count("says the same of every sample") == 2
+
+
 def test_a_concept_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
     config = short(tmp_path)
     base = names(config)

@@ -19,7 +19,7 @@ import torch
 
 from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, TrainingError
 from gradmod.experiments.config import Config, MethodConfig, MonitorConfig
 from gradmod.experiments.locks import hold
 from gradmod.files import read_arrays, write_arrays
@@ -115,6 +115,7 @@ def concept_outputs(concept: Concept, split: str, data: Splits, kind: str = "log
 
     Raises:
         ConfigError: it is not trained.
+        TrainingError: it says the same of every sample, so that there is nothing to look for.
     """
     if not concept.is_trained:
         raise ConfigError(
@@ -126,7 +127,14 @@ def concept_outputs(concept: Concept, split: str, data: Splits, kind: str = "log
         with concept.lock():
             if not path.is_file():
                 _compute_outputs(concept, split, data, path)
-    return read_arrays(path, (kind,))[kind]
+    outputs = read_arrays(path, (kind,))[kind]
+    if not np.ptp(outputs, axis=0).any():
+        raise TrainingError(
+            f"the mono-modal concept of {concept.modality!r} says the same of every sample of {split} ({kind} in "
+            f"{path}): it has learnt nothing that could be suppressed. Train it longer or with another learning rate, "
+            "or leave out --competition-every"
+        )
+    return outputs
 
 
 def _compute_outputs(concept: Concept, split: str, data: Splits, path: Path) -> None:
