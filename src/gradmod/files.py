@@ -31,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
@@ -46,11 +46,11 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder to disk: a file that was made or renamed in it survives a power cut only then."""
-    if os.name != "posix":
+def sync(path: Path) -> None:
+    """Flush a file or a folder to disk: what was written, or made or renamed in it, survives a power cut only then."""
+    if os.name != "posix":  # elsewhere, a folder cannot be opened
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

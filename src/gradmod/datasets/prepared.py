@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gradmod import __version__
 from gradmod.datasets.npy import open_array
 from gradmod.errors import UNREADABLE, ConfigError, DataError, WriteError, why_unreadable
-from gradmod.files import write_json
+from gradmod.files import sync, write_json
 
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"
@@ -39,7 +39,10 @@ def making(out: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True)
         yield folder
+        for path in folder.rglob("*"):
+            sync(path)
         folder.rename(out)
+        sync(out.parent)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gradmod.errors import CheckpointError
-from gradmod.files import sync_folder, temporary_beside, write_atomically
+from gradmod.files import sync, temporary_beside, write_atomically
 
 FORMAT = 1
 _COUNTS = {"epoch": 1, "step_in_epoch": 0, "step": 0, "best_epoch": 0, "log_bytes": 0}
@@ -32,7 +32,7 @@ class Checkpoints:
         """Write `state` (tensors and plain values) as the last checkpoint, and as the best one if it is."""
         if not self.folder.is_dir():
             self.folder.mkdir()
-            sync_folder(self.folder.parent)
+            sync(self.folder.parent)
         last, previous = self.path("last"), self.path("previous")
         if best:
             write_atomically(self.path("best"), lambda file: torch.save(state, file))

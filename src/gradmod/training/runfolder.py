@@ -18,7 +18,7 @@ from gradmod.errors import CheckpointError, ConfigError
 from gradmod.experiments.config import Config
 from gradmod.experiments.locks import take
 from gradmod.experiments.toml import save_config
-from gradmod.files import json_text, sync_folder, write_arrays
+from gradmod.files import json_text, sync, write_arrays
 from gradmod.training.evaluation import Predictions
 
 CONFIG = "config.toml"
@@ -52,7 +52,7 @@ def create_run_folder(out: Path, name: str, config: Config, *, unique: bool) -> 
                 )
             attempt += 1
             folder = out / f"{name}-{attempt}"
-        sync_folder(out)
+        sync(out)
         return folder
     except OSError as error:
         raise ConfigError(
@@ -99,7 +99,7 @@ class MetricsLog:
             )
         self._file.truncate(keep_bytes)
         if keep_bytes == 0:
-            sync_folder(folder)
+            sync(folder)
 
     def write(self, kind: str, **values: Any) -> None:
         """Append one line."""
