@@ -62,7 +62,7 @@ def main() -> None:
         rows.setdefault(key[:4], []).append(results[name])
     table = [summary(key, outcomes) for key, outcomes in rows.items()]
     out = Path(__file__).parent / "results"
-    facts = vars(options) | {"root": Path(options.root).name, "runs": str(options.runs)}
+    facts = vars(options) | {"root": Path(options.root).name, "runs": options.runs.name}
     (out / "safe_defaults.json").write_text(json.dumps({"settings": facts, "rows": table}, indent=2) + "\n")
     (out / "safe_defaults.md").write_text(markdown(table, facts))
     print(markdown(table, facts))
