@@ -71,13 +71,14 @@ class ModulatedModel(nn.Module):
 
         Args:
             inputs: the batch: for each modality a tensor [B, ...], or what the model takes in its place.
-            target: [B] (or [B, T]) targets; needed in train mode, not read in eval mode.
+            target: [B] (or [B, T]) targets; needed in train mode, not read in eval mode or under `torch.no_grad()`.
             present: for each modality that some samples lack, [B] bool: True where the sample has it. The others'
                 rows of that input are not read, whatever stands in them: the model sees what it sees of a hidden
                 modality. None: every sample has every modality.
 
         Returns:
-            What the model returns: logits [..., K], or `Output` with the extra loss as it is. A sample that lacks
+            What the model returns: logits [..., K], or `Output` with the extra loss as it is; under `torch.no_grad()`
+            in train mode as well, where the method does nothing and counts no step. A sample that lacks
             modalities has responses for the others alone; one that has none has none, and while AGM modulates teaches
             the model nothing.
 
@@ -93,7 +94,8 @@ class ModulatedModel(nn.Module):
         if present is not None:
             table = presence_table(present, self.method.modalities)
             inputs = hide_absent(self.model, inputs, present)
-        if not self.training:
+        # Without gradient nothing is learnt: statistics alone, as swa_utils.update_bn and reentrant checkpointing want.
+        if not self.training or not torch.is_grad_enabled():
             output: Tensor | Output = self.model(inputs)
             if target is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 _refuse_backward(output)
@@ -106,7 +108,10 @@ class ModulatedModel(nn.Module):
             )
         if target is None:
             raise ValueError(
-                "target is None in train mode; the method scores each modality against it: call model(inputs, target)"
+                "target is None in train mode; the method scores each modality against it: call model(inputs, target). "
+                "Where something took the labels out of the batch before (label_smoothing_factor or compute_loss_func "
+                "of the Hugging Face Trainer, a collator), leave them in and let the task smooth them, "
+                "task=Classification(label_smoothing=0.1). A forward for statistics alone goes under torch.no_grad()"
             )
         watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
         if watches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -28,6 +28,10 @@ class StepRecord:
         running_ratios: [M] the same over the run so far.
         headlines: [M] the task's headline metric (accuracy, ...) of each mono-modal response on this process' share of
             the batch; None where samples lack modalities.
+        counted: scalar bool, whether the method took the step into its statistics and modulated it; None: a method that
+            has none.
+        left_out_targets: scalar, how many targets of this process' share of the batch have no score; None: a task whose
+            targets all have.
     """
 
     coefficients: Tensor
@@ -35,15 +39,26 @@ class StepRecord:
     ratios: Tensor | None = None
     running_ratios: Tensor | None = None
     headlines: Tensor | None = None
+    counted: Tensor | None = None
+    left_out_targets: Tensor | None = None
 
     def by_modality(self, modalities: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Every figure as a number, by name and modality; waits for the device."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Every figure of single modalities as a number, by name and modality; waits for the device."""
         return {
             name: dict(zip(modalities, values.tolist(), strict=True))
-            for name, values in columns.items()
-            if values is not None
+            for name, values in self._figures()
+            if values.dim() == 1
         }
+
+    def of_the_step(self) -> dict[str, float]:
+        """The other figures as numbers, by name; waits for the device."""
+        return {name: value.item() for name, value in self._figures() if value.dim() == 0}
+
+    def _figures(self) -> Iterator[tuple[str, Tensor]]:
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if values is not None:
+                yield field.name, values
 
 
 @dataclass(frozen=True)
@@ -175,6 +190,13 @@ class Method(nn.Module):
         """Whether there is nothing left to train."""
         return False
 
+    def look(self) -> None:
+        """Warn of what went wrong in the steps so far, once for each kind; waits for the device."""
+
+    def at_bounds(self, coefficients: Tensor) -> Tensor:
+        """[..., M] bool, which of the coefficients [..., M] are as small or as large as the method lets them be."""
+        return torch.zeros_like(coefficients, dtype=torch.bool)
+
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is being trained, counted from 1.
 
@@ -205,6 +227,7 @@ class Method(nn.Module):
         """
         inputs, target = batch
         logits, extra_loss = split_output(model(inputs, target))
+        task.check(logits, target)
         loss = task.loss(logits, target)
         if extra_loss is not None:
             loss = loss + extra_loss
@@ -241,31 +264,75 @@ class Method(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Method:
         """Move with the model, but keep float64 statistics float64: `model.half()` must not round them."""
-        kept = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float64}
+        kept = [
+            (module, name, buffer)
+            for module in self.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if buffer.dtype == torch.float64
+        ]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in kept.items():
-            self._buffers[name] = buffer.to(self.get_buffer(name).device)
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer.to(module.get_buffer(name).device)
         return self
 
 
-def mean_over_processes(scores: Tensor, present: Tensor | None = None) -> Tensor:
-    """Mean score of each modality over the samples of all processes that have it.
+def sums_over_processes(
+    scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sum of the scores of each modality over the samples of all processes that have it, and of their weights.
 
     Args:
         scores: [M, B, ...] by modality and sample (and segment).
         present: [B, M] bool, which sample has which modality; None: all have all.
+        weights: [B, ...] weight of each score, 0 where there is none; None: all alike. See `Task.weights`.
 
     Returns:
-        [M] float64; NaN where no sample has the modality.
+        [M] float64 weighted sum of the scores; [M] float64 sum of the weights, 0 where no sample has the modality and a
+        score.
+
+    Raises:
+        ValueError: weights of another shape than a modality's scores.
     """
-    if present is None:
+    if present is None and weights is None:
         sums = scores.flatten(1).double().sum(1)
         counts = torch.full_like(sums, scores[0].numel())
     else:
-        has = present.T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2)).expand_as(scores)
-        sums = torch.where(has, scores, 0.0).flatten(1).double().sum(1)
-        counts = has.flatten(1).double().sum(1)
+        if weights is None:
+            share = torch.ones_like(scores, dtype=torch.float64)
+        elif weights.shape != scores.shape[1:]:
+            raise ValueError(
+                f"the task weighs targets in the shape {list(weights.shape)} and scores responses in the shape "
+                f"{list(scores.shape)}; expected scores [M, B, ...] and weights [B, ...]"
+            )
+        else:
+            share = weights.double().expand_as(scores)
+        if present is not None:
+            share = share * present.T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2))
+        sums = torch.where(share > 0, scores * share, 0.0).flatten(1).sum(1)
+        counts = share.flatten(1).sum(1)
     totals = torch.cat([sums, counts])
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(totals)
-    return totals[: len(scores)] / totals[len(scores) :]
+    return totals[: len(scores)], totals[len(scores) :]
+
+
+def mean_over_processes(scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    """[M] float64 the mean of what `sums_over_processes` sums; NaN where there is nothing to sum."""
+    sums, counts = sums_over_processes(scores, present, weights)
+    return sums / counts
+
+
+def scores_of(task: Task, responses: Tensor, target: Tensor) -> Tensor:
+    """[M, B, ...] the task's scores of responses [M, B, ..., K].
+
+    Raises:
+        ValueError: they have another form.
+    """
+    scores = task.scores(responses, target)
+    if scores.dim() < 2 or scores.shape[:2] != responses.shape[:2]:
+        raise ValueError(
+            f"the scores of the task {task.name!r} have shape {list(scores.shape)} for responses of shape "
+            f"{list(responses.shape)}; expected {list(responses.shape[:2])} and any axes of parts of a sample behind: "
+            "a score for each modality and sample, not their mean"
+        )
+    return scores

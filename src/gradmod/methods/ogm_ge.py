@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.protocols import HasOwnHeads, Output
 from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, mean_over_processes
+from gradmod.methods.base import StepRecord, mean_over_processes, scores_of
+from gradmod.methods.centre import TargetCentre
 from gradmod.methods.gradients import ChangesGradients
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
@@ -31,8 +32,9 @@ class OGMGE(ChangesGradients, WindowedMethod):
     rho^m). With `noise`, Gaussian noise with the standard deviation of each gradient, as it was, is added to it.
 
     The prediction of a modality is that of its own head where it has one, else its Shapley response; no gradient flows
-    through either. For targets other than classes c is exp(-score), which for classes is the same thing. Where samples
-    lack a modality, its c is a mean over those that have it.
+    through either. For targets other than classes c is exp(-score), which for classes is the same thing; where they
+    are numbers, the score in the unit and around the constant that `Regression` says. Where samples lack a modality,
+    its c is a mean over those that have it.
 
     Args:
         modalities: names of the inputs; M >= 2.
@@ -64,6 +66,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
         if filter not in FILTERS:
             raise ValueError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}")
         self.alpha, self.noise, self.filter, self.seed = float(alpha), noise, filter, seed
+        self.centre = TargetCentre()
         self._steps = 0
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
@@ -97,6 +100,9 @@ class OGMGE(ChangesGradients, WindowedMethod):
             evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False, present=present)
             output, predictions = evaluation.output, evaluation.responses.detach()
         with torch.no_grad():
+            self.centre.observe(target, task)
+            if not isinstance(model, HasOwnHeads):
+                predictions = self.centre.own_predictions(predictions, task, present)
             self._observe(predictions, target, task, present)
         return output
 
@@ -129,8 +135,10 @@ class OGMGE(ChangesGradients, WindowedMethod):
 
     def _observe(self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None) -> None:
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
-        scores = task.scores(predictions, target)
-        sureness = mean_over_processes((-scores.double()).exp(), present)
+        scores, weights = scores_of(task, predictions, target), task.weights(target)
+        unit = self.centre.unit(task)
+        compared = scores.double() if unit is None else scores.double() / unit
+        sureness = mean_over_processes((-compared).exp(), present, weights)
         scored = ~sureness.isnan()
         known = torch.where(scored, sureness, 0.0)
         others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
@@ -139,7 +147,13 @@ class OGMGE(ChangesGradients, WindowedMethod):
         ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
         headlines = None if present is not None else task.headlines(predictions, target)
-        self.last_step = StepRecord(coefficients, mean_over_processes(scores, present), ratios, headlines=headlines)
+        self.last_step = StepRecord(
+            coefficients,
+            mean_over_processes(scores, present, weights),
+            ratios,
+            headlines=headlines,
+            left_out_targets=task.left_out(target),
+        )
 
     def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
         device = gradient.device

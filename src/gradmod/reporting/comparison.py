@@ -20,7 +20,7 @@ from gradmod.files import read_arrays
 from gradmod.metrics.bootstrap import paired_bootstrap
 from gradmod.reporting.records import Record, read_result
 from gradmod.reporting.style import METRIC_TITLES
-from gradmod.tasks import TASKS, Task
+from gradmod.tasks import Task, task_of_record
 
 BASELINE, ENSEMBLE = "joint", "ensemble"
 
@@ -104,7 +104,10 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
     """
     results = {run.folder: read_result(run.folder) for run in runs}
     first = results[runs[0].folder]
-    task = TASKS[first["task"]]()
+    try:
+        task = task_of_record(first)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{runs[0].folder} cannot be compared: {error}") from None
     split = "test" if "test" in first["splits"] else "validation"
     metrics = [name for name in METRIC_TITLES if name in first["splits"][split]]
     groups: dict[tuple[str, str], list[RunRecord]] = {}

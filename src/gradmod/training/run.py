@@ -211,6 +211,7 @@ def _trained(
         "strategy": parts.model.strategy.name,
         "exact": parts.model.strategy.exact,
         "task": parts.task.name,
+        "task_settings": parts.task.settings(),
         "headline": parts.task.headline,
         "seed": config.train.seed,
         "protocol": config.data.protocol,
