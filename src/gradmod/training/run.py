@@ -213,6 +213,8 @@ def _trained(
         "task": parts.task.name,
         "task_settings": parts.task.settings(),
         "headline": parts.task.headline,
+        "lower_is_better": parts.task.lower_is_better,
+        "sample_metric": parts.task.sample_metric,
         "seed": config.train.seed,
         "protocol": config.data.protocol,
         "splits": {name: len(split) for name, split in parts.data.items()},
