@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gradmod import functional
-from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
 from gradmod.methods.base import StepRecord, mean_over_processes
 from gradmod.methods.window import Window, WindowedMethod
@@ -90,17 +89,15 @@ class AGM(WindowedMethod):
         target: Tensor,
         task: Task,
         present: Tensor | None = None,
-    ) -> Tensor | Output:
+    ) -> Any:
         """Logits v(all), whose gradient through each mono-modal response is multiplied by its coefficient."""
         modulates = self.is_active() and self.alpha > 0
         evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=modulates, present=present)
-        logits, extra_loss = split_output(evaluation.output)
-        task.check(logits, target)
+        task.check(evaluation.logits, target)
         coefficients = self._observe(evaluation.responses.detach(), target, task, present, modulates)
         if not modulates:
             return evaluation.output
-        modulated = functional.modulate(logits, evaluation.responses, coefficients)
-        return modulated if extra_loss is None else Output(modulated, extra_loss)
+        return evaluation.with_logits(functional.modulate(evaluation.logits, evaluation.responses, coefficients))
 
     @torch.no_grad()
     def _observe(

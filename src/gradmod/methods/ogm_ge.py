@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import HasOwnHeads, Output
+from gradmod.coalitions.protocols import declares_own_heads
+from gradmod.coalitions.reuse import own_head_predictions
 from gradmod.coalitions.strategy import Strategy
 from gradmod.methods.base import StepRecord, mean_over_processes
 from gradmod.methods.gradients import ChangesGradients
@@ -85,14 +86,11 @@ class OGMGE(ChangesGradients, WindowedMethod):
         target: Tensor,
         task: Task,
         present: Tensor | None = None,
-    ) -> Tensor | Output:
+    ) -> Any:
         """The model's own forward; each modality's prediction is looked at."""
         self.expect_after_backward()
-        if isinstance(model, HasOwnHeads):
-            features = {m: model.encode(m, inputs[m]) for m in self.modalities}
-            output: Tensor | Output = model.head(model.fuse(features))
-            with torch.no_grad():
-                predictions = model.mono_logits(features)
+        if declares_own_heads(model, self.modalities):
+            output, predictions = own_head_predictions(model, inputs, self.modalities)
         else:
             evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False, present=present)
             output, predictions = evaluation.output, evaluation.responses.detach()

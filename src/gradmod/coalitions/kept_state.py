@@ -1,0 +1,215 @@
+"""What the full pass left on a network's modules, kept through the masked passes.
+
+Networks keep things on themselves: features that the loop's loss reads, what hooks captured, counters, queues, momentum
+towers. Everybody else calls such a network once a step; the masked passes must not be seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_DEPTH = 4
+"""How deep containers within containers are looked at."""
+_LARGE = 1000
+"""Containers with more than this, say vocabularies, are kept as a whole; what is in them is not looked at."""
+_NOT_STATE = ("_parameters", "_modules")
+_NOT_LOOKED_INTO = ("torch", "numpy", "transformers", "logging", "threading")
+
+
+@contextmanager
+def kept_state(model: nn.Module, moves: Sequence[str] = (), *, strict: bool = True) -> Iterator[None]:
+    """Put back, on leaving, what `model` has on its modules now: attributes, containers in them, what hooks captured.
+
+    Tensors are not copied, but for those in `moves`.
+
+    Args:
+        model: the network.
+        moves: names of buffers and parameters which a pass changes in place: it is given copies of them.
+        strict: raise where another buffer, parameter without gradient or kept tensor was changed in place.
+
+    Raises:
+        RuntimeError: on leaving: see `strict`.
+    """
+    kept = _Kept()
+    for module in model.modules():
+        kept.add_module(module)
+    versions = [(tensor, tensor._version) for tensor in kept.tensors(model) if not tensor.is_inference()]
+    parameters = _give_copies(model, moves)
+    try:
+        yield
+    finally:
+        for owner, name, parameter in parameters:
+            owner._parameters[name] = parameter
+        kept.put_back()
+    changed = [tensor for tensor, version in versions if tensor._version != version] if strict else []
+    if changed:
+        raise RuntimeError(
+            f"a masked pass changed {_name_of(model, changed[0])} in place, and what it was before is lost. Let the "
+            "network do that in training passes alone (`if self.training:`), or let ModulatedModel(..., check=True) "
+            "find it in the first step"
+        )
+
+
+def stateful_names(model: nn.Module) -> list[str]:
+    """Names of all buffers and of all parameters without gradient: what a forward may move."""
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    return [*(name for name, _ in model.named_buffers()), *frozen]
+
+
+def _give_copies(model: nn.Module, names: Iterable[str]) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Replace tensors by copies; return the parameters to be put back (buffers are put back with all else)."""
+    parameters = []
+    for path in names:
+        prefix, _, name = path.rpartition(".")
+        owner = model.get_submodule(prefix)
+        parameter = owner._parameters.get(name)
+        if parameter is not None:
+            parameters.append((owner, name, parameter))
+            owner._parameters[name] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+        elif (buffer := owner._buffers.get(name)) is not None:
+            owner._buffers[name] = buffer.detach().clone()
+    return parameters
+
+
+def _name_of(model: nn.Module, tensor: Tensor) -> str:
+    named = (*model.named_buffers(), *model.named_parameters())
+    names = [name for name, other in named if other is tensor]
+    if names:
+        return repr(names[0])
+    for path, module in model.named_modules():
+        for name, value in module.__dict__.items():
+            if value is tensor:
+                return repr(f"{path}.{name}".lstrip("."))
+    return f"a tensor of shape {list(tensor.shape)} that the network keeps"
+
+
+class _Kept:
+    """Containers and what was in them."""
+
+    def __init__(self) -> None:
+        self._contents: list[tuple[Any, Any]] = []
+        self._seen: set[int] = set()
+        self._tensors: list[Tensor] = []
+
+    def add_module(self, module: nn.Module) -> None:
+        """Keep a module's attributes, and what its hooks can write into."""
+        if type(module).__module__.startswith("torch.distributed"):
+            return  # sharded and distributed wrappers keep books of their own
+        self._add(module.__dict__, _DEPTH)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for hook in hooks.values():
+                for reached in _reached_by(hook):
+                    self._add(reached, _DEPTH)
+
+    def tensors(self, model: nn.Module) -> list[Tensor]:
+        """Tensors which a pass must leave as they are."""
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        return [*model.buffers(), *frozen, *self._tensors]
+
+    def put_back(self) -> None:
+        for container, contents in self._contents:
+            if not _is_same(container, contents):
+                _fill(container, contents)
+
+    def _add(self, value: Any, depth: int) -> None:
+        if isinstance(value, Tensor):
+            if not isinstance(value, nn.Parameter):
+                self._tensors.append(value)
+            return
+        container = _container(value)
+        if container is None or depth == 0 or id(container) in self._seen:
+            return
+        self._seen.add(id(container))
+        self._contents.append((container, container.copy()))
+        if len(container) > _LARGE:
+            return
+        if isinstance(container, dict):
+            for key, item in container.items():
+                if key not in _NOT_STATE:
+                    self._add(item, depth - 1)
+        elif not isinstance(container, set):
+            for item in container:
+                self._add(item, depth - 1)
+
+
+def _container(value: Any) -> Any:
+    """The dict, list, set or deque behind a value that can be written into; None where there is none to keep."""
+    if isinstance(value, (dict, list, set, deque)):
+        return value
+    if isinstance(value, (type, nn.Module)) or callable(value):
+        return None
+    is_of_a_library = type(value).__module__.partition(".")[0] in _NOT_LOOKED_INTO
+    return None if is_of_a_library else getattr(value, "__dict__", None)
+
+
+def _is_same(container: Any, contents: Any) -> bool:
+    if len(container) != len(contents):
+        return False
+    if len(contents) > _LARGE:
+        try:
+            return bool(container == contents)  # looks at identity first, and is fast
+        except (RuntimeError, ValueError):  # tensors and arrays do not compare
+            return False
+    if isinstance(container, dict):
+        return all(key in container and container[key] is value for key, value in contents.items())
+    if isinstance(container, set):
+        return bool(container == contents)
+    return all(one is other for one, other in zip(container, contents, strict=True))
+
+
+def _fill(container: Any, contents: Any) -> None:
+    container.clear()
+    if isinstance(container, (list, deque)):
+        container.extend(contents)
+    else:
+        container.update(contents)
+
+
+def _reached_by(function: Callable[..., Any], depth: int = 2) -> Iterator[Any]:
+    """What a function can write into: its closure, its object, its arguments, the globals that it names."""
+    if isinstance(function, functools.partial):
+        yield from (*function.args, *function.keywords.values())
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    if owner is not None and not isinstance(owner, nn.Module):
+        yield owner
+        yield getattr(owner, "__dict__", None)
+    plain = inspect.unwrap(getattr(function, "__func__", function))
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        yield getattr(plain, "__dict__", None)
+        return
+    yield from getattr(plain, "__defaults__", None) or ()
+    values = [cell.cell_contents for cell in plain.__closure__ or () if not _is_empty(cell)]
+    values += [plain.__globals__[name] for name in code.co_names if name in plain.__globals__]
+    for value in values:
+        if isinstance(value, (dict, list, set, deque)):
+            yield value
+        elif not isinstance(value, (nn.Module, type)) and hasattr(value, "__dict__"):
+            if inspect.isfunction(value):
+                if depth:
+                    yield from _reached_by(value, depth - 1)
+            elif not inspect.ismodule(value):
+                yield value.__dict__
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False
+
+
+def is_uninitialized(model: nn.Module) -> bool:
+    """Whether a lazy module has yet to see its first input."""
+    tensors = (*model.parameters(), *model.buffers())
+    return any(torch.nn.parameter.is_lazy(tensor) for tensor in tensors)
