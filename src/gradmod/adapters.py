@@ -117,7 +117,7 @@ def _is_pickled_by_value() -> bool:
     """Whether a pickler is at work that can do lambdas, as that of joblib, Ray and Dask."""
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] in ("cloudpickle", "dill"):
+        if {"cloudpickle", "dill"} & set(frame.f_globals.get("__name__", "").split(".")):
             return True
         frame = frame.f_back
     return False

@@ -342,6 +342,7 @@ class _Reached:
     def refuse_bypass(self) -> None:
         """Raise where something else was reached and the logits were not."""
         if self._others and not self.logits:
+            self._others = False  # said once
             raise RuntimeError(
                 "the backward went past the logits that the model returned, so that the method acted on nothing: the "
                 "loss was computed from logits that the network kept, or inside the network from others than it "

@@ -127,7 +127,8 @@ class Batched(Looped):
         return map_tensors(repeat, x)
 
     def _say_once(self, reason: str) -> None:
-        if self._has_said_so or torch.compiler.is_compiling():
+        in_training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if self._has_said_so or not in_training:
             return
         self._has_said_so = True
         warnings.warn(
