@@ -20,7 +20,9 @@ _DEPTH = 4
 """How deep containers within containers are looked at."""
 _LARGE = 1000
 """Containers with more than this, say vocabularies, are kept as a whole; what is in them is not looked at."""
-_NOT_STATE = ("_parameters", "_modules")
+_INTERNAL = frozenset(nn.Module().__dict__)
+"""Attributes of every module's own: parameters, hooks, mode. Buffers are looked at apart."""
+_PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, nn.Parameter))
 _NOT_LOOKED_INTO = ("torch", "numpy", "transformers", "logging", "threading")
 
 
@@ -41,7 +43,7 @@ def kept_state(model: nn.Module, moves: Sequence[str] = (), *, strict: bool = Tr
     kept = _Kept()
     for module in model.modules():
         kept.add_module(module)
-    versions = [(tensor, tensor._version) for tensor in kept.tensors(model) if not tensor.is_inference()]
+    versions = [(tensor, tensor._version) for tensor in kept.tensors if not tensor.is_inference()]
     parameters = _give_copies(model, moves)
     try:
         yield
@@ -92,29 +94,43 @@ def _name_of(model: nn.Module, tensor: Tensor) -> str:
 
 
 class _Kept:
-    """Containers and what was in them."""
+    """Attributes and containers, and what was in them."""
 
     def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        """Tensors which a pass must leave as they are."""
+        self._attributes: list[tuple[dict[str, Any], int, dict[str, Any]]] = []
         self._contents: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
-        self._tensors: list[Tensor] = []
 
     def add_module(self, module: nn.Module) -> None:
         """Keep a module's attributes, and what its hooks can write into."""
         if type(module).__module__.startswith("torch.distributed"):
             return  # sharded and distributed wrappers keep books of their own
-        self._add(module.__dict__, _DEPTH)
+        own = module.__dict__
+        attributes = {name: value for name, value in own.items() if name not in _INTERNAL}
+        self._attributes.append((own, len(own), attributes))
+        for value in attributes.values():
+            if type(value) not in _PLAIN:
+                self._add(value, _DEPTH)
+        if module._buffers:
+            self._contents.append((module._buffers, module._buffers.copy()))
+            self.tensors += [buffer for buffer in module._buffers.values() if buffer is not None]
+        self.tensors += [p for p in module._parameters.values() if p is not None and not p.requires_grad]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for hook in hooks.values():
                 for reached in _reached_by(hook):
                     self._add(reached, _DEPTH)
 
-    def tensors(self, model: nn.Module) -> list[Tensor]:
-        """Tensors which a pass must leave as they are."""
-        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-        return [*model.buffers(), *frozen, *self._tensors]
-
     def put_back(self) -> None:
+        """Let attributes and containers hold what they did."""
+        for own, count, attributes in self._attributes:
+            for name, value in attributes.items():
+                if own.get(name, own) is not value:
+                    own[name] = value
+            if len(own) != count:
+                for name in [name for name in own if name not in _INTERNAL and name not in attributes]:
+                    del own[name]
         for container, contents in self._contents:
             if not _is_same(container, contents):
                 _fill(container, contents)
@@ -122,22 +138,17 @@ class _Kept:
     def _add(self, value: Any, depth: int) -> None:
         if isinstance(value, Tensor):
             if not isinstance(value, nn.Parameter):
-                self._tensors.append(value)
+                self.tensors.append(value)
             return
         container = _container(value)
         if container is None or depth == 0 or id(container) in self._seen:
             return
         self._seen.add(id(container))
         self._contents.append((container, container.copy()))
-        if len(container) > _LARGE:
-            return
-        if isinstance(container, dict):
-            for key, item in container.items():
-                if key not in _NOT_STATE:
+        if len(container) <= _LARGE and not isinstance(container, set):
+            for item in container.values() if isinstance(container, dict) else container:
+                if type(item) not in _PLAIN:
                     self._add(item, depth - 1)
-        elif not isinstance(container, set):
-            for item in container:
-                self._add(item, depth - 1)
 
 
 def _container(value: Any) -> Any:
