@@ -51,7 +51,9 @@ def brute_force_step(
     games: list[tuple[Tensor, nn.Module]] = []
     for code in range(1, 2**count - 1):
         twin = copy.deepcopy(template).eval()
-        twin.load_state_dict(net.state_dict())
+        for name, module in twin.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the one state that is that after the full pass
+                module.load_state_dict(net.get_submodule(name).state_dict())
         shown = {m: inputs[m] if code >> i & 1 else hide(m, inputs[m]) for i, m in enumerate(modalities)}
         games.append((call(twin, fresh({**inputs, **shown})), twin))
     values = [torch.zeros_like(full), *(logits for logits, _ in games), full]

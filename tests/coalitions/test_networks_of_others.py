@@ -87,6 +87,25 @@ class MovesState(Net):
         return super().encoded(x)
 
 
+class Recurrent(Net):
+    """A recurrent state on self, carried from batch to batch; a schedule that counts forwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(5, 5)
+        self.state: Tensor | None = None
+        self.forwards = 0
+        self.register_buffer("trace", torch.zeros(8, 5))
+
+    def encoded(self, x: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        state = torch.ones_like(x["a"]) if self.state is None else self.state
+        self.forwards += 1
+        state = self.cell(x["a"], state + self.trace) / self.forwards
+        self.trace.copy_(state.detach())
+        self.state = state.detach()
+        return self.a(state), self.v(x["v"])
+
+
 class WritesDict(Net):
     def forward(self, x: dict[str, Any]) -> Tensor:
         x["a"] = x["a"] * 3 - 1
@@ -226,12 +245,12 @@ def inputs_of(kind: type[Net]) -> dict[str, Any]:
 
 
 KINDS = [
-    *(Plain, BatchNorm, BatchNormWithoutStatistics, KeepsFeatures, MovesState, WritesDict, WritesInPlace),
+    *(Plain, BatchNorm, BatchNormWithoutStatistics, KeepsFeatures, MovesState, Recurrent, WritesDict, WritesInPlace),
     *(WritesInPlaceUnseen, Pops, InPlaceActivation, NamedAlike, MeansSomethingElse, HasAMaskMethod, DropoutInEncode),
     *(InPlaceFuse, HookedEncoder, CouplesSamples, Prompts, ListsOfSamples, TimeFirst),
 ]
 SAYS_SO = {
-    *(NamedAlike, DropoutInEncode, CouplesSamples, Prompts, ListsOfSamples, TimeFirst),
+    *(NamedAlike, DropoutInEncode, CouplesSamples, Prompts, ListsOfSamples, TimeFirst, Recurrent),
     BatchNormWithoutStatistics,  # takes the batch's own, so that its samples do not stay apart
 }
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.kept_state import is_uninitialized, kept_state, stateful_names
+from gradmod.coalitions.kept_state import NetworkState, is_uninitialized, kept_state, stateful_names
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import map_tensors, mask, nested_alike, tensor_leaves
 from gradmod.coalitions.passes import Looped
@@ -215,7 +215,7 @@ class _Comparison:
 
     def _draws_in_eval_mode(self) -> bool:
         model = self._model
-        with _everything_put_back(model), masked_passes(model):
+        with _everything_put_back(model), masked_passes(model, NetworkState(model)):
             one, other = (logits_of(model, model(map_tensors(Tensor.clone, self._inputs))) for _ in range(2))
         return not _is_equal(one, other)
 
@@ -227,7 +227,7 @@ class _Comparison:
         for _ in range(_DRAWN_COALITIONS):
             one, other, *rest = draw.sample(range(len(names)), len(names))
             others = {names[i] for i in rest if draw.random() < 0.5}
-            with _everything_put_back(model), masked_passes(model, stateful_names(model)):
+            with _everything_put_back(model), masked_passes(model, NetworkState(model, stateful_names(model))):
                 with_one, with_other = (
                     logits_of(model, model({**self._inputs, **{m: hidden[m] for m in names if m not in shown}}))
                     for shown in ({*others, names[one]}, {*others, names[other]})
@@ -245,7 +245,8 @@ class _Comparison:
 
 @contextmanager
 def _everything_put_back(model: nn.Module) -> Iterator[None]:
-    with kept_random_state(model), kept_state(model, stateful_names(model), strict=False):
+    state = NetworkState(model, stateful_names(model))
+    with kept_random_state(model), kept_state(model, state, strict=False):
         yield
 
 
@@ -258,7 +259,7 @@ def _observe_habits(model: nn.Module, inputs: Mapping[str, Any], hidden: str) ->
         before = [(leaf, leaf._version) for leaf in tensor_leaves(given)]
         model(map_tensors(lambda leaf: leaf, given))
         writes = _was_written(before, inputs)
-        with masked_passes(model, names):
+        with masked_passes(model, NetworkState(model, names)):
             _perturb_frozen(model)
             state = [(name, tensor, tensor.clone()) for name, tensor in _state(model, names)]
             given = map_tensors(Tensor.clone, {**inputs, hidden: mask(model, hidden, inputs[hidden])})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,30 +27,31 @@ _NOT_LOOKED_INTO = ("torch", "numpy", "transformers", "logging", "threading")
 
 
 @contextmanager
-def kept_state(model: nn.Module, moves: Sequence[str] = (), *, strict: bool = True) -> Iterator[None]:
-    """Put back, on leaving, what `model` has on its modules now: attributes, containers in them, what hooks captured.
+def kept_state(model: nn.Module, before: NetworkState, *, strict: bool = True) -> Iterator[None]:
+    """Let `model` have the state of `before` for a while; on leaving, put back what it has now.
 
-    Tensors are not copied, but for those in `moves`.
+    A pass that is to be compared with an earlier one must begin where that began: a recurrent state that has seen the
+    batch already would show what is hidden.
 
     Args:
         model: the network.
-        moves: names of buffers and parameters which a pass changes in place: it is given copies of them.
-        strict: raise where another buffer, parameter without gradient or kept tensor was changed in place.
+        before: its state at some moment.
+        strict: raise where a buffer, parameter without gradient or kept tensor was changed in place, of which `before`
+            has no copy.
 
     Raises:
         RuntimeError: on leaving: see `strict`.
     """
-    kept = _Kept()
-    for module in model.modules():
-        kept.add_module(module)
-    versions = [(tensor, tensor._version) for tensor in kept.tensors if not tensor.is_inference()]
-    parameters = _give_copies(model, moves)
+    now = NetworkState(model)
+    versions = [(tensor, tensor._version) for tensor in now.tensors if not tensor.is_inference()]
+    before.put_back()
+    parameters = before.give_copies(model)
     try:
         yield
     finally:
         for owner, name, parameter in parameters:
             owner._parameters[name] = parameter
-        kept.put_back()
+        now.put_back()
     changed = [tensor for tensor, version in versions if tensor._version != version] if strict else []
     if changed:
         raise RuntimeError(
@@ -66,19 +67,15 @@ def stateful_names(model: nn.Module) -> list[str]:
     return [*(name for name, _ in model.named_buffers()), *frozen]
 
 
-def _give_copies(model: nn.Module, names: Iterable[str]) -> list[tuple[nn.Module, str, nn.Parameter]]:
-    """Replace tensors by copies; return the parameters to be put back (buffers are put back with all else)."""
-    parameters = []
-    for path in names:
-        prefix, _, name = path.rpartition(".")
-        owner = model.get_submodule(prefix)
-        parameter = owner._parameters.get(name)
-        if parameter is not None:
-            parameters.append((owner, name, parameter))
-            owner._parameters[name] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
-        elif (buffer := owner._buffers.get(name)) is not None:
-            owner._buffers[name] = buffer.detach().clone()
-    return parameters
+def _owner_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    prefix, _, name = path.rpartition(".")
+    return model.get_submodule(prefix), name
+
+
+def _tensor_at(model: nn.Module, path: str) -> Tensor:
+    owner, name = _owner_of(model, path)
+    tensor: Tensor = getattr(owner, name)
+    return tensor
 
 
 def _name_of(model: nn.Module, tensor: Tensor) -> str:
@@ -93,17 +90,41 @@ def _name_of(model: nn.Module, tensor: Tensor) -> str:
     return f"a tensor of shape {list(tensor.shape)} that the network keeps"
 
 
-class _Kept:
-    """Attributes and containers, and what was in them."""
+class NetworkState:
+    """What a network has on its modules at one moment: attributes, containers in them, what its hooks captured.
 
-    def __init__(self) -> None:
+    Tensors are not copied, but for those in `moves`.
+
+    Args:
+        model: the network.
+        moves: names of buffers and parameters which a pass changes in place.
+    """
+
+    def __init__(self, model: nn.Module, moves: Sequence[str] = ()) -> None:
         self.tensors: list[Tensor] = []
         """Tensors which a pass must leave as they are."""
         self._attributes: list[tuple[dict[str, Any], int, dict[str, Any]]] = []
         self._contents: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
+        self._copies = {name: _tensor_at(model, name).detach().clone() for name in moves}
+        for module in model.modules():
+            self._add_module(module)
 
-    def add_module(self, module: nn.Module) -> None:
+    def give_copies(self, model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
+        """Put copies in the place of what moves; return the parameters to be put back (buffers are put back with all
+        else)."""
+        parameters = []
+        for path, kept in self._copies.items():
+            owner, name = _owner_of(model, path)
+            parameter = owner._parameters.get(name)
+            if parameter is not None:
+                parameters.append((owner, name, parameter))
+                owner._parameters[name] = nn.Parameter(kept.clone(), parameter.requires_grad)
+            else:
+                owner._buffers[name] = kept.clone()
+        return parameters
+
+    def _add_module(self, module: nn.Module) -> None:
         """Keep a module's attributes, and what its hooks can write into."""
         if type(module).__module__.startswith("torch.distributed"):
             return  # sharded and distributed wrappers keep books of their own

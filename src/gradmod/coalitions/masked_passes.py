@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
-import torch
 from torch import nn
 
-from gradmod.coalitions.kept_state import kept_state
+from gradmod.coalitions.kept_state import NetworkState, kept_state
 from gradmod.coalitions.modes import MaskedPassMode
 from gradmod.coalitions.recomputation import held_through_recomputation
 
 
 @contextmanager
-def masked_passes(model: nn.Module, moves: Sequence[str] = ()) -> Iterator[None]:
+def masked_passes(model: nn.Module, before: NetworkState | None) -> Iterator[None]:
     """Eval mode, also in a recomputation of what is computed here; on leaving, the network is as the full pass left it.
 
     Args:
         model: the network, after its full pass.
-        moves: see `kept_state`.
+        before: its state before the full pass, which is where a masked pass begins, too; None in a compiled step.
     """
     mode = MaskedPassMode(model)
-    if torch.compiler.is_compiling():
+    if before is None:
         with mode.entered():
             yield
         return
-    with (
-        kept_state(model, moves),
-        held_through_recomputation(lambda: masked_passes(model, moves), mode.norms),
-        mode.entered(),
-    ):
+    again = partial(masked_passes, model, before)
+    with kept_state(model, before), held_through_recomputation(again, mode.norms), mode.entered():
         yield

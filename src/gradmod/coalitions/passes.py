@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import CannotStackError, map_tensors, mask, proper_coalitions, stack_samples
 from gradmod.coalitions.protocols import logits_of
@@ -30,29 +31,31 @@ class Looped(Strategy):
         present: Tensor | None = None,
     ) -> Evaluation:
         """See `Strategy.evaluate`."""
-        output, full = self.full_pass(model, inputs)
+        output, full, before = self.full_pass(model, inputs)
         masked: Sequence[Tensor] = ()
-        if len(modalities) > 1:
-            gradient = masked_gradient and torch.is_grad_enabled()
-            with torch.set_grad_enabled(gradient), masked_passes(model, self.habits.moves):
-                hidden = {m: mask(model, m, inputs[m]) for m in modalities}
-                masked = self._masked_logits(model, inputs, hidden, modalities, full)
         with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()):
+            if len(modalities) > 1:
+                with masked_passes(model, before):
+                    hidden = {m: mask(model, m, inputs[m]) for m in modalities}
+                masked = self._masked_logits(model, before, inputs, hidden, modalities, full)
             return Evaluation(output, full, responses_from_coalitions(full, masked, present))
 
     def _masked_logits(
         self,
         model: nn.Module,
+        before: NetworkState | None,
         inputs: Mapping[str, Any],
         hidden: Mapping[str, Any],
         modalities: Sequence[str],
         full: Tensor,
     ) -> Sequence[Tensor]:
         """Logits of each proper coalition, in their order."""
-        return [
-            logits_of(model, model(self.given({**inputs, **{m: hidden[m] for m in modalities if m not in shown}})))
-            for shown in proper_coalitions(modalities)
-        ]
+        masked = []
+        for shown in proper_coalitions(modalities):
+            with masked_passes(model, before):
+                output = model(self.given({**inputs, **{m: hidden[m] for m in modalities if m not in shown}}))
+            masked.append(logits_of(model, output))
+        return masked
 
 
 class Batched(Looped):
@@ -77,6 +80,7 @@ class Batched(Looped):
     def _masked_logits(
         self,
         model: nn.Module,
+        before: NetworkState | None,
         inputs: Mapping[str, Any],
         hidden: Mapping[str, Any],
         modalities: Sequence[str],
@@ -93,8 +97,10 @@ class Batched(Looped):
                     "batch_axis=, or use coalitions='looped'"
                 ) from None
             self._say_once(str(reason))
-            return super()._masked_logits(model, inputs, hidden, modalities, full)
-        return split_coalitions(logits_of(model, model(stacked)), full, len(coalitions), axis)
+            return super()._masked_logits(model, before, inputs, hidden, modalities, full)
+        with masked_passes(model, before):
+            output = model(stacked)
+        return split_coalitions(logits_of(model, output), full, len(coalitions), axis)
 
     def _stack(
         self, inputs: Mapping[str, Any], hidden: Mapping[str, Any], modalities: Sequence[str], samples: int

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import (
     append_row,
@@ -60,12 +61,12 @@ class EncoderReuse(Strategy):
         appended = {m for m in same if masked_gradient and samples_stay_apart(net.encoders[m])}
         rows = {m: _masked_row(net, m, inputs[m]) for m in appended}
         with recorded_encoding(model, rows) as encoded:
-            output, full = self.full_pass(model, inputs)
+            output, full, before = self.full_pass(model, inputs)
         if not several:
             return Evaluation(output, full, responses_from_coalitions(full, (), present))
         kept = set(modalities) if self.share_train_pass else same
         gradient = masked_gradient and torch.is_grad_enabled()
-        with torch.set_grad_enabled(gradient), masked_passes(model, self.habits.moves):
+        with torch.set_grad_enabled(gradient), masked_passes(model, before):
             shown = {m: encoded.feature(m) if m in kept else None for m in modalities}
             shown = {
                 m: net.encode(m, self.given(inputs[m])) if feature is None else feature for m, feature in shown.items()
@@ -199,12 +200,13 @@ def own_head_predictions(model: Any, inputs: Mapping[str, Any], modalities: Sequ
     Returns:
         The output, and [M, B, ..., K]. A modality that the forward does not encode by `encode` is encoded in eval mode.
     """
+    before = None if torch.compiler.is_compiling() else NetworkState(model)
     with recorded_encoding(model, {}) as encoded:
         output = model(inputs)
     with torch.no_grad():
         features = {m: encoded.feature(m) for m in modalities}
         if any(feature is None for feature in features.values()):
-            with masked_passes(model):
+            with masked_passes(model, before):
                 features = {m: model.encode(m, inputs[m]) if f is None else f for m, f in features.items()}
         predictions: Tensor = model.mono_logits(features)
     return output, predictions

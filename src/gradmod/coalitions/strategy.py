@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masking import copy_containers, map_tensors, tensor_leaves
 from gradmod.coalitions.outputs import replace_logits
 from gradmod.coalitions.presence import restrict_to_present
@@ -96,13 +97,17 @@ class Strategy(ABC):
             return map_tensors(Tensor.clone, inputs)
         return copy_containers(inputs)
 
-    def full_pass(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, Tensor]:
-        """What the model returns on all modalities, and the logits in it.
+    def full_pass(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, Tensor, NetworkState | None]:
+        """What the model returns on all modalities, the logits in it, and the model's state before it.
 
         Raises:
             RuntimeError: it wrote into the tensors of `inputs`, and that was not known.
         """
-        versions = [] if torch.compiler.is_compiling() else [(leaf, leaf._version) for leaf in _watched(inputs)]
+        if torch.compiler.is_compiling():
+            output = model(self.given(inputs))
+            return output, logits_of(model, output), None
+        before = NetworkState(model, self.habits.moves)
+        versions = [(leaf, leaf._version) for leaf in tensor_leaves(inputs) if not leaf.is_inference()]
         output = model(self.given(inputs))
         for leaf, version in versions:
             if leaf._version != version:
@@ -111,11 +116,7 @@ class Strategy(ABC):
                     "passes would see it changed already. Leave check=True, which finds that out in the first step, or "
                     "let the network compute out of place (x = x * 2 in place of x.mul_(2))"
                 )
-        return output, logits_of(model, output)
-
-
-def _watched(inputs: Any) -> list[Tensor]:
-    return [leaf for leaf in tensor_leaves(inputs) if not leaf.is_inference()]
+        return output, logits_of(model, output), before
 
 
 def responses_from_coalitions(full: Tensor, masked: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
