@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -288,6 +289,14 @@ def test_a_forked_process_reads_through_a_handle_of_its_own(root: Path, monkeypa
     assert int(place) != before, "the child's handle is the parent's"
     assert float(total) == float(array.read(np.array([3])).sum())
     assert not opened, "the parent reads on through its own"
+
+
+def test_a_handle_does_not_travel_with_a_pickle(root: Path) -> None:
+    """Processes that are spawned get the source pickled; an open file cannot be."""
+    array = H5Array(root / "visual_feature.h5", "avadataset", (None, 10, 7, 7, 512))
+    expected = array.read(np.array([5, 2]))
+    other = pickle.loads(pickle.dumps(array))
+    torch.testing.assert_close(other.read(np.array([5, 2])), expected, rtol=0, atol=0)
 
 
 def write_locked(path: Path, libver: str = "earliest") -> subprocess.Popen[str]:

@@ -163,6 +163,16 @@ def test_features_of_other_types(kind: str, tmp_path: Path, path: Path) -> None:
         assert other[modality]["x"].dtype == torch.float32
 
 
+def test_names_of_samples_may_be_anything_plain(tmp_path: Path, path: Path) -> None:
+    content = urfunny_content()
+    content["train"]["id"] = np.array([str(n).encode() for n in range(40)])
+    content["valid"]["id"] = np.array([("video", 1.5)] * 12, dtype=object)
+    del content["test"]["id"]
+    other = load_dataset("ur-funny", str(write_urfunny(tmp_path / "x.pkl", content)), "heldout")
+    usual = load_dataset("ur-funny", str(path), "heldout")
+    assert torch.equal(other.train.read([3])[0]["audio"]["x"], usual.train.read([3])[0]["audio"]["x"])
+
+
 class Exploit:
     def __reduce__(self) -> Any:
         return os.system, ("touch /tmp/gradmod-was-here",)
