@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gradmod.datasets.folders import files_in
 from gradmod.datasets.load import load_dataset
 from gradmod.datasets.prepared import changed_files, read_manifest
 from gradmod.datasets.registry import HELDOUT, DatasetInfo, dataset_info
@@ -126,7 +127,7 @@ def _matches(root: str, pattern: str) -> list[Path]:
     folder = Path(root).expanduser()
     if not root:
         return []
-    return [folder] if pattern == "." else sorted(folder.glob(pattern))
+    return [folder] if pattern == "." else files_in(folder, pattern)
 
 
 def _read_all(split: Split, facts: DatasetFacts) -> set[bytes]:
