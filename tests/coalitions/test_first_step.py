@@ -105,6 +105,51 @@ def test_packed_sequences_hide_their_contents_and_keep_their_lengths(coalitions:
     torch.testing.assert_close(model.responses(inputs).responses, looped)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_looped_over(layout: torch.layout) -> None:
+    def read(x: Tensor) -> Tensor:
+        return torch.stack([rows.mean(0) for rows in x.unbind()])
+
+    rows = [torch.randn(n, 3) for n in (2, 3, 4)]
+    inputs = {"a": torch.nested.nested_tensor(rows, layout=layout), "v": torch.randn(3, 4)}
+    model = ModulatedModel(Net(read), AGM(TWO))
+    with pytest.warns(UserWarning, match="the input of 'a' holds a tensor that is nested"):
+        model(inputs, torch.tensor([0, 1, 2])).sum().backward()
+    means = {"a": torch.stack([r.mean(0) for r in rows]), "v": inputs["v"]}
+    plain = ModulatedModel(model.model, AGM(TWO), coalitions="looped")
+    model.model.read = lambda x: x
+    expected = plain.responses(means).responses
+    model.model.read = read
+    torch.testing.assert_close(model.responses(inputs).responses, expected)
+
+
+def test_objects_are_handed_over_as_copies() -> None:
+    """A batch of graphs: an object whose attributes the forward replaces."""
+
+    class Graphs:
+        def __init__(self, x: Tensor) -> None:
+            self.x = x
+
+    def read(graphs: Graphs) -> Tensor:
+        graphs.x = graphs.x * 2
+        return graphs.x
+
+    def hide(modality: str, x: Any) -> Any:
+        return Graphs(x.x * 0) if isinstance(x, Graphs) else x * 0
+
+    graphs = Graphs(torch.randn(5, 3))
+    inputs, before = {"a": graphs, "v": torch.randn(5, 4)}, graphs.x
+    model = ModulatedModel(adapt(Net(read), lambda net, x: net(x), mask=hide), AGM(TWO))
+    with pytest.warns(UserWarning, match="'a' holds Graphs, which differs between coalitions"):
+        model(inputs, torch.randint(3, (5,))).sum().backward()
+    assert graphs.x is before
+    plain = ModulatedModel(adapt(Net(), lambda net, x: net(x)), AGM(TWO), coalitions="looped")
+    plain.model.net.load_state_dict(model.model.net.state_dict())
+    expected = plain.responses({"a": before * 2, "v": inputs["v"]}).responses
+    torch.testing.assert_close(model.responses(inputs).responses, expected)
+
+
 def test_containers_keep_their_type() -> None:
     class Encoding(dict):  # as transformers' BatchEncoding: a mapping with attributes
         def __getattr__(self, name: str) -> Any:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.kept_state import NetworkState, is_uninitialized, kept_state, stateful_names
 from gradmod.coalitions.masked_passes import masked_passes
-from gradmod.coalitions.masking import map_tensors, mask, nested_alike, tensor_leaves
+from gradmod.coalitions.masking import copy_containers, mask, nested_alike, tensor_leaves
 from gradmod.coalitions.passes import Looped
 from gradmod.coalitions.protocols import declared_mask, logits_of
 from gradmod.coalitions.randomness import kept_random_state
@@ -204,7 +204,7 @@ class _Comparison:
     def _evaluate(self, strategy: Strategy) -> Evaluation:
         with _everything_put_back(self._model):
             evaluation = strategy.evaluate(
-                self._model, map_tensors(Tensor.clone, self._inputs), self._modalities, present=self._present
+                self._model, copy_containers(self._inputs, with_tensors=True), self._modalities, present=self._present
             )
             return replace(evaluation, logits=evaluation.logits.clone())
 
@@ -216,7 +216,7 @@ class _Comparison:
     def _draws_in_eval_mode(self) -> bool:
         model = self._model
         with _everything_put_back(model), masked_passes(model, NetworkState(model)):
-            one, other = (logits_of(model, model(map_tensors(Tensor.clone, self._inputs))) for _ in range(2))
+            one, other = (logits_of(model, model(copy_containers(self._inputs, with_tensors=True))) for _ in range(2))
         return not _is_equal(one, other)
 
     def _not_additive(self, found: Evaluation) -> str | None:
@@ -255,16 +255,16 @@ def _observe_habits(model: nn.Module, inputs: Mapping[str, Any], hidden: str) ->
     names = stateful_names(model)
     writes = False
     with _everything_put_back(model):
-        given = map_tensors(Tensor.clone, inputs)
+        given = copy_containers(inputs, with_tensors=True)
         before = [(leaf, leaf._version) for leaf in tensor_leaves(given)]
-        model(map_tensors(lambda leaf: leaf, given))
+        model(copy_containers(given))
         writes = _was_written(before, inputs)
         with masked_passes(model, NetworkState(model, names)):
             _perturb_frozen(model)
             state = [(name, tensor, tensor.clone()) for name, tensor in _state(model, names)]
-            given = map_tensors(Tensor.clone, {**inputs, hidden: mask(model, hidden, inputs[hidden])})
+            given = copy_containers({**inputs, hidden: mask(model, hidden, inputs[hidden])}, with_tensors=True)
             before = [(leaf, leaf._version) for leaf in tensor_leaves(given)]
-            model(map_tensors(lambda leaf: leaf, given))
+            model(copy_containers(given))
             writes = writes or any(leaf._version != version for leaf, version in before)
             now = dict(_state(model, names))
             moves = tuple(name for name, tensor, was in state if now[name] is not tensor or not _is_equal(tensor, was))
@@ -274,7 +274,7 @@ def _observe_habits(model: nn.Module, inputs: Mapping[str, Any], hidden: str) ->
 def _was_written(before: Sequence[tuple[Tensor, int]], inputs: Any) -> bool:
     originals = list(tensor_leaves(inputs))
     return any(
-        leaf._version != version or not _is_equal(leaf, original)
+        leaf._version != version or not (leaf.is_nested or _is_equal(leaf, original))
         for (leaf, version), original in zip(before, originals, strict=True)
     )
 
@@ -324,8 +324,10 @@ def _varies(leaf: Tensor) -> bool:
 
 
 def _is_equal(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.is_nested or other.is_nested:
+    if one.is_nested or other.is_nested:
         return one is other
+    if one.shape != other.shape:
+        return False
     return bool(((one == other) | ((one != one) & (other != other))).all())
 
 

@@ -105,9 +105,17 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return tree
 
 
-def copy_containers(tree: Any) -> Any:
-    """The same tensors in dicts, lists and tuples of their own, so that who is given them may change those."""
-    return map_tensors(lambda leaf: leaf, tree)
+def copy_containers(tree: Any, with_tensors: bool = False) -> Any:
+    """The same tensors (or copies of them) in containers of their own, so that who is given them may change those.
+
+    Containers are dicts, lists, tuples and objects with attributes, say a batch of graphs.
+    """
+    if isinstance(tree, (Mapping, list, tuple)):
+        return _rebuilt(tree, [copy_containers(value, with_tensors) for value in _values(tree)])
+    if isinstance(tree, Tensor):
+        return tree.clone() if with_tensors else tree
+    has_attributes = hasattr(tree, "__dict__") and not isinstance(tree, type) and not callable(tree)
+    return copy.copy(tree) if has_attributes else tree
 
 
 def tensor_leaves(tree: Any) -> Iterator[Tensor]:
@@ -143,9 +151,9 @@ def stack_samples(trees: Sequence[Any], samples: int, axis: int, name: str) -> A
             return torch.cat(tuple(trees), axis)
         if all(tree is first for tree in trees):
             return first
-        shapes = sorted({str(list(tree.shape)) for tree in trees if isinstance(tree, Tensor)})
+        shapes = sorted({_shape(tree) for tree in trees if isinstance(tree, Tensor)})
         raise CannotStackError(
-            f"the input of {name!r} holds a tensor of shape {' or '.join(shapes)} without {samples} samples on axis "
+            f"the input of {name!r} holds a tensor {' or '.join(shapes)} without {samples} samples on axis "
             f"{axis} in every coalition"
         )
     if isinstance(first, PackedSequence):
@@ -164,7 +172,7 @@ def stack_samples(trees: Sequence[Any], samples: int, axis: int, name: str) -> A
 
 def _has_samples(trees: Sequence[Any], samples: int, axis: int) -> bool:
     first = trees[0]
-    return all(
+    return not first.is_nested and all(
         isinstance(tree, Tensor)
         and not tree.is_nested
         and tree.layout == torch.strided
@@ -175,6 +183,10 @@ def _has_samples(trees: Sequence[Any], samples: int, axis: int) -> bool:
         and tree.device == first.device
         for tree in trees
     )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "that is nested" if tensor.is_nested else f"of shape {list(tensor.shape)}"
 
 
 def _is_equal(one: Any, other: Any) -> bool:
@@ -203,7 +215,9 @@ def append_row(x: Any, row: Any) -> Any:
 def nested_alike(one: Any, other: Any) -> bool:
     """Whether two trees have the same nesting, and their tensors the same shapes and dtypes."""
     if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and one.shape == other.shape and one.dtype == other.dtype
+        if not isinstance(other, Tensor) or one.dtype != other.dtype or one.is_nested or other.is_nested:
+            return False
+        return one.shape == other.shape
     if isinstance(one, (Mapping, list, tuple)):
         if type(one) is not type(other) or len(one) != len(other):
             return False

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmod.coalitions.kept_state import NetworkState
-from gradmod.coalitions.masking import copy_containers, map_tensors, tensor_leaves
+from gradmod.coalitions.masking import copy_containers, tensor_leaves
 from gradmod.coalitions.outputs import replace_logits
 from gradmod.coalitions.presence import restrict_to_present
 from gradmod.coalitions.protocols import logits_of
@@ -93,9 +93,7 @@ class Strategy(ABC):
 
     def given(self, inputs: Any) -> Any:
         """`inputs` for one pass: in containers of its own, and copied where the network writes into them."""
-        if self.habits.writes_inputs:
-            return map_tensors(Tensor.clone, inputs)
-        return copy_containers(inputs)
+        return copy_containers(inputs, with_tensors=self.habits.writes_inputs)
 
     def full_pass(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, Tensor, NetworkState | None]:
         """What the model returns on all modalities, the logits in it, and the model's state before it.
