@@ -15,6 +15,7 @@ from rich.live import Live
 from gradmod.datasets.registry import dataset_info
 from gradmod.errors import ConfigError, FailedRunsError, TrainingError, damage_in
 from gradmod.experiments.arguments import parse_settings
+from gradmod.experiments.claims import SETTINGS, refuse_foreign_comparison
 from gradmod.experiments.comparison import Comparison, PlannedRun, planned_runs, trials
 from gradmod.experiments.launchers import Launcher, LocalLauncher, SubmititLauncher
 from gradmod.experiments.scheduling import FAILED, FINISHED, State, run_all
@@ -47,8 +48,9 @@ def run(words: Sequence[str]) -> None:
     else:
         options = dict(option.split("=", 1) for option in compare_settings.launcher_options)
         launcher = SubmititLauncher(folder / "submitit", options)
+    refuse_foreign_comparison(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(comparison, folder / "comparison.toml")
+    save_config(comparison, folder / SETTINGS)
     chosen = choose(comparison, folder, launcher)
     runs = planned_runs(comparison, modalities, chosen)
     states = _run(runs, folder / "runs", launcher, compare_settings.jobs, "runs")
