@@ -109,13 +109,24 @@ def test_seeds_and_samples_add_up() -> None:
     assert (high - low) / 2 == pytest.approx(1.98 * np.sqrt(of_samples + of_seeds), rel=0.1)
 
 
+def test_seeds_that_agree_by_chance_are_not_taken_for_certainty() -> None:
+    """Accuracies are counts: those of two or three seeds are equal now and then."""
+    rng = np.random.default_rng(5)
+    ours = rng.permuted(np.repeat([[1.0, 0.0]], 300, 1).repeat(3, 0), axis=1)  # 300 of 600 right, others for each seed
+    theirs = rng.permuted(ours, axis=1)
+    value, low, high = paired_bootstrap(ours, theirs)
+    assert value == 0
+    assert high == pytest.approx(1.96 * np.sqrt(0.5 / (3 * 600)), rel=0.1)
+    assert low == pytest.approx(-high)
+
+
 def test_what_varies_within_a_sample_is_counted_once() -> None:
     """Noise of seeds on samples is in the seeds' part already: the samples' own share is none here."""
     rng = np.random.default_rng(4)
     ours = rng.normal(size=(4, 5000))
     _, low, high = paired_bootstrap(ours, np.zeros_like(ours))
-    half = T_975[3] * ours.mean(1).std(ddof=1) / 2
-    assert half <= (high - low) / 2 <= 1.15 * half
+    half = max(T_975[3] * ours.mean(1).std(ddof=1) / 2, 1.96 / np.sqrt(4 * 5000))
+    assert 0.98 * half <= (high - low) / 2 <= 1.15 * half
 
 
 def test_a_single_seed_varies_over_samples_and_one_sample_over_seeds() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import numpy as np
 import numpy.typing as npt
 
@@ -44,19 +46,44 @@ def paired_bootstrap(
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; expected a share above 0 and below 1, as in 0.95")
     differences = (ours - theirs).astype(np.float64)
-    seeds = len(differences)
+    seeds, samples = differences.shape
     difference = float(differences.mean())
-    share = _share_of_samples(differences)
+    among_samples, within = _mean_squares(differences)
+    # What differs from seed to seed within a sample is in the seeds' part already.
+    share = float(np.sqrt(max(0.0, 1 - within / among_samples))) if among_samples > 0 else 0.0
     deviations = np.zeros(1)
     if share > 0:
         deviations = share * (_replicated(differences.mean(0), replicates, seed) - difference)
     tails = (1 - level) / 2, (1 + level) / 2
-    scale = float(differences.mean(1).std(ddof=1)) / np.sqrt(seeds) if seeds > 1 else 0.0
-    if scale <= 1e-12 * abs(differences).max():  # rounding: all seeds differ by the same
+    scale = _scale_of_seeds(differences.mean(1), within / samples, tails[1]) if seeds > 1 else 0.0
+    if scale <= 1e-12 * abs(differences).max():  # rounding: no seed differs from another
         low, high = np.quantile(deviations, tails)
     else:
         low, high = (_quantile_of_sum(tail, deviations, scale, seeds - 1) for tail in tails)
     return difference, difference + float(low), difference + float(high)
+
+
+def _mean_squares(differences: Floats) -> tuple[float, float]:
+    """Of [S, N] differences, with seeds and samples as factors: among samples, and what neither of them explains."""
+    seeds, samples = differences.shape
+    of_samples, of_seeds = differences.mean(0, keepdims=True), differences.mean(1, keepdims=True)
+    among_samples = seeds * float(of_samples.var(ddof=1)) if samples > 1 else 0.0
+    if seeds == 1 or samples == 1:
+        return among_samples, 0.0
+    rest = differences - of_samples - of_seeds + differences.mean()
+    return among_samples, float((rest**2).sum()) / ((seeds - 1) * (samples - 1))
+
+
+def _scale_of_seeds(means: Floats, of_rest: float, tail: float) -> float:
+    """What Student's t is multiplied by, for the mean of seeds whose differences are `means` [S].
+
+    Two or three seeds may agree by chance. They vary at least by `of_rest`, the variance that is left of what differs
+    within samples; that is known from many samples, and has the quantile of a normal distribution.
+    """
+    seeds = len(means)
+    students = _quantile_of_sum(tail, np.zeros(1), 1.0, seeds - 1)
+    least = np.sqrt(of_rest) * NormalDist().inv_cdf(tail) / students
+    return float(max(means.std(ddof=1), least) / np.sqrt(seeds))
 
 
 def _replicated(values: Floats, replicates: int, seed: int) -> Floats:
@@ -67,21 +94,6 @@ def _replicated(values: Floats, replicates: int, seed: int) -> Floats:
         count = min(100, replicates - start)
         means[start : start + count] = rng.multinomial(samples, np.full(samples, 1 / samples), size=count) @ values
     return means / samples
-
-
-def _share_of_samples(differences: Floats) -> float:
-    """Share of the spread of samples' means over seeds that is the samples' own, as a standard deviation.
-
-    The mean squares of [S, N] differences: samples S var(sample) + var(rest), rest var(rest).
-    """
-    seeds, samples = differences.shape
-    if seeds == 1 or samples == 1:
-        return 1.0
-    of_samples, of_seeds = differences.mean(0, keepdims=True), differences.mean(1, keepdims=True)
-    among_samples = seeds * float(of_samples.var(ddof=1))
-    rest = differences - of_samples - of_seeds + differences.mean()
-    within = float((rest**2).sum()) / ((seeds - 1) * (samples - 1))
-    return float(np.sqrt(max(0.0, 1 - within / among_samples))) if among_samples > 0 else 0.0
 
 
 def _quantile_of_sum(level: float, values: Floats, scale: float, freedom: int) -> float:
