@@ -18,7 +18,7 @@ from gradmod import __version__
 from gradmod.datasets.folders import files_in
 from gradmod.datasets.npy import open_array
 from gradmod.errors import UNREADABLE, ConfigError, DataError, WriteError, why_unreadable
-from gradmod.files import sync, write_json
+from gradmod.files import making_beside, sync, write_json
 
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"
@@ -30,15 +30,16 @@ FORMAT = 1
 def making(out: Path) -> Iterator[Path]:
     """A folder to write into, beside `out`: renamed to `out` when the block ends well, else removed.
 
+    What a process that was killed has left of the same folder is removed, and nothing else.
+
     Raises:
         ConfigError: `out` exists.
     """
     if out.exists():
         raise ConfigError(f"{out} exists already; name a folder that does not, or remove it")
-    folder = out.with_name(f".{out.name}.making")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = making_beside(out)
+    folder.mkdir(parents=True)
     try:
-        folder.mkdir(parents=True)
         yield folder
         for path in folder.rglob("*"):
             sync(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from gradmod.errors import ConfigError, damage_in
 from gradmod.experiments.config import Config
 from gradmod.files import write_arrays, write_json
 from gradmod.metrics.competition import DEFAULT_PENALTY, competition_strength
-from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.concepts import Concept, concept_outputs, concepts_of, predictor_split
 from gradmod.training.evaluation import predict_features
 from gradmod.training.opening import open_run
@@ -108,9 +106,8 @@ def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Con
             if one.is_trained:
                 continue
             print(f"gradmod: note: training the mono-modal concept of {modality}: {one.folder}", file=sys.stderr)
-            if (one.folder / CONFIG).is_file() and Checkpoints(one.folder).exist():
+            if (one.folder / CONFIG).is_file():  # begun, by a process that was killed
                 resume(one.folder, dataset=config.data.dataset)
             else:
-                shutil.rmtree(one.folder, ignore_errors=True)
                 train(one.config)
     return found

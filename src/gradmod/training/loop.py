@@ -26,7 +26,7 @@ from gradmod.training.non_finite import explain_non_finite
 from gradmod.training.optimization import clip_gradients, learning_rate
 from gradmod.training.position import Position
 from gradmod.training.progress import RunProgress
-from gradmod.training.randomness import seed_all
+from gradmod.training.randomness import Stream, seed_all
 from gradmod.training.recording import Recorder
 from gradmod.training.sampling import Shard, TrainingBatches
 from gradmod.wrapper import ModulatedModel
@@ -108,7 +108,7 @@ class Loop:
         seed, start = self.config.train.seed, self.position.step_in_epoch
         for epoch in range(self.position.epoch, self.config.train.epochs + 1):
             for step, indices in enumerate(self.order.epoch(epoch, self.shard, start=start), start):
-                yield Request(indices, (seed, epoch, step, self.shard.rank))
+                yield Request(indices, (seed, Stream.TRANSFORMS, epoch, step, self.shard.rank))
             start = 0
 
     def _train_epoch(self, stream: Iterator[Batch], interrupts: Interrupts, progress: RunProgress) -> None:
@@ -142,7 +142,7 @@ class Loop:
     def _step(self, batch: tuple[dict[str, Any], Tensor]) -> tuple[Tensor, Tensor]:
         """One optimizer step; this process' share of the loss and the norm of the gradients, unread."""
         here, optimizer = self.position, self.config.optimizer
-        seed_all(self.config.train.seed, here.step, self.shard.rank)
+        seed_all(self.config.train.seed, Stream.STEP, here.step, self.shard.rank)
         # DDP averages gradients over processes; weighted by their samples, that is the mean over the whole batch.
         share = len(batch[1]) * self.shard.world / self.order.size(here.step_in_epoch)
 

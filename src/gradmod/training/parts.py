@@ -22,7 +22,7 @@ from gradmod.models.masked import MaskedModel
 from gradmod.models.registry import ENCODERS
 from gradmod.tasks import Task
 from gradmod.training.loading import sensible_workers
-from gradmod.training.randomness import seed_all
+from gradmod.training.randomness import Stream, seed_all
 from gradmod.wrapper import ModulatedModel
 
 
@@ -70,7 +70,7 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
         raise ConfigError(
             f"data.modality is {modality!r}; {info.name} has {', '.join(modalities)}, or multimodal for all of them"
         )
-    seed_all(config.train.seed)
+    seed_all(config.train.seed, Stream.WEIGHTS)
     network = _network(config, data, modalities, info)
     if config.train.sync_batch_norm:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]

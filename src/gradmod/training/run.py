@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from gradmod.errors import ConfigError, GradmodError, damage_in
+from gradmod.errors import CheckpointError, ConfigError, GradmodError, damage_in
 from gradmod.experiments.config import Config
 from gradmod.experiments.toml import refuse_unnamed_code, save_config
 from gradmod.files import write_json
@@ -94,7 +94,8 @@ def resume(
         dataset: the run's data set again, where it is code of the user's own.
 
     Raises:
-        CheckpointError: no run there, or the checkpoint is damaged; names those that are whole.
+        CheckpointError: no run there, or the checkpoint is damaged; names those that are whole. Or a run that was
+            trained has no checkpoint any more.
         ConfigError: the run is finished or further than `epochs`; its data set is code that `dataset` does not name.
     """
     folder = Path(folder)
@@ -114,6 +115,11 @@ def resume(
                 f"the run {folder} is finished ({config.train.epochs} epochs); to train on, say --epochs with a larger "
                 "number"
             )
+    elif (folder / RESULT).exists():  # training it anew would take the place of its figures
+        raise CheckpointError(
+            f"the run {folder} is finished, but has no checkpoint any more: put its checkpoints back, or train anew "
+            "under another --name"
+        )
     fabric = make_fabric(config.train)
     launch(fabric)
     return _train(config, folder, fabric, build_parts(config), state, save=config != saved)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from gradmod.training.randomness import Stream, generator
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -56,7 +58,7 @@ class TrainingBatches:
         return min(self.batch_size, self.samples - step * self.batch_size)
 
     def _order(self, epoch: int) -> Indices:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+        return generator(self.seed, Stream.ORDER, epoch).permutation(self.samples)
 
 
 def evaluation_batches(samples: int, batch_size: int, shard: Shard) -> Iterator[Indices]:
