@@ -15,6 +15,7 @@ from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import DataError
+from gradmod.file_kinds import check_there, unreadable
 
 if TYPE_CHECKING:
     import h5py
@@ -162,15 +163,12 @@ class H5Array:
             return self._opened[1]
         import h5py
 
-        if not self._path.is_file():
-            raise DataError(f"{self._path} is missing")
+        check_there(self._path)
         try:
             array = h5py.File(self._path, "r").get(self._key)
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise DataError(
-                f"{self._path} cannot be read: truncated, or not an HDF5 file ({reason}); fetch it again"
-            ) from None
+            raise DataError(unreadable(self._path, "an HDF5 file", "hdf5", reason)) from None
         if not isinstance(array, h5py.Dataset):
             raise DataError(f"{self._path} lacks the array {self._key!r}")
         self._opened = (os.getpid(), array)

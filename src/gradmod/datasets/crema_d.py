@@ -21,6 +21,7 @@ from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Source, Split
 from gradmod.datasets.splits import Splits, by_group, heldout, nine_tenths_of_both
 from gradmod.errors import ConfigError, DataError
+from gradmod.file_kinds import check_kind
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 RATE, SECONDS = 22050, 3
@@ -208,8 +209,7 @@ def read_csv(path: Path) -> list[tuple[str, int]]:
     Raises:
         DataError: the file is missing, empty or malformed.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_kind(path, "a csv file", "text")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]

@@ -19,6 +19,7 @@ from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import Indices, Source, Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError, DataError
+from gradmod.file_kinds import check_kind
 from gradmod.tasks import Classification, MultiLabel, Regression, Task
 
 PARTS = ("train", "valid", "test")
@@ -154,6 +155,7 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{file} is missing: --embeddings names a text file of GloVe vectors")
+    check_kind(file, "a text file of GloVe vectors", "text")
     known = 0
     with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradmod.errors import DataError
+from gradmod.file_kinds import check_kind, unreadable
 
+NUMBERS = "an .npy file of numbers"
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -23,15 +25,12 @@ def open_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     Raises:
         DataError: the file is missing, truncated, not an array of numbers, or of another shape.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_kind(path, NUMBERS, "npy")  # np.load takes archives, too
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header is parsed as Python, and raises nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path} cannot be read: truncated, or not an .npy file of numbers ({reason}); fetch it again"
-        ) from None
+        raise DataError(unreadable(path, NUMBERS, "npy", reason)) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise DataError(f"{path} holds {getattr(array, 'dtype', type(array).__name__)}; expected an array of numbers")
     if array.ndim != len(shape) or any(
