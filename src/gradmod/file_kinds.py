@@ -28,8 +28,8 @@ class Kind:
     Attributes:
         name: with its article, as in "a web page (HTML)".
         to_do: what helps.
-        group: what readers ask for: npy, pickle, hdf5, npz, torch, sound, image, video, idx, text, json, gzip; else
-            empty.
+        group: what readers ask for: npy, pickle, hdf5, npz, torch, sound, image, video, idx, text, json, gzip, empty;
+            else "".
     """
 
     name: str
@@ -53,7 +53,7 @@ def _archive(name: str, group: str = "") -> Kind:
     return Kind(name, _UNPACK, group)
 
 
-EMPTY = Kind("empty (0 bytes)", "fetch it again")
+EMPTY = Kind("empty (0 bytes)", "fetch it again", "empty")
 LFS = Kind("a Git LFS pointer", "fetch the file that it stands for: git lfs pull")
 WEB_PAGE = Kind("a web page (HTML)", _FAILED_DOWNLOAD)
 NPY = Kind("a NumPy array (.npy)", group="npy")
@@ -225,6 +225,8 @@ def another_kind(path: Path, expected: str, groups: str) -> str:
     kind = kind_of(path)
     if kind is None or kind.group in groups.split():
         return ""
+    if kind is EMPTY:
+        return f"truncated, or not {expected}: it is {kind.name}; {kind.to_do}"
     return f"it is {kind.name}, not {expected}; {kind.to_do}"
 
 

@@ -209,7 +209,7 @@ def read_csv(path: Path) -> list[tuple[str, int]]:
     Raises:
         DataError: the file is missing, empty or malformed.
     """
-    check_kind(path, "a csv file", "text")
+    check_kind(path, "a csv file", "text empty")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]

@@ -12,7 +12,6 @@ from gradmod.errors import DataError
 from gradmod.file_kinds import check_kind, unreadable
 
 NUMBERS = "an .npy file of numbers"
-_CHUNK_BYTES = 64 * 2**20
 
 
 def open_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
@@ -86,26 +85,6 @@ class GrowingArray:
         shape = (self._length, *self._row)
         descr: Any = np.lib.format.dtype_to_descr(self._dtype)
         np.lib.format.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
-
-
-def check_values(path: Path, array: npt.NDArray[Any], low: float, high: float) -> None:
-    """Check that every value is finite and from `low` to `high`; reads chunk by chunk and keeps nothing.
-
-    Raises:
-        DataError: names the file, the first such sample and the value.
-    """
-    if array.dtype.kind == "u" and np.iinfo(array.dtype).max <= high:
-        return
-    step = max(1, _CHUNK_BYTES // max(1, array[0].nbytes))
-    for start in range(0, len(array), step):
-        chunk = array[start : start + step]
-        wrong = ~((chunk >= low) & (chunk <= high))  # NaN fails both
-        if wrong.any():
-            where = np.argwhere(wrong)[0]
-            raise DataError(
-                f"{path}: sample {start + int(where[0])} holds {chunk[tuple(where)]}; expected finite values from "
-                f"{low:g} to {high:g}"
-            )
 
 
 def check_labels(path: Path, labels: npt.NDArray[Any], classes: int, samples: int) -> None:
