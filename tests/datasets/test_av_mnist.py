@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,27 @@ def test_published_centred_images_are_divided_as_they_are(protocol: str, tmp_pat
     (note,) = splits.notes
     assert note.startswith("visual: float64, -")
     assert note.endswith("% negative: centred, divided by 255 as they are")
+
+
+def test_the_published_form_stays_on_disk(tmp_path: Path) -> None:
+    """50 MB of float64 images are looked at, and read a batch at a time, without room for a copy of them."""
+    arrays = avmnist_arrays()
+    rows = 8000
+    arrays["image/train_data.npy"] = np.tile(np.linspace(-189.0, 256.0, 784), (rows, 1))
+    arrays["image/test_data.npy"] = arrays["image/train_data.npy"][:20]
+    arrays["audio/train_data.npy"] = np.zeros((rows, 112, 112), dtype=np.uint8)
+    arrays["audio/train_data.npy"][:, 5] = 255
+    arrays["train_labels.npy"] = np.arange(rows) % 10
+    root = write_avmnist(tmp_path, arrays)
+    del arrays
+    tracemalloc.start()
+    try:
+        splits = load_dataset("av-mnist", str(root), "heldout")
+        splits.train.read(range(64))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

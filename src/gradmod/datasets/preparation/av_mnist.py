@@ -94,7 +94,8 @@ def prepare(
 ) -> dict[str, Any]:
     """Make the data set in the original layout; chunk by chunk, so that memory stays small.
 
-    It is made beside `out` and renamed when it is whole. The same sources and recipe give the same bytes.
+    It is made beside `out` and renamed when it is whole. The same sources and recipe give the same bytes with the same
+    build of NumPy.
 
     Args:
         mnist: folder of the four IDX files, gzipped or not, or the one above `MNIST/raw` that torchvision makes.
