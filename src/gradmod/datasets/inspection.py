@@ -60,7 +60,7 @@ class DatasetFacts:
         classes: name to samples of each class; None where targets are no classes.
         inputs: name to facts.
         doubles: (split, other split) to the number of samples of the first that are, in every input, in the other too.
-        notes: of the loader.
+        notes: of the loader, and what the files hold.
         problems: why it cannot be used; empty: it can.
     """
 
@@ -103,7 +103,7 @@ def inspect(name: str, root: str, options: Mapping[str, Any] | None = None) -> D
         return facts
     try:
         splits = load_dataset(name, root, HELDOUT, 0, options)
-        facts.notes = splits.notes
+        facts.notes = tuple(dict.fromkeys([*splits.notes, *_descriptions(splits.train)]))
         seen: dict[str, set[bytes]] = {}
         for part, split in splits.items():
             facts.splits[part], facts.classes[part] = len(split), split.class_counts()
@@ -166,3 +166,8 @@ def _leaves(inputs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Tens
         else:
             found += _leaves(value, f"{prefix}{name}.")
     return found
+
+
+def _descriptions(split: Split) -> list[str]:
+    """What the files of the inputs hold, of sources that can tell: type, range, and what is done with the values."""
+    return [f"{name}: {source.describe()}" for name, source in split.sources.items() if hasattr(source, "describe")]
