@@ -49,6 +49,11 @@ class DatasetInfo:
     network: str | None = None
     files: tuple[str, ...] = ()
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of the user's own, named as folder/file.py:function."""
+        return ":" in self.name
+
     def where_it_looked(self, root: str) -> str:
         """What to say where `root` is not the folder of this data set: the layout, and how to get it."""
         found = f"{root} does not hold it" if root else "data.root is empty"

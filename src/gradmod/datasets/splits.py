@@ -26,6 +26,7 @@ class Splits:
         modalities: those that were read; None: all that the data set has.
         task: what the targets are.
         outputs: numbers that the network returns for each sample or segment; None: one for each class of the data set.
+        classes: names of the classes, in the order of their numbers; empty: as the targets tell.
         network: arguments of the data set's own network that only the data tell.
     """
 
@@ -38,6 +39,7 @@ class Splits:
     task: Task = field(default_factory=Classification)
     outputs: int | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def items(self) -> Iterator[tuple[str, Split]]:
         """The splits that there are, by name."""
