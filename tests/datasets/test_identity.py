@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradmod.datasets.identity import are_constant, facts_of, fingerprint_of, input_digests
+from gradmod.datasets.identity import facts_of, fingerprint_of, input_digests, say_little
 from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits, heldout
 
@@ -62,8 +62,11 @@ def test_padding_does_not_count() -> None:
     assert input_digests(x.reshape(2, 2, 3)) != input_digests(x)
 
 
-def test_what_is_constant() -> None:
+def test_what_may_be_equal_by_chance() -> None:
     x = torch.zeros(3, 2, 2)
     x[1], x[2, 0, 0] = 7, 1
-    assert are_constant(x) == [True, True, False]
-    assert are_constant({"x": x, "mask": torch.tensor([[True, False]] * 3)}) == [True, True, False]
+    assert say_little(x) == [True, True, False]
+    assert say_little({"x": x, "mask": torch.tensor([[True, False]] * 3)}) == [True, True, False]
+    tokens = torch.zeros(2, 20, dtype=torch.int64)
+    tokens[0, :3], tokens[1, :12] = torch.arange(1, 4), torch.arange(1, 13)
+    assert say_little({"tokens": tokens, "mask": tokens > 0}) == [True, False]

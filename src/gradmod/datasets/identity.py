@@ -16,6 +16,7 @@ from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits
 
 BATCH = 64
+FEW_TOKENS = 8
 
 
 def facts_of(splits: Splits) -> dict[str, Any]:
@@ -74,18 +75,21 @@ def input_digests(value: Tensor | Mapping[str, Any]) -> list[bytes]:
     return digests
 
 
-def are_constant(value: Tensor | Mapping[str, Any]) -> list[bool]:
-    """Whether each sample of one modality's batch is one number all over, as silence and missing pictures are.
+def say_little(value: Tensor | Mapping[str, Any]) -> list[bool]:
+    """Whether each sample of one modality's batch may equal another by chance: [n].
 
-    Of several tensors, all of those that hold numbers; masks say nothing.
+    It is one number all over, as silence and empty pictures are, or fewer than `FEW_TOKENS` whole numbers, as a text of
+    a few words. Of several tensors, all of those that hold numbers; masks say nothing.
     """
     found: npt.NDArray[np.bool_] | None = None
     for _, values in leaves_of(value):
         if values.dtype == torch.bool:
             continue
         flat = values.reshape(len(values), -1)
-        same = (flat == flat[:, :1]).all(1).numpy()
-        found = same if found is None else found & same
+        little = (flat == flat[:, :1]).all(1)
+        if not values.is_floating_point():
+            little |= (flat != 0).sum(1) < FEW_TOKENS
+        found = little.numpy() if found is None else found & little.numpy()
     return [] if found is None else [bool(one) for one in found]
 
 

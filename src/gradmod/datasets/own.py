@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmod.datasets.classes import settled
+from gradmod.datasets.problems import DataProblemsError, Problems
 from gradmod.datasets.samples import ArraySource, Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError, DataError
@@ -55,9 +56,12 @@ def load_own(loader: Any, where: str, root: str, protocol: str, split_seed: int)
     try:
         return _checked(splits)
     except DataError as error:
-        if error.__cause__ is not None:  # of the user's code: it names its own line
-            raise
-        raise DataError(f"{place}: {error}") from error
+        problems = Problems()
+        problems.add(error)
+        file = place.rpartition(", line ")[0]  # an error of the user's code names its own line
+        raise DataProblemsError(
+            *(text if file and text.startswith(file) else f"{place}: {text}" for text in problems.messages)
+        ) from error
 
 
 def _call(loader: Any, place: str, where: str, arguments: Mapping[str, Any]) -> Callable[[], Any]:
@@ -121,11 +125,19 @@ def _checked(splits: Splits) -> Splits:
                     f"{list(splits.train.shapes[name])} in train; expected the same in all splits"
                 )
     _check_names(names, splits.modalities)
+    problems, done = Problems(), splits
     for part, split in splits.items():
         for name in names:
-            _check_input(part, split, name)
-    done = settled(splits)
-    _check_task(done)
+            try:
+                _check_input(part, split, name)
+            except DataError as error:
+                problems.add(error)
+    try:
+        done = settled(splits)
+        _check_task(done)
+    except DataError as error:
+        problems.add(error)
+    problems.raise_any()
     return done
 
 
