@@ -89,7 +89,8 @@ def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers
     manifest = verified_manifest(folder, "crema-d")
     clips = clips_of_files(folder) if manifest is None else clips_of_arrays(folder, manifest["left_out"])
     visual = Frames(clips.pictures, frames, pinned=protocol == PUBLISHED)
-    whole = Split({"audio": clips.sounds, "visual": visual}, clips.labels)
+    actors = [name.split("_")[0] for name in clips.names]
+    whole = Split({"audio": clips.sounds, "visual": visual}, clips.labels, ids=clips.names, groups={"speaker": actors})
     total, first = len(clips.names), clips.train
     note = f"{len(clips.left_out)} clips left out, which lack their sound or frames: {', '.join(clips.left_out[:5])}"
     notes = (note,) if clips.left_out else ()
@@ -99,7 +100,6 @@ def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers
             whole.subset(train, augmented=True), whole.subset(evaluation), None, whole.subset(predictor), notes
         )
     if speakers == "disjoint":
-        actors = [name.split("_")[0] for name in clips.names]
         train, validation, test, predictor = by_group(actors, (0.6, 0.1, 0.2, 0.1), split_seed)
     else:
         train, validation, predictor = heldout(first, split_seed)

@@ -28,6 +28,7 @@ class Splits:
         modalities: those that were read; None: all that the data set has.
         task: what the targets are.
         outputs: numbers that the network returns for each sample or segment; None: one for each class of the data set.
+        classes: names of the classes, in the order of their numbers; empty: as the targets tell.
         network: arguments of the data set's own network that only the data tell.
     """
 
@@ -40,6 +41,7 @@ class Splits:
     task: Task = field(default_factory=Classification)
     outputs: int | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     @cached_property
     def content_hash(self) -> str:

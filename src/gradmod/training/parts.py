@@ -97,13 +97,15 @@ def describe_splits(data: Splits) -> Iterator[str]:
         counts = split.class_counts()
         classes = "" if counts is None else "; by class: " + " ".join(f"{c}:{n}" for c, n in counts.items())
         yield f"{name}: {len(split)} samples{classes}"
-    yield from (f"note: {note}" for note in data.notes)
+    yield from (note if note.startswith("warning: ") else f"note: {note}" for note in data.notes)
 
 
 def _network(config: Config, data: Splits, modalities: Sequence[str], info: DatasetInfo) -> nn.Module:
     """The network. For one modality alone: its encoder and head, or the whole with the others masked."""
     model, alone = config.model, config.data.modality
-    outputs = data.outputs or info.classes or 1 + max(int(split.targets.max()) for _, split in data.items())
+    outputs = data.outputs or info.classes
+    if not outputs:
+        raise ConfigError(f"{info.title} does not say how many classes there are; expected Splits(outputs=...)")
     masks = alone != "multimodal" and (info.network is not None or model.fusion == "early")
     network: nn.Module
     if info.network is not None:
