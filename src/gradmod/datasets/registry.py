@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, did_you_mean
 
 HELDOUT, PUBLISHED = "heldout", "published"
 
@@ -191,5 +191,6 @@ def dataset_info(name: str) -> DatasetInfo:
     if info is None:
         raise ConfigError(
             f"data.dataset is {name!r}; expected one of {ready}, or folder/file.py:function for one of your own"
+            f"{did_you_mean(name, DATASETS)}"
         )
     return info
