@@ -100,4 +100,4 @@ def test_values_that_are_not_finite_are_counted() -> None:
 
 def test_unknown_data_sets(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "mnist", "x"]) == 2
-    assert "data.dataset is 'mnist'" in capsys.readouterr().err
+    assert "dataset is 'mnist'" in capsys.readouterr().err
