@@ -333,7 +333,7 @@ def in_flags(message: str) -> str:
     """An error, in which settings are called as the paper's flags that set them."""
     for field, flag in FIELDS.items():
         message = re.sub(rf"(?<![\w./\\:-]){re.escape(field)}\b(?!\.\w)", f"--{flag}", message)
-    return message.replace("say --epochs ", "say --EPOCHS ").replace("are: --root", "are: --data_root")
+    return message.replace("say --epochs ", "say --EPOCHS ").replace("--root", "--data_root")
 
 
 def _device(options: argparse.Namespace, cuda: bool, notes: list[str]) -> tuple[str, int]:

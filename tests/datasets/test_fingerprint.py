@@ -83,7 +83,9 @@ def test_sizes_and_splits_are_told() -> None:
         "train: 900 samples, 1000 then",
         "there is a test split now",
     ]
-    only = Splits(Split({"image": whole.train.sources["image"]}, np.arange(N) % 4, whole.train.rows), whole.validation, None, None)
+    only = Splits(
+        Split({"image": whole.train.sources["image"]}, np.arange(N) % 4, whole.train.rows), whole.validation, None, None
+    )
     assert differences(record_of(whole), record_of(only)) == ["train: table is missing"]
 
 
