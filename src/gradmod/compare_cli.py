@@ -20,6 +20,7 @@ from gradmod.experiments.comparison import Comparison, PlannedRun, planned_runs,
 from gradmod.experiments.launchers import Launcher, LocalLauncher, SubmititLauncher
 from gradmod.experiments.scheduling import FAILED, FINISHED, State, run_all
 from gradmod.experiments.toml import save_config
+from gradmod.experiments.warnings import setting_warnings
 from gradmod.files import write_json, write_text
 from gradmod.reporting.comparison import ComparisonTable, RunRecord, compare
 from gradmod.reporting.formats import as_csv, latex, markdown, terminal
@@ -32,13 +33,19 @@ from gradmod.tasks import TASKS
 Chosen = dict[tuple[str, str], dict[str, Any]]
 
 
-def run(words: Sequence[str]) -> None:
+def run(words: Sequence[str], more_help: str = "") -> None:
     """Run `gradmod compare WORDS`.
+
+    Args:
+        words: the flags.
+        more_help: what --help says last.
 
     Raises:
         GradmodError: what was wrong; after the table, if single runs failed.
     """
-    comparison = parse_settings(words, "gradmod compare", Comparison())
+    comparison = parse_settings(words, "gradmod compare", Comparison(), more_help)
+    for warning in setting_warnings(comparison):
+        print(f"gradmod: note: {warning}", file=sys.stderr)
     compare_settings = comparison.compare
     folder = Path(comparison.train.out) / (comparison.train.name or f"compare-{comparison.data.short_name}")
     modalities = _modalities(comparison)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gradmod.errors import CheckpointError
+from gradmod.errors import CheckpointError, ConfigError
 from gradmod.reporting.comparison import ComparisonTable, RunRecord, compare
 from gradmod.reporting.formats import as_csv, latex, markdown, terminal
 from gradmod.reporting.plots.comparison import comparison_curves
@@ -183,4 +183,27 @@ def test_the_curves_are_means_as_far_as_every_seed_goes(runs: list[RunRecord]) -
 def test_an_unfinished_run_is_named(runs: list[RunRecord]) -> None:
     (runs[2].folder / "result.json").unlink()
     with pytest.raises(CheckpointError, match=r"agm0 has no result\.json"):
+        compare(runs)
+
+
+def known_by(folder: Path, test: str = "t", train: str = "n", samples: int = 4) -> None:
+    splits = {name: {"samples": samples, "targets": targets} for name, targets in (("train", train), ("test", test))}
+    (folder / "data.json").write_text(json.dumps({"format": 1, "splits": splits}))
+
+
+def test_runs_that_were_scored_on_other_samples_are_not_compared(runs: list[RunRecord]) -> None:
+    for run in runs[:-1]:  # the last is of an older version
+        known_by(run.folder)
+    notes = compare(runs).notes
+    known_by(runs[3].folder, train="other")
+    assert [note for note in compare(runs).notes if note not in notes] == [
+        f"{runs[3].folder.name} was trained on other data than {runs[0].folder.name}: train: other labels, or in "
+        "another order"
+    ]
+    for change, told in (({"test": "other"}, "test: other labels"), ({"samples": 5}, "test: 5 samples, 4 then")):
+        known_by(runs[3].folder, **change)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=rf"was not scored on the samples that .* was scored on \({told}"):
+            compare(runs)
+    (runs[3].folder / "data.json").write_text('{"splits": 3}')
+    with pytest.raises(CheckpointError, match=r"data\.json"):
         compare(runs)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from gradmod.errors import CheckpointError
 from gradmod.reporting.plots.curves import curves, plot_curves
+from gradmod.reporting.plots.steps import step_figures
 from gradmod.reporting.records import Metrics, coefficient_range, read_metrics, read_result
 from gradmod.reporting.style import colours
 from gradmod.reporting.tables import coefficients_table, figures_table
@@ -113,3 +114,13 @@ def test_tables_fit_80_columns() -> None:
     out.truncate(0)
     console.print(figures_table({"test": block(0.5, ("audio",))}, "one modality"))
     assert "response" not in out.getvalue()
+
+
+def test_the_reference_of_ratios_and_coefficients_is_one() -> None:
+    names = ("scores", "ratios", "coefficients")
+    steps = [{"step": n, **{name: {"audio": 0.7, "visual": 1.4} for name in names}} for n in (1, 2)]
+    panels = step_figures(Metrics({"modalities": ["audio", "visual"]}, steps, [])).axes
+    references = [
+        [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == ":"] for axes in panels
+    ]
+    assert references == [[], [[1, 1]], [[1, 1]]]

@@ -164,7 +164,7 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     for words, message in (
         (["attribute", str(tmp_path / "a"), "--split", "exam"], "split is 'exam'"),
         (["attribute", str(tmp_path / "a"), "--metric", "auc"], "metric is 'auc'"),
-        (["attribute", str(tmp_path / "a"), "--noise-levels", "-1"], "noise_levels"),
+        (["attribute", str(tmp_path / "a"), "--noise-levels", "-1"], "--noise-levels is (-1.0,)"),
         (["attribute", str(tmp_path / "nowhere")], "not a run folder"),
         (["competition", str(tmp_path / "a"), "--concept", "weights"], "concept is 'weights'"),
         (["competition", str(tmp_path / "a"), "--penalty", "-1"], "penalty is -1"),

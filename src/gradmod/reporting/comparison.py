@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from gradmod.coalitions.protocols import split_output
-from gradmod.errors import CheckpointError
+from gradmod.datasets.fingerprint import differences
+from gradmod.errors import CheckpointError, ConfigError, damage_in
 from gradmod.files import read_arrays
 from gradmod.metrics.bootstrap import paired_bootstrap
-from gradmod.reporting.records import Record, read_result
+from gradmod.reporting.records import Record, read_json, read_result
 from gradmod.reporting.style import METRIC_TITLES
 from gradmod.tasks import TASKS, Task
 
@@ -101,6 +102,7 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
 
     Raises:
         CheckpointError: a run is not finished, or its records are damaged.
+        ConfigError: the runs were not scored on the same samples.
     """
     results = {run.folder: read_result(run.folder) for run in runs}
     first = results[runs[0].folder]
@@ -122,7 +124,33 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
     modalities = max((result["modalities"] for result in results.values()), key=len)
     samples = len(_predictions(runs[0].folder, split, task)[1])
     notes = _notes(list(results.values()), f"{split} split, {samples} samples", _fewest_pairs(rows))
+    notes += _notes_on_data([run.folder for run in runs], split)
     return ComparisonTable(rows, metrics, modalities, task.headline, task.sample_metric, notes)
+
+
+def _notes_on_data(folders: Sequence[Path], scored_on: str) -> list[str]:
+    """What is to be said of runs whose data are not the same, as far as they know their data.
+
+    Raises:
+        ConfigError: they were not scored on the same samples, so that differences between them mean nothing.
+    """
+    known = {folder: read_json(folder / "data.json") for folder in folders if (folder / "data.json").is_file()}
+    notes: list[str] = []
+    first = next(iter(known), None)
+    for folder, record in known.items():
+        assert first is not None
+        with damage_in(folder / "data.json"):
+            found = [what for what in differences(known[first], record) if "other values of" not in what]
+            found = [what for what in found if not what.endswith((" is missing", " is new"))]
+        scored = [what for what in found if what.startswith(f"{scored_on}:") or f" {scored_on} split" in what]
+        if scored:
+            raise ConfigError(
+                f"{folder} was not scored on the samples that {first} was scored on ({'; '.join(scored)}): they cannot "
+                "be compared. Train them on the same data"
+            )
+        if found:
+            notes.append(f"{folder.name} was trained on other data than {first.name}: {'; '.join(found[:3])}")
+    return notes
 
 
 def _row(

@@ -150,6 +150,8 @@ def _hash(config: Config, content: str) -> str:
     sections: dict[str, Any] = asdict(config)
     del sections["monitor"]
     del sections["data"]["root"]
+    place, colon, name = config.data.dataset.rpartition(":")
+    sections["data"]["dataset"] = f"{Path(place).name}{colon}{name}"  # code of the user's own may lie anywhere
     for neutral in ("out", "name", "workers", "device", "log_every", "timeout"):
         del sections["train"][neutral]
     text = json.dumps([FORMAT, sections, content], sort_keys=True)

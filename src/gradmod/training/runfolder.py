@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,22 +21,26 @@ from gradmod.errors import CheckpointError, ConfigError
 from gradmod.experiments.config import Config
 from gradmod.experiments.locks import holder_of, take
 from gradmod.experiments.toml import save_config
-from gradmod.files import is_leftover, json_text, making_beside, sync, write_arrays
+from gradmod.files import is_leftover, json_text, making_beside, sync, write_arrays, write_json
 from gradmod.training.evaluation import Predictions
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+DATA = "data.json"
 
 
-def create_run_folder(out: Path, name: str, config: Config, *, unique: bool) -> Path:
-    """Make the folder of a new run, with its settings in it: at no moment does it exist without them.
+def create_run_folder(
+    out: Path, name: str, config: Config, *, unique: bool, data: Mapping[str, Any] | None = None
+) -> Path:
+    """Make the folder of a new run, with its settings in it and what its data are: never does it exist without them.
 
     Args:
         out: where runs lie.
         name: name of the run.
         config: its settings.
         unique: True: add -2, -3, ... where the name is taken.
+        data: what the run knows its data by; None: nothing.
 
     Raises:
         ConfigError: the name is taken and `unique` is False, or the folder cannot be made.
@@ -43,6 +49,8 @@ def create_run_folder(out: Path, name: str, config: Config, *, unique: bool) -> 
     try:
         making.mkdir(parents=True)
         save_config(config, making / CONFIG)
+        if data is not None:
+            write_json(making / DATA, data)
         folder, attempt = out / name, 1
         while not _rename(making, folder):
             if not unique:
@@ -165,6 +173,32 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "platform": platform.platform(),
     }
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The command that a process was started by, as a user types it on any machine.
+
+    Args:
+        words: `sys.argv`. The path of the program is left out; what lies below the working folder is named from there.
+    """
+    program, *arguments = words or [""]
+    name = Path(program).name
+    if name == "__main__.py":
+        name = Path(program).parent.name
+    if name.endswith(".py"):
+        name = f"python {_from_here(program) if Path(program).is_absolute() else program}"
+    return " ".join([name.removesuffix(".exe"), shlex.join(map(_from_here, arguments))]).strip()
+
+
+def _from_here(word: str) -> str:
+    """A word in which a path below the working folder is relative."""
+    flag, equals, value = word.rpartition("=")
+    if not Path(value).is_absolute():
+        return word
+    try:
+        return f"{flag}{equals}{Path(value).relative_to(Path.cwd()).as_posix()}"
+    except ValueError:
+        return word
 
 
 def git_revision() -> str | None:
