@@ -111,6 +111,7 @@ class ModulatedModel(nn.Module):
         watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
         if watches:
             self._refuse_pending_backward()
+        self.method.begin_step(self)
         result: Tensor | Output = self.method(self.model, self.strategy, inputs, target, self.task, table)
         logits, _ = split_output(result)
         if watches and logits.requires_grad:

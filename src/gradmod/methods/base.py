@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
+from gradmod.methods.averaging import Averaging
+from gradmod.methods.surroundings import in_backward, refuse_transforms
 from gradmod.tasks import Task
 
 
@@ -89,6 +91,11 @@ class Method(nn.Module):
     """Whether it must know which modules belong to which modality."""
     watches_validation = False
     """Whether `after_epoch` must be called."""
+    averages_scores = False
+    """Whether a step needs scores averaged over all processes that train the model."""
+    counts_batch: bool
+    """Whether the samples of the next batch count; no on a process that has none in a step, and goes along with those
+    of another one."""
     sets_learning_rates = False
     """Whether modalities have learning rates of their own, so that the optimizer needs parameter groups."""
 
@@ -100,6 +107,8 @@ class Method(nn.Module):
             )
         self.modalities = tuple(modalities)
         self.epoch: int | None = None
+        self.counts_batch = True
+        self._averaging = Averaging()
         self._is_bound = False
         # In a dict, so that the network's modules do not become the method's own.
         self._modules_of: dict[str, tuple[nn.Module, ...]] = {}
@@ -126,6 +135,38 @@ class Method(nn.Module):
         """
         output: Tensor | Output = model(inputs)
         return output
+
+    def use_process_group(self, group: dist.ProcessGroup | None) -> None:
+        """Average scores over the processes of `group` from now on; None: those of this process alone.
+
+        Without it they are averaged over the processes of the DDP that the model is in, or over which it is sharded.
+        """
+        self._averaging.choose(group)
+
+    def begin_step(self, model: nn.Module) -> None:
+        """Be told that a training forward of `model` begins, which holds this method.
+
+        Raises:
+            RuntimeError: it is called in a way that the method cannot be right in.
+        """
+        if self.averages_scores or self.watches_validation:
+            refuse_transforms(type(self).__name__)
+        if self.averages_scores and not in_backward():
+            self._averaging.begin_step(model, self)
+
+    def mean_scores(self, scores: Tensor, present: Tensor | None = None) -> Tensor:
+        """Mean score of each modality over the samples of all processes that have it.
+
+        Args:
+            scores: [M, B, ...] by modality and sample (and segment).
+            present: [B, M] bool, which sample has which modality; None: all have all.
+
+        Returns:
+            [M] float64; NaN where no sample has the modality.
+        """
+        totals = sums_and_counts(scores, present)
+        totals = self._averaging.sum(totals if self.counts_batch else torch.zeros_like(totals))
+        return totals[0] / totals[1]
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
         """Take the modules of each modality; `ModulatedModel` calls it once.
@@ -244,28 +285,26 @@ class Method(nn.Module):
         kept = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float64}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in kept.items():
-            self._buffers[name] = buffer.to(self.get_buffer(name).device)
+            device = self.get_buffer(name).device
+            # Nothing is known of a buffer on the meta device; statistics begin at 0.
+            made = buffer.is_meta and device.type != "meta"
+            self._buffers[name] = torch.zeros_like(buffer, device=device) if made else buffer.to(device)
         return self
 
 
-def mean_over_processes(scores: Tensor, present: Tensor | None = None) -> Tensor:
-    """Mean score of each modality over the samples of all processes that have it.
+def sums_and_counts(scores: Tensor, present: Tensor | None = None) -> Tensor:
+    """Sum of the scores of each modality over the samples that have it, and the number of them.
 
     Args:
         scores: [M, B, ...] by modality and sample (and segment).
         present: [B, M] bool, which sample has which modality; None: all have all.
 
     Returns:
-        [M] float64; NaN where no sample has the modality.
+        [2, M] float64.
     """
     if present is None:
         sums = scores.flatten(1).double().sum(1)
-        counts = torch.full_like(sums, scores[0].numel())
-    else:
-        has = present.T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2)).expand_as(scores)
-        sums = torch.where(has, scores, 0.0).flatten(1).double().sum(1)
-        counts = has.flatten(1).double().sum(1)
-    totals = torch.cat([sums, counts])
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(totals)
-    return totals[: len(scores)] / totals[len(scores) :]
+        return torch.stack([sums, torch.full_like(sums, scores[0].numel())])
+    has = present.T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2)).expand_as(scores)
+    sums = torch.where(has, scores, 0.0).flatten(1).double().sum(1)
+    return torch.stack([sums, has.flatten(1).double().sum(1)])
