@@ -13,6 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from gradmod.coalitions.choice import choose_strategy
 from gradmod.coalitions.masking import check_inputs
 from gradmod.coalitions.modes import has_training_batch_norm
+from gradmod.coalitions.no_gradient import without_gradient
 from gradmod.coalitions.presence import hide_absent, presence_table
 from gradmod.coalitions.protocols import HasOwnHeads, Output, split_output
 from gradmod.coalitions.strategy import Evaluation
@@ -133,7 +134,7 @@ class ModulatedModel(nn.Module):
         """
         modalities = self.method.modalities
         check_inputs(inputs, modalities)
-        with torch.no_grad():
+        with without_gradient():
             if present is None:
                 return self.strategy.evaluate(self.model, inputs, modalities)
             table = presence_table(present, modalities)
@@ -166,7 +167,7 @@ class ModulatedModel(nn.Module):
         """[M, ..., K] what each modality alone predicts: from its own head where it has one, else its response."""
         if not isinstance(self.model, HasOwnHeads):
             return self.responses(inputs).responses
-        with torch.no_grad():
+        with without_gradient():
             return self.model.mono_logits({m: self.model.encode(m, inputs[m]) for m in self.method.modalities})
 
     def parameter_groups(self) -> list[dict[str, Any]]:

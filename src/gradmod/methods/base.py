@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
+from gradmod.functional import NO_FLOAT64, where_float64_is
 from gradmod.methods.averaging import Averaging
 from gradmod.methods.surroundings import in_backward, refuse_transforms
 from gradmod.tasks import Task
@@ -73,8 +74,8 @@ class TrainableModel(Protocol):
 class Method(nn.Module):
     """A way to train a multi-modal model; this base is plain joint training.
 
-    Its statistics are float64 buffers, which stay float64 when the module is cast. The names of the modalities are
-    saved in the state dict and checked on load.
+    Its statistics are float64 buffers, which stay float64 when the module is cast; on a device without float64 (Apple's
+    MPS) they stay on the CPU. The names of the modalities are saved in the state dict and checked on load.
 
     Args:
         modalities: names of the inputs, in the order in which the method reports them.
@@ -167,6 +168,12 @@ class Method(nn.Module):
         totals = sums_and_counts(scores, present)
         totals = self._averaging.sum(totals if self.counts_batch else torch.zeros_like(totals))
         return totals[0] / totals[1]
+
+    def headlines(self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None) -> Tensor | None:
+        """[M] the task's headline metric of each modality's predictions; None where samples lack modalities."""
+        if present is not None:
+            return None
+        return task.headlines(where_float64_is(predictions), where_float64_is(target))
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
         """Take the modules of each modality; `ModulatedModel` calls it once.
@@ -282,14 +289,26 @@ class Method(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Method:
         """Move with the model, but keep float64 statistics float64: `model.half()` must not round them."""
-        kept = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float64}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in kept.items():
-            device = self.get_buffer(name).device
-            # Nothing is known of a buffer on the meta device; statistics begin at 0.
-            made = buffer.is_meta and device.type != "meta"
-            self._buffers[name] = torch.zeros_like(buffer, device=device) if made else buffer.to(device)
+        kept = {name: one for name, one in self._buffers.items() if one is not None and one.dtype == torch.float64}
+        for name in kept:
+            self._buffers[name] = None
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            for name, buffer in kept.items():
+                kept[name] = _moved_like(fn(buffer.float()), buffer)
+        finally:
+            self._buffers.update(kept)
         return self
+
+
+def _moved_like(moved: Tensor, statistic: Tensor) -> Tensor:
+    """A statistic where `moved`, its copy in float32, was moved to."""
+    device = torch.device("cpu") if moved.device.type in NO_FLOAT64 else moved.device
+    if statistic.is_meta and device.type != "meta":  # nothing is known of it there; statistics begin at 0
+        return torch.zeros_like(statistic, device=device)
+    if device.type == "cpu" and moved.is_shared():  # type: ignore[no-untyped-call]
+        statistic.share_memory_()  # type: ignore[no-untyped-call]
+    return statistic.to(device)
 
 
 def sums_and_counts(scores: Tensor, present: Tensor | None = None) -> Tensor:
@@ -300,11 +319,12 @@ def sums_and_counts(scores: Tensor, present: Tensor | None = None) -> Tensor:
         present: [B, M] bool, which sample has which modality; None: all have all.
 
     Returns:
-        [2, M] float64.
+        [2, M] float64; on the CPU, if the device has none.
     """
+    scores = where_float64_is(scores)
     if present is None:
         sums = scores.flatten(1).double().sum(1)
         return torch.stack([sums, torch.full_like(sums, scores[0].numel())])
-    has = present.T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2)).expand_as(scores)
+    has = present.to(scores.device).T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2)).expand_as(scores)
     sums = torch.where(has, scores, 0.0).flatten(1).double().sum(1)
     return torch.stack([sums, has.flatten(1).double().sum(1)])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.protocols import HasOwnHeads, Output
 from gradmod.coalitions.strategy import Strategy
+from gradmod.functional import where_float64_is
 from gradmod.methods.base import StepRecord
 from gradmod.methods.gradients import ChangesGradients
 from gradmod.methods.surroundings import in_backward
@@ -133,7 +134,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
     def _observe(self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None) -> None:
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
         scores = task.scores(predictions, target)
-        sureness = self.mean_scores((-scores.double()).exp(), present)
+        sureness = self.mean_scores((-where_float64_is(scores).double()).exp(), present)
         scored = ~sureness.isnan()
         known = torch.where(scored, sureness, 0.0)
         others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
@@ -141,7 +142,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
         # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
         ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
-        headlines = None if present is not None else task.headlines(predictions, target)
+        headlines = self.headlines(task, predictions, target, present)
         self.last_step = StepRecord(coefficients, self.mean_scores(scores, present), ratios, headlines=headlines)
 
     def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
