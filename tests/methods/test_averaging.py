@@ -6,7 +6,6 @@ import copy
 import pickle
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,9 +98,9 @@ def train_in_join(rank: int) -> dict[str, list[float]]:
     return found
 
 
-def test_uneven_batches_in_join_equal_one_process(tmp_path: Path) -> None:
+def test_uneven_batches_in_join_equal_one_process() -> None:
     """Coefficients, weights, statistics, OGM-GE's noise; with DDP's broadcast of buffers and without."""
-    for found in on_processes(train_in_join, 2, tmp_path):
+    for found in on_processes(train_in_join, 2):
         assert len(found) == 5
         for name, differences in found.items():
             assert max(differences) < 1e-12, name
@@ -158,8 +157,8 @@ class Outer(nn.Module):
         return logits
 
 
-def test_scores_are_averaged_over_the_processes_that_train_the_model(tmp_path: Path) -> None:
-    every = on_processes(train_parts, 3, tmp_path)
+def test_scores_are_averaged_over_the_processes_that_train_the_model() -> None:
+    every = on_processes(train_parts, 3)
 
     def expected(ranks: Sequence[int], kind: type[Method] = AGM, step: int = 1) -> Any:
         return pytest.approx(scores_of(model := made(kind), model, samples_of(step, ranks)), rel=1e-12)
@@ -195,9 +194,9 @@ def train_shards(rank: int) -> dict[str, float]:
     return found
 
 
-def test_shards_on_a_mesh_of_two_axes(tmp_path: Path) -> None:
+def test_shards_on_a_mesh_of_two_axes() -> None:
     """Sharded over one axis, replicated over the other; and two models, each of two processes."""
-    for found in on_processes(train_shards, 4, tmp_path):
+    for found in on_processes(train_shards, 4):
         assert max(found.values()) < 1e-12
 
 
