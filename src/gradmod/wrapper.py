@@ -14,6 +14,7 @@ from gradmod.coalitions.choice import possible_strategies
 from gradmod.coalitions.first_step import CheckedStrategy
 from gradmod.coalitions.masking import check_inputs
 from gradmod.coalitions.modes import has_training_batch_norm
+from gradmod.coalitions.no_gradient import without_gradient
 from gradmod.coalitions.outputs import scalar_losses
 from gradmod.coalitions.presence import hide_absent, presence_table, without_missing
 from gradmod.coalitions.protocols import Output, declared_modules, declares_own_heads, logits_of
@@ -133,6 +134,7 @@ class ModulatedModel(nn.Module):
         watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
         if watches:
             self._refuse_pending_backward()
+        self.method.begin_step(self)
         result = self.method(self.model, self.strategy, inputs, target, self.task, table)
         if watches:
             self._watch_backward(result)
@@ -177,7 +179,7 @@ class ModulatedModel(nn.Module):
         table = None
         if present is not None:
             table, inputs = self._hide_absent(inputs, present)
-        with torch.no_grad():
+        with without_gradient():
             return self.strategy.evaluate(self.model, inputs, modalities, present=table)
 
     def set_epoch(self, epoch: int) -> None:
@@ -206,7 +208,7 @@ class ModulatedModel(nn.Module):
         model: Any = self.model
         if not declares_own_heads(model, self.method.modalities):
             return self.responses(inputs).responses
-        with torch.no_grad():
+        with without_gradient():
             logits: Tensor = model.mono_logits({m: model.encode(m, inputs[m]) for m in self.method.modalities})
         return logits
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gradmod.coalitions.kept_state import NetworkState, is_uninitialized, kept_state, stateful_names
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import copy_containers, mask, nested_alike, tensor_leaves
+from gradmod.coalitions.no_gradient import without_gradient
 from gradmod.coalitions.passes import Looped
 from gradmod.coalitions.protocols import declared_mask, logits_of
 from gradmod.coalitions.randomness import kept_random_state
@@ -101,7 +102,7 @@ class CheckedStrategy(Strategy):
         self._checked_modes.add(model.training)
         if len(modalities) < 2:
             return
-        with torch.no_grad(), kept_random_state(model), warnings.catch_warnings():
+        with without_gradient(), kept_random_state(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own, which come again in the step itself
             for m in modalities:
                 _check_mask(model, m, inputs[m])
@@ -115,8 +116,6 @@ class CheckedStrategy(Strategy):
                 f"take longer, as {'; '.join(reasons)}. {_WAYS_OUT}",
                 stacklevel=2,
             )
-        if torch.is_autocast_enabled():
-            torch.clear_autocast_cache()  # casts that were made without gradient have none
 
     def _choose(
         self, model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str], present: Tensor | None

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gradmod.coalitions.masking import check_inputs, mask
+from gradmod.coalitions.no_gradient import without_gradient
 from gradmod.coalitions.protocols import Encodes, split_output
 from gradmod.functional import MAX_ENUMERATED_MODALITIES
 
 
-@torch.no_grad()
+@without_gradient()
 def coalition_logits(model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]) -> Tensor:
     """Logits of every coalition in the model's present mode, without gradient.
 

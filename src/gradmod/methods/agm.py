@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gradmod import functional
 from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, mean_over_processes
+from gradmod.methods.base import StepRecord
+from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
@@ -54,6 +55,7 @@ class AGM(WindowedMethod):
     mean_score: Tensor
     steps: Tensor
     needs_coalitions = True
+    averages_scores = True
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class AGM(WindowedMethod):
         self.alpha, self.cap = float(alpha), cap
         self.register_buffer("mean_score", torch.zeros(len(self.modalities), dtype=torch.float64))
         self.register_buffer("steps", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self._of_forward = ForwardsMadeAgain()
         self._has_gaps = False  # whether some sample so far may have lacked a modality
 
     def extra_repr(self) -> str:
@@ -103,8 +106,13 @@ class AGM(WindowedMethod):
     def _observe(
         self, responses: Tensor, target: Tensor, task: Task, present: Tensor | None, modulates: bool
     ) -> Tensor:
-        """Score the responses, update the statistics, record the step; return the coefficients [M]."""
-        scores = mean_over_processes(task.scores(responses, target), present)
+        """Score the responses, update the statistics, record the step; return the coefficients [M].
+
+        A forward that activation checkpointing does again in the backward gets the coefficients of the first time.
+        """
+        if in_backward():
+            return self._of_forward.recall(target)
+        scores = self.mean_scores(task.scores(responses, target), present)
         self._has_gaps = self._has_gaps or present is not None
         scored = None if present is None else ~scores.isnan()
         ratios = functional.discrepancy_ratio(scores, scored)
@@ -117,8 +125,9 @@ class AGM(WindowedMethod):
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(counted, updated, self.mean_score))
         self.steps.add_(counted)
-        headlines = None if present is not None else task.headlines(responses, target)
+        headlines = self.headlines(task, responses, target, present)
         self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines)
+        self._of_forward.keep(target, coefficients)
         return coefficients
 
     def memory(self) -> dict[str, Any]:

@@ -79,7 +79,6 @@ class MSES(ChangesGradients):
         present: Tensor | None = None,
     ) -> Tensor | Output:
         """The model's own forward, the stopped modalities' modules in eval mode."""
-        self.expect_after_backward()
         for modality in self._stopped:
             for module in self._modules_of[modality]:
                 module.eval()
@@ -87,7 +86,7 @@ class MSES(ChangesGradients):
             goes_on = [float(m not in self._stopped) for m in self.modalities]
             self.last_step = StepRecord(torch.tensor(goes_on, dtype=torch.float64))
         output: Tensor | Output = model(inputs)
-        return output
+        return self.watch(output)
 
     def change_gradients(self) -> None:
         """Take the stopped modalities' gradients away: an optimizer leaves a parameter without gradient alone."""

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from gradmod.coalitions.protocols import declares_own_heads
 from gradmod.coalitions.reuse import own_head_predictions
 from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, mean_over_processes
+from gradmod.functional import where_float64_is
+from gradmod.methods.base import StepRecord
 from gradmod.methods.gradients import ChangesGradients
+from gradmod.methods.surroundings import in_backward
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
@@ -47,6 +49,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
     Raises:
         ValueError: one modality, alpha not above 0, an unknown filter; on `bind`, a filter that leaves nothing.
     """
+
+    averages_scores = True
 
     def __init__(
         self,
@@ -94,9 +98,10 @@ class OGMGE(ChangesGradients, WindowedMethod):
         else:
             evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False, present=present)
             output, predictions = evaluation.output, evaluation.responses.detach()
-        with torch.no_grad():
-            self._observe(predictions, target, task, present)
-        return output
+        if not in_backward():
+            with torch.no_grad():
+                self._observe(predictions, target, task, present)
+        return self.watch(output)
 
     def change_gradients(self) -> None:
         """Scale the gradients of the modalities that are ahead; add the noise."""
@@ -128,7 +133,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
     def _observe(self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None) -> None:
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
         scores = task.scores(predictions, target)
-        sureness = mean_over_processes((-scores.double()).exp(), present)
+        sureness = self.mean_scores((-where_float64_is(scores).double()).exp(), present)
         scored = ~sureness.isnan()
         known = torch.where(scored, sureness, 0.0)
         others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
@@ -136,8 +141,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
         # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
         ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
-        headlines = None if present is not None else task.headlines(predictions, target)
-        self.last_step = StepRecord(coefficients, mean_over_processes(scores, present), ratios, headlines=headlines)
+        headlines = self.headlines(task, predictions, target, present)
+        self.last_step = StepRecord(coefficients, self.mean_scores(scores, present), ratios, headlines=headlines)
 
     def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
         device = gradient.device
