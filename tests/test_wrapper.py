@@ -157,8 +157,7 @@ def test_statistics_stay_float64_when_the_model_is_cast() -> None:
 def test_a_copy_is_independent_and_can_be_made_while_a_backward_is_pending() -> None:
     model = modulated()
     inputs, target = batch(TWO, 6, 3)
-    with torch.no_grad():
-        model(inputs, target)
+    model(inputs, target)
     twin = copy.deepcopy(model)
     twin(inputs, target).sum().backward()
     assert twin.method.get_buffer("steps").tolist() == [2, 2]

@@ -14,9 +14,8 @@ from gradmod.coalitions.masking import map_tensors
 from gradmod.coalitions.table import coalition_logits
 from gradmod.functional import shapley_values
 from gradmod.metrics.shape import ShapeScores, cooperation, pair_interaction, shape_scores
-from gradmod.tasks import Task
+from gradmod.tasks import LOWER_IS_BETTER, Task
 
-LOWER_IS_BETTER = ("loss", "mae")
 Interval = tuple[float, float]
 
 
@@ -49,7 +48,7 @@ class CoalitionPredictions:
         target = self.target if rows is None else self.target[rows]
         scores = []
         for logits in self._with_constant(task):
-            metrics = task.metrics(logits if rows is None else logits[rows], target)
+            metrics = task.figures(logits if rows is None else logits[rows], target)
             if metric not in metrics:
                 raise ValueError(f"metric is {metric!r}; expected one of {', '.join(metrics)}")
             scores.append(sign * float(metrics[metric]))
@@ -68,8 +67,7 @@ class CoalitionPredictions:
         return torch.stack([sign * terms @ rows.bincount(minlength=count).double() / count for rows in draws], 1)
 
     def _with_constant(self, task: Task) -> list[Tensor]:
-        constant = task.constant(self.target, self.logits.shape[-1]).to(self.logits.dtype)
-        return [constant.expand_as(self.logits[0]), *self.logits[1:]]
+        return [task.constant_logits(self.logits[0], self.target), *self.logits[1:]]
 
 
 @dataclass(frozen=True)

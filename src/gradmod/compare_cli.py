@@ -28,7 +28,7 @@ from gradmod.reporting.plots.comparison import plot_comparison
 from gradmod.reporting.records import read_result
 from gradmod.reporting.states import RunState, progress_table
 from gradmod.reporting.tables import show_table, terminal_width
-from gradmod.tasks import TASKS
+from gradmod.tasks import task_of_record
 
 Chosen = dict[tuple[str, str], dict[str, Any]]
 
@@ -100,7 +100,7 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher) -> Chosen:
                 continue
             results = [read_result(states[run.name].folder) for run in members]
             with damage_in(folder / "trials"):
-                task = TASKS[results[0]["task"]]()
+                task = task_of_record(results[0])
                 values = [float(result["splits"]["validation"][task.headline]) for result in results]
             value = round(fmean(values), 12)  # as many right answers are a tie, however the seeds share them
             by_seed = {str(run.seed): value for run, value in zip(members, values, strict=True)}

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.attribution import LOWER_IS_BETTER, Attribution, attribute, in_eval_mode, predict_coalitions
+from gradmod.attribution import Attribution, attribute, in_eval_mode, predict_coalitions
 from gradmod.coalitions.masking import map_tensors
 from gradmod.coalitions.protocols import split_output
-from gradmod.tasks import Classification, Task
+from gradmod.tasks import LOWER_IS_BETTER, Classification, Task
 from gradmod.wrapper import ModulatedModel
 
 NOISE_LEVELS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -225,5 +225,5 @@ def _score(
             targets.append(target.cpu())
     if not targets:
         raise ValueError("the loader gave no batch the second time; give a DataLoader or a list, not an iterator")
-    value = float(task.metrics(torch.cat(logits), torch.cat(targets))[metric])
+    value = float(task.figures(torch.cat(logits), torch.cat(targets))[metric])
     return -value if metric in LOWER_IS_BETTER else value

@@ -93,16 +93,16 @@ class ModulatedModel(nn.Module):
         Args:
             inputs: the batch: for each modality a tensor [B, ...], or what the model takes in its place; None where no
                 sample has it.
-            target: [B] (or [B, T]) targets; needed in train mode, not read in eval mode.
+            target: [B] (or [B, T]) targets; needed in train mode, not read in eval mode or under `torch.no_grad()`.
             present: for each modality that some samples lack, [B] bool: True where the sample has it. The others'
                 rows of that input are not read, whatever stands in them: the model sees what it sees of a hidden
                 modality. None: every sample has every modality.
 
         Returns:
             What the model returns: logits [..., K], `Output`, or a type of its own (`adapt(..., logits=)`) with its
-            logits modulated, and the losses in it that it computed from them. A sample that lacks
-            modalities has responses for the others alone; one that has none has none, and while AGM modulates teaches
-            the model nothing.
+            logits modulated, and the losses in it that it computed from them; under `torch.no_grad()` in train mode its
+            own answer, where the method does nothing and counts no step. A sample that lacks modalities has responses
+            for the others alone; one that has none has none, and while AGM modulates teaches the model nothing.
 
         Raises:
             ValueError: target missing in train mode, or of the wrong shape or dtype; inputs without one of the
@@ -116,7 +116,8 @@ class ModulatedModel(nn.Module):
         table = None
         if present is not None:
             table, inputs = self._hide_absent(inputs, present)
-        if not self.training:
+        # Without gradient nothing is learnt: statistics alone, as swa_utils.update_bn and reentrant checkpointing want.
+        if not self.training or not torch.is_grad_enabled():
             output = self.model(inputs)
             if target is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 _refuse_backward(logits_of(self.model, output))
@@ -129,7 +130,10 @@ class ModulatedModel(nn.Module):
             )
         if target is None:
             raise ValueError(
-                "target is None in train mode; the method scores each modality against it: call model(inputs, target)"
+                "target is None in train mode; the method scores each modality against it: call model(inputs, target). "
+                "Where something took the labels out of the batch before (label_smoothing_factor or compute_loss_func "
+                "of the Hugging Face Trainer, a collator), leave them in and let the task smooth them, "
+                "task=Classification(label_smoothing=0.1). A forward for statistics alone goes under torch.no_grad()"
             )
         watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
         if watches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ class StepRecord:
         running_ratios: [M] the same over the run so far.
         headlines: [M] the task's headline metric (accuracy, ...) of each mono-modal response on this process' share of
             the batch; None where samples lack modalities.
+        counted: scalar bool, whether the method took the step into its statistics and modulated it; None: a method that
+            has none.
+        left_out_targets: scalar, how many targets of this process' share of the batch have no score; None: a task whose
+            targets all have.
     """
 
     coefficients: Tensor
@@ -38,15 +42,26 @@ class StepRecord:
     ratios: Tensor | None = None
     running_ratios: Tensor | None = None
     headlines: Tensor | None = None
+    counted: Tensor | None = None
+    left_out_targets: Tensor | None = None
 
     def by_modality(self, modalities: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Every figure as a number, by name and modality; waits for the device."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Every figure of single modalities as a number, by name and modality; waits for the device."""
         return {
             name: dict(zip(modalities, values.tolist(), strict=True))
-            for name, values in columns.items()
-            if values is not None
+            for name, values in self._figures()
+            if values.dim() == 1
         }
+
+    def of_the_step(self) -> dict[str, float]:
+        """The other figures as numbers, by name; waits for the device."""
+        return {name: value.item() for name, value in self._figures() if value.dim() == 0}
+
+    def _figures(self) -> Iterator[tuple[str, Tensor]]:
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if values is not None:
+                yield field.name, values
 
 
 @dataclass(frozen=True)
@@ -155,18 +170,22 @@ class Method(nn.Module):
         if self.averages_scores and not in_backward():
             self._averaging.begin_step(model, self)
 
-    def mean_scores(self, scores: Tensor, present: Tensor | None = None) -> Tensor:
+    def sum_over_processes(self, totals: Tensor) -> Tensor:
+        """Sum of `totals` over the processes that train the model; all of them must call it."""
+        return self._averaging.sum(totals if self.counts_batch else torch.zeros_like(totals))
+
+    def mean_scores(self, scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """Mean score of each modality over the samples of all processes that have it.
 
         Args:
             scores: [M, B, ...] by modality and sample (and segment).
             present: [B, M] bool, which sample has which modality; None: all have all.
+            weights: [B, ...] weight of each score, 0 where there is none; None: all alike. See `Task.weights`.
 
         Returns:
-            [M] float64; NaN where no sample has the modality.
+            [M] float64; NaN where no sample has the modality and a score.
         """
-        totals = sums_and_counts(scores, present)
-        totals = self._averaging.sum(totals if self.counts_batch else torch.zeros_like(totals))
+        totals = self.sum_over_processes(sums_and_counts(scores, present, weights))
         return totals[0] / totals[1]
 
     def headlines(self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None) -> Tensor | None:
@@ -223,6 +242,13 @@ class Method(nn.Module):
         """Whether there is nothing left to train."""
         return False
 
+    def look(self) -> None:
+        """Warn of what went wrong in the steps so far, once for each kind; waits for the device."""
+
+    def at_bounds(self, coefficients: Tensor) -> Tensor:
+        """[..., M] bool, which of the coefficients [..., M] are as small or as large as the method lets them be."""
+        return torch.zeros_like(coefficients, dtype=torch.bool)
+
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is being trained, counted from 1.
 
@@ -253,6 +279,7 @@ class Method(nn.Module):
         """
         inputs, target = batch
         logits, extra_loss = split_output(model(inputs, target))
+        task.check(logits, target)
         loss = task.loss(logits, target)
         if extra_loss is not None:
             loss = loss + extra_loss
@@ -289,15 +316,21 @@ class Method(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Method:
         """Move with the model, but keep float64 statistics float64: `model.half()` must not round them."""
-        kept = {name: one for name, one in self._buffers.items() if one is not None and one.dtype == torch.float64}
-        for name in kept:
-            self._buffers[name] = None
+        kept = [
+            (module, name, buffer)
+            for module in self.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and buffer.dtype == torch.float64
+        ]
+        for module, name, _ in kept:
+            module._buffers[name] = None
+        moved = [buffer for _, _, buffer in kept]
         try:
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-            for name, buffer in kept.items():
-                kept[name] = _moved_like(fn(buffer.float()), buffer)
+            moved = [_moved_like(fn(buffer.float()), buffer) for buffer in moved]
         finally:
-            self._buffers.update(kept)
+            for (module, name, _), buffer in zip(kept, moved, strict=True):
+                module._buffers[name] = buffer
         return self
 
 
@@ -311,20 +344,50 @@ def _moved_like(moved: Tensor, statistic: Tensor) -> Tensor:
     return statistic.to(device)
 
 
-def sums_and_counts(scores: Tensor, present: Tensor | None = None) -> Tensor:
-    """Sum of the scores of each modality over the samples that have it, and the number of them.
+def sums_and_counts(scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    """Weighted sum of the scores of each modality over the samples that have it, and the sum of the weights.
 
     Args:
         scores: [M, B, ...] by modality and sample (and segment).
         present: [B, M] bool, which sample has which modality; None: all have all.
+        weights: [B, ...] weight of each score, 0 where there is none; None: all alike. See `Task.weights`.
 
     Returns:
         [2, M] float64; on the CPU, if the device has none.
+
+    Raises:
+        ValueError: weights of another shape than a modality's scores.
     """
     scores = where_float64_is(scores)
-    if present is None:
+    if present is None and weights is None:
         sums = scores.flatten(1).double().sum(1)
         return torch.stack([sums, torch.full_like(sums, scores[0].numel())])
-    has = present.to(scores.device).T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2)).expand_as(scores)
-    sums = torch.where(has, scores, 0.0).flatten(1).double().sum(1)
-    return torch.stack([sums, has.flatten(1).double().sum(1)])
+    if weights is None:
+        share = torch.ones_like(scores, dtype=torch.float64)
+    elif weights.shape != scores.shape[1:]:
+        raise ValueError(
+            f"the task weighs targets in the shape {list(weights.shape)} and scores responses in the shape "
+            f"{list(scores.shape)}; expected scores [M, B, ...] and weights [B, ...]"
+        )
+    else:
+        share = where_float64_is(weights).to(scores.device).double().expand_as(scores)
+    if present is not None:
+        share = share * present.to(scores.device).T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2))
+    sums = torch.where(share > 0, scores * share, 0.0).flatten(1).sum(1)
+    return torch.stack([sums, share.flatten(1).sum(1)])
+
+
+def scores_of(task: Task, responses: Tensor, target: Tensor) -> Tensor:
+    """[M, B, ...] the task's scores of responses [M, B, ..., K].
+
+    Raises:
+        ValueError: they have another form.
+    """
+    scores = task.scores(responses, target)
+    if scores.dim() < 2 or scores.shape[:2] != responses.shape[:2]:
+        raise ValueError(
+            f"the scores of the task {task.name!r} have shape {list(scores.shape)} for responses of shape "
+            f"{list(responses.shape)}; expected {list(responses.shape[:2])} and any axes of parts of a sample behind: "
+            "a score for each modality and sample, not their mean"
+        )
+    return scores

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import Output, split_output
 from gradmod.methods.base import Method
 from gradmod.methods.surroundings import in_backward
 
@@ -67,12 +66,10 @@ class ChangesGradients(Method):
     def change_gradients(self) -> None:
         """Change the gradients of the parameters."""
 
-    def watch(self, output: Tensor | Output) -> Tensor | Output:
-        """Take notice of the backward pass through what a training forward returns."""
-        logits, _ = split_output(output)
+    def expect_backward(self, logits: Tensor) -> None:
+        """Take notice of the backward pass through the logits of a training forward."""
         if logits.requires_grad and not torch.compiler.is_compiling() and not in_backward():
             logits.register_hook(self._pending.see)  # type: ignore[no-untyped-call]
-        return output
 
     def _all_parameters(self) -> list[nn.Parameter]:
         return [parameter for m in self.modalities for parameter in self.parameters_of(m)]

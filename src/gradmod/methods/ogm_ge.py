@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import declares_own_heads
+from gradmod.coalitions.protocols import declares_own_heads, logits_of
 from gradmod.coalitions.reuse import own_head_predictions
 from gradmod.coalitions.strategy import Strategy
 from gradmod.functional import where_float64_is
-from gradmod.methods.base import StepRecord
+from gradmod.methods.base import StepRecord, scores_of
+from gradmod.methods.centre import TargetCentre
 from gradmod.methods.gradients import ChangesGradients
-from gradmod.methods.surroundings import in_backward
+from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
@@ -34,8 +35,9 @@ class OGMGE(ChangesGradients, WindowedMethod):
     rho^m). With `noise`, Gaussian noise with the standard deviation of each gradient, as it was, is added to it.
 
     The prediction of a modality is that of its own head where it has one, else its Shapley response; no gradient flows
-    through either. For targets other than classes c is exp(-score), which for classes is the same thing. Where samples
-    lack a modality, its c is a mean over those that have it.
+    through either. For targets other than classes c is exp(-score), which for classes is the same thing; where they
+    are numbers, the score in the unit and around the constant that `Regression` says. Where samples lack a modality,
+    its c is a mean over those that have it.
 
     Args:
         modalities: names of the inputs; M >= 2.
@@ -69,6 +71,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
         if filter not in FILTERS:
             raise ValueError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}")
         self.alpha, self.noise, self.filter, self.seed = float(alpha), noise, filter, seed
+        self.centre = TargetCentre()
+        self._of_forward = ForwardsMadeAgain()
         self._steps = 0
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
@@ -92,16 +96,20 @@ class OGMGE(ChangesGradients, WindowedMethod):
         present: Tensor | None = None,
     ) -> Any:
         """The model's own forward; each modality's prediction is looked at."""
-        self.expect_after_backward()
-        if declares_own_heads(model, self.modalities):
+        has_own_heads = declares_own_heads(model, self.modalities)
+        if has_own_heads:
             output, predictions = own_head_predictions(model, inputs, self.modalities)
         else:
             evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False, present=present)
             output, predictions = evaluation.output, evaluation.responses.detach()
-        if not in_backward():
+        if not in_backward() or self._of_forward.recall(target) is None:
             with torch.no_grad():
+                self.centre.observe(target, task, self.sum_over_processes)
+                if not has_own_heads:
+                    predictions = self.centre.own_predictions(predictions, task, present)
                 self._observe(predictions, target, task, present)
-        return self.watch(output)
+        self.expect_backward(logits_of(model, output))
+        return output
 
     def change_gradients(self) -> None:
         """Scale the gradients of the modalities that are ahead; add the noise."""
@@ -132,8 +140,10 @@ class OGMGE(ChangesGradients, WindowedMethod):
 
     def _observe(self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None) -> None:
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
-        scores = task.scores(predictions, target)
-        sureness = self.mean_scores((-where_float64_is(scores).double()).exp(), present)
+        scores, weights = scores_of(task, predictions, target), task.weights(target)
+        unit = self.centre.unit(task)
+        compared = where_float64_is(scores).double()
+        sureness = self.mean_scores((-(compared if unit is None else compared / unit)).exp(), present, weights)
         scored = ~sureness.isnan()
         known = torch.where(scored, sureness, 0.0)
         others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
@@ -141,8 +151,14 @@ class OGMGE(ChangesGradients, WindowedMethod):
         # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
         ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
-        headlines = self.headlines(task, predictions, target, present)
-        self.last_step = StepRecord(coefficients, self.mean_scores(scores, present), ratios, headlines=headlines)
+        self._of_forward.keep(target, coefficients)
+        self.last_step = StepRecord(
+            coefficients,
+            self.mean_scores(scores, present, weights),
+            ratios,
+            headlines=self.headlines(task, predictions, target, present),
+            left_out_targets=task.left_out(target),
+        )
 
     def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
         device = gradient.device

@@ -51,20 +51,13 @@ class ForwardsMadeAgain:
         if len(self._kept) > MOST_PENDING:
             self._kept.popitem(last=False)
 
-    def recall(self, target: Tensor) -> Tensor:
-        """Coefficients of the last forward with this target.
+    def recall(self, target: Tensor) -> Tensor | None:
+        """Coefficients of the last forward with this target; None where there was none.
 
-        Raises:
-            RuntimeError: there was none.
+        Reentrant checkpointing makes the first forward without gradient, in which a method does nothing: then the one
+        in the backward is the step.
         """
-        found = self._kept.get(_place(target))
-        if found is None:
-            raise RuntimeError(
-                "a training forward inside a backward pass, of a batch that was not seen before it: the step would be "
-                "counted twice. Checkpoint the network's own blocks (torch.utils.checkpoint) and not the model with "
-                "the method around it"
-            )
-        return found
+        return self._kept.get(_place(target))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ForwardsMadeAgain:
         return ForwardsMadeAgain()

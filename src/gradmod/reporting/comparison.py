@@ -21,7 +21,7 @@ from gradmod.files import read_arrays
 from gradmod.metrics.bootstrap import paired_bootstrap
 from gradmod.reporting.records import Record, read_json, read_result
 from gradmod.reporting.style import METRIC_TITLES
-from gradmod.tasks import TASKS, Task
+from gradmod.tasks import RecordedTask, Task, task_of_record
 
 BASELINE, ENSEMBLE = "joint", "ensemble"
 
@@ -106,9 +106,10 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
     """
     results = {run.folder: read_result(run.folder) for run in runs}
     first = results[runs[0].folder]
-    task = TASKS[first["task"]]()
+    task = task_of_record(first)
+    has_code = not isinstance(task, RecordedTask)
     split = "test" if "test" in first["splits"] else "validation"
-    metrics = [name for name in METRIC_TITLES if name in first["splits"][split]]
+    metrics = [name for name in METRIC_TITLES if name in first["splits"][split]] or [task.headline]
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         groups.setdefault((run.fusion, run.row), []).append(run)
@@ -119,12 +120,17 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
         for label, members in own.items():
             rows.append(_row(label, members, baseline, results, split, task, metrics))
         alone = [members for members in own.values() if members[0].modality]
-        if len(alone) > 1:
+        if len(alone) > 1 and has_code:
             rows.append(_ensemble(fusion, alone, baseline, split, task, metrics))
     modalities = max((result["modalities"] for result in results.values()), key=len)
     samples = len(_predictions(runs[0].folder, split, task)[1])
     notes = _notes(list(results.values()), f"{split} split, {samples} samples", _fewest_pairs(rows))
     notes += _notes_on_data([run.folder for run in runs], split)
+    if not has_code:
+        notes.append(
+            f"the task {task.name!r} is code of your own, which the records do not hold: without differences to joint "
+            "training, and without the ensemble"
+        )
     return ComparisonTable(rows, metrics, modalities, task.headline, task.sample_metric, notes)
 
 
@@ -178,7 +184,9 @@ def _row(
         tuple(run.seed for run in runs),
         {name: Spread.of([f[name] for f in figures]) for name in metrics},
         responses,
-        None if label == BASELINE else _difference(_terms(runs, split, task), baseline, split, task),
+        None
+        if label == BASELINE or isinstance(task, RecordedTask)
+        else _difference(_terms(runs, split, task), baseline, split, task),
         statistics.median(ratios) if ratios else None,
         statistics.median(known) if known else None,
     )

@@ -155,8 +155,10 @@ def validation_figures(
     predictions: Predictions, task: Task, modalities: tuple[str, ...]
 ) -> dict[str, ValidationFigures]:
     """How well each modality alone does: what a method looks at at the end of an epoch."""
-    alone = predictions.responses if predictions.own is None else predictions.own
-    scores = task.scores(alone, predictions.target).flatten(1).double().mean(1)
+    alone = predictions.own
+    if alone is None:
+        alone = task.own_predictions(predictions.responses, predictions.target)
+    scores = task.mean_scores(alone, predictions.target)
     headlines = task.headlines(alone, predictions.target)
     return {
         m: ValidationFigures(float(score), float(headline), task.lower_is_better)
@@ -170,11 +172,12 @@ def measure(predictions: Predictions, task: Task, modalities: tuple[str, ...]) -
     Returns:
         `{"accuracy": ..., ..., "responses": {modality: {"accuracy": ..., "score": ...}}}`, the names those of the task.
     """
-    figures: dict[str, Any] = _numbers(task.metrics(predictions.logits, predictions.target))
-    scores = task.scores(predictions.responses, predictions.target).flatten(1).double().mean(1)
+    figures: dict[str, Any] = _numbers(task.figures(predictions.logits, predictions.target))
+    alone = task.own_predictions(predictions.responses, predictions.target)
+    scores = task.mean_scores(alone, predictions.target)
     figures["responses"] = {
         modality: {**_numbers(task.metrics(response, predictions.target)), "score": float(score)}
-        for modality, response, score in zip(modalities, predictions.responses, scores, strict=True)
+        for modality, response, score in zip(modalities, alone, scores, strict=True)
     }
     return figures
 

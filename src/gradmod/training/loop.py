@@ -190,6 +190,7 @@ class Loop:
             here.history.coefficient_quantiles(modalities),
             best,
             {monitor.name: monitor.measure(self.model) for monitor in self.monitors if here.epoch % monitor.every == 0},
+            here.history.unused(method),
         )
         here.epoch += 1
         here.step_in_epoch = 0
@@ -210,6 +211,7 @@ class Loop:
     def _look(self) -> None:
         """Stop the run if a loss since the last look, or a parameter, is not finite."""
         here = self.position
+        self.model.method.look()
         first_unseen = here.step - here.step_in_epoch
         found = here.history.look()
         finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
