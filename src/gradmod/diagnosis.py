@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from gradmod.attribution import Attribution, attribute
 from gradmod.batches import open_batches
-from gradmod.coalitions.masking import map_tensors
 from gradmod.coalitions.protocols import split_output
 from gradmod.coalitions.table import copied
 from gradmod.predictions import CoalitionReader
@@ -24,6 +23,8 @@ from gradmod.undisturbed import undisturbed
 from gradmod.wrapper import ModulatedModel
 
 NOISE_LEVELS = (0.0, 0.25, 0.5, 1.0, 2.0)
+NOTHING = 1e-9
+"""A score or a difference of scores that rounding alone may leave."""
 AddNoise = Callable[[Any, float, torch.Generator], Any]
 
 
@@ -77,8 +78,8 @@ class Diagnosis:
         metric = found.metric.replace("_", " ")
         if math.isnan(share):
             sentence = f"{modality} adds {value:+.2f}"
-        elif value < 0:
-            sentence = f"{modality} takes away {-share:.0%} of the {metric}"
+        elif value < -NOTHING:
+            sentence = f"{modality} carries {share:.0%} of the {metric}: it does harm"
         else:
             sentence = f"{modality} carries {share:.0%} of the {metric}"
         interval = found.value_intervals.get(modality)
@@ -103,9 +104,9 @@ class Diagnosis:
         value, interval = self.attribution.scores.cooperation, self.attribution.cooperation_interval
         if interval is not None and interval[0] <= 0 <= interval[1]:
             return "together the modalities reach about the sum of what each adds"
-        if value > 0:
+        if value > NOTHING:
             return f"the modalities complement each other: together {value:.2f} more than the sum of what each adds"
-        if value < 0:
+        if value < -NOTHING:
             return f"the modalities overlap: together {-value:.2f} less than the sum of what each adds"
         return "together the modalities reach the sum of what each adds"
 
@@ -248,7 +249,10 @@ def _map_but_masks(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
             key: value if str(key).lower().endswith("mask") else _map_but_masks(function, value)
             for key, value in tree.items()
         }
-    return map_tensors(function, tree)
+    if isinstance(tree, (list, tuple)):
+        items = [_map_but_masks(function, value) for value in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return function(tree) if isinstance(tree, Tensor) else tree
 
 
 class _NoisyPasses:

@@ -43,7 +43,7 @@ class Score:
 
     def signed(self, value: float) -> float:
         """A value of the metric, as a score."""
-        return -value if self.lower_is_better else value
+        return 0.0 - value if self.lower_is_better else value
 
     def _number(self, logits: Tensor, target: Tensor) -> float:
         value = self.measure(logits, target)

@@ -118,9 +118,7 @@ def differs_between_samples(x: Any) -> bool:
         return x.dim() > 0 and len(x) > 1 and not torch.equal(x, x[:1].expand_as(x))
     if isinstance(x, Mapping):
         return any(map(differs_between_samples, x.values()))
-    if isinstance(x, tuple):
-        return any(map(differs_between_samples, x))
-    if isinstance(x, list):
+    if isinstance(x, (list, tuple)):
         return any(map(differs_between_samples, x)) or not all(_is_same(entry, x[0]) for entry in x)
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
         return any(differs_between_samples(getattr(x, field.name)) for field in dataclasses.fields(x))
@@ -143,7 +141,8 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return one.shape == other.shape and bool((one == other).all())
     try:
-        own = hasattr(one, "__dict__") and type(one).__eq__ is object.__eq__
-        return _is_same(vars(one), vars(other)) if own else bool(one == other)
+        kind: Any = type(one)
+        by_identity = hasattr(one, "__dict__") and kind.__eq__ is object.__eq__
+        return _is_same(vars(one), vars(other)) if by_identity else bool(one == other)
     except Exception:  # an object whose comparison is something else, or that holds itself
         return False
