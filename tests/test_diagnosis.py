@@ -508,12 +508,26 @@ class Other(Classification):
         ({"alone": {"smell": 0.5}}, r"alone names \['smell'\]"),
         ({"alone": {"audio": math.nan}}, r"alone\['audio'\] is nan"),
         ({"replicates": -2}, "replicates is -2"),
+        ({"noise_levels": 0.5}, r"noise_levels is 0\.5; expected a sequence"),
+        ({"modalities": "audio"}, "modalities is 'audio'; expected different names"),
+        ({"modalities": ("audio", "audio")}, "expected different names"),
         ({"metric": "auc"}, "expected one of accuracy, macro_f1, loss, auroc, or a function"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), batches(), **settings)
+
+
+def test_what_is_no_model_and_no_sample() -> None:
+    for model, named in ((Reads, "class.*Reads"), (lambda inputs: inputs["audio"], "function"), ([], "list")):
+        with pytest.raises(TypeError, match=f"the model is .*{named}.*; expected a network.*gradmod.adapt"):
+            gradmod.diagnose(model, batches())  # type: ignore[arg-type]
+    none = [({m: x[:0] for m, x in inputs.items()}, target[:0]) for inputs, target in batches()]
+    with pytest.raises(ValueError, match="no sample to score: every batch was empty"):
+        gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), none)
+    found = gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), [*none, *batches()], replicates=0)
+    assert found == gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), batches(), replicates=0)
 
 
 def test_any_metric_for_values_noise_and_words() -> None:

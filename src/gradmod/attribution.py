@@ -108,6 +108,8 @@ def attribute(
         raise ValueError(f"replicates is {replicates}; expected a number >= 0 (0: no intervals)")
     score = score_of(task, metric, lower_is_better)
     names = predictions.modalities
+    if not len(predictions.target):
+        raise ValueError("there is no sample to score: every batch was empty")
     predictions.check(task)
     game = predictions.game(task, score)
     found = Attribution(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -189,15 +189,22 @@ def diagnose(
         TypeError: a batch, a network or a metric of another form; where the network takes its inputs one by one, the
             message holds the line of `gradmod.adapt` to paste.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"the model is {model if isinstance(model, type) else type(model).__name__}; expected a network "
+            "(nn.Module); one of a function: gradmod.adapt(nn.Identity(), call=lambda _, inputs: function(inputs))"
+        )
     named = modalities is not None
+    if named and (isinstance(modalities, str) or len(set(modalities or ())) != len(modalities or ())):
+        raise ValueError(f"modalities is {modalities!r}; expected different names, e.g. ('audio', 'visual')")
     model, wrapper = _unwrapped(model)
     if wrapper is not None:
         task, modalities = task or wrapper.task, modalities or wrapper.method.modalities
     task = task or Classification()
     score = score_of(task, metric, lower_is_better)
-    levels = tuple(float(level) for level in noise_levels)
+    levels = tuple(float(level) for level in noise_levels) if isinstance(noise_levels, Iterable) else (math.nan,)
     if not all(math.isfinite(level) and level >= 0 for level in levels):
-        raise ValueError(f"noise_levels is {levels}; expected finite numbers >= 0")
+        raise ValueError(f"noise_levels is {noise_levels}; expected a sequence of finite numbers >= 0, e.g. (0.5, 1)")
     if device is None:
         parameter = next(model.parameters(), None)
         device = None if parameter is None else parameter.device
