@@ -100,6 +100,14 @@ def test_the_range_of_the_coefficients() -> None:
     assert coefficient_range(metrics(("audio",), modulated=False)) == {}
 
 
+def test_the_middle_coefficient_is_the_median_of_the_epochs_medians() -> None:
+    """Not their mean, nor that of the last epoch."""
+    lines = metrics(("audio",), epochs=4)
+    for line, middle in zip(lines.epochs, (0.1, 5.0, 0.3, 0.2), strict=True):
+        line["coefficients"]["audio"]["median"] = middle
+    assert coefficient_range(lines)["audio"] == {"min": 0.125, "median": pytest.approx(0.25), "max": 4.0}
+
+
 def test_tables_fit_80_columns() -> None:
     splits = {name: block(0.5, ("audio", "visual")) for name in ("test", "validation", "train")}
     out = io.StringIO()

@@ -114,8 +114,12 @@ def copy_containers(tree: Any, with_tensors: bool = False) -> Any:
         return _rebuilt(tree, [copy_containers(value, with_tensors) for value in _values(tree)])
     if isinstance(tree, Tensor):
         return tree.clone() if with_tensors else tree
-    has_attributes = hasattr(tree, "__dict__") and not isinstance(tree, type) and not callable(tree)
-    return copy.copy(tree) if has_attributes else tree
+    if not hasattr(tree, "__dict__") or isinstance(tree, type) or callable(tree):
+        return tree
+    try:
+        return copy.deepcopy(tree) if with_tensors else copy.copy(tree)
+    except Exception:  # a handle of the user's own, say; it is handed on as it is
+        return tree
 
 
 def tensor_leaves(tree: Any) -> Iterator[Tensor]:
