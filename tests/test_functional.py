@@ -210,3 +210,8 @@ def test_compiles_without_graph_breaks() -> None:
     (gradient,) = torch.autograd.grad(compiled.square().sum(), values)
     torch.testing.assert_close(compiled, eager)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_games_of_nobody_have_values_of_nobody() -> None:
+    """An empty batch, or no replicate left."""
+    assert fn.shapley_values(torch.zeros(4, 0, 3)).shape == (2, 0, 3)

@@ -24,6 +24,15 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if torch.finfo(tensor.dtype).bits < 32 else tensor
 
 
+NO_FLOAT64 = ("mps",)
+"""Types of devices that have no float64: Apple's."""
+
+
+def where_float64_is(tensor: Tensor) -> Tensor:
+    """Return `tensor`; on the CPU, if its device has no float64."""
+    return tensor.cpu() if tensor.device.type in NO_FLOAT64 else tensor
+
+
 def shapley_values(values: Tensor) -> Tensor:
     """Shapley value of every player of a game.
 
@@ -56,7 +65,7 @@ def shapley_values(values: Tensor) -> Tensor:
     for player in range(players):
         axis = players - 1 - player  # the last axis of the grid is the lowest bit
         gains = grid.select(axis, 1) - grid.select(axis, 0)
-        shares.append((weights * gains.reshape(-1, *values.shape[1:])).sum(0))
+        shares.append((weights * gains.reshape(len(weights), *values.shape[1:])).sum(0))
     limit = torch.finfo(values.dtype).max / 4
     return torch.stack(shares).clamp(-limit, limit) * 4
 
@@ -224,7 +233,7 @@ def scale_gradient(tensor: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         [M, ...].
     """
-    result: Tensor = _ScaleGradient.apply(tensor, coefficients.to(tensor.dtype))  # type: ignore[no-untyped-call]
+    result: Tensor = _ScaleGradient.apply(tensor, coefficients.to(tensor.dtype).to(tensor.device))  # type: ignore[no-untyped-call]
     return result
 
 

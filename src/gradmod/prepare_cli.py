@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, did_you_mean
 from gradmod.experiments.arguments import parse
 from gradmod.reporting.progress import counting
 
@@ -30,11 +30,21 @@ def run(words: Sequence[str]) -> None:
     if words and words[0] in ("-h", "--help"):
         print(USAGE, end="")
         return
-    name = words[0] if words else ""
-    command = next((make for known, make in COMMANDS.items() if name in (known, known.replace("-", ""))), None)
+    command = command_of(words)
     if command is None:
-        raise ConfigError(f"gradmod prepare makes {', '.join(COMMANDS)}; found {name!r} (see gradmod prepare --help)")
-    parse(command, words[1:], f"gradmod prepare {name}")
+        name = words[0] if words else ""
+        raise ConfigError(
+            f"gradmod prepare makes {', '.join(COMMANDS)}; found {name!r}{did_you_mean(name, COMMANDS)} (see gradmod "
+            "prepare --help)"
+        )
+    name = command.__name__.replace("_", "-")
+    parse(command, words[1:], f"gradmod prepare {name}", more_help=f"\nexample:\n  {EXAMPLES[name]}\n")
+
+
+def command_of(words: Sequence[str]) -> Callable[..., None] | None:
+    """What prepares the data set that the words begin with; None: there is none of that name."""
+    name = words[0] if words else ""
+    return next((make for known, make in COMMANDS.items() if name in (known, known.replace("-", ""))), None)
 
 
 def av_mnist(
@@ -48,11 +58,12 @@ def av_mnist(
     snr_db: tuple[float, float] = (-16.0, -5.0),
     disjoint: str = "recordings",
     seed: int = 0,
+    images: str = "centred",
 ) -> None:
     """Make AV-MNIST in its original layout; the same sources and settings give the same bytes.
 
     Args:
-        mnist: Folder of MNIST's four IDX files, gzipped or not.
+        mnist: Folder of MNIST's four IDX files, gzipped or not, or the folder that torchvision downloads it to.
         speech: Folder of the Free Spoken Digit Dataset's recordings.
         noise: Folder of wav, ogg or flac files.
         out: Folder to make.
@@ -62,10 +73,11 @@ def av_mnist(
         snr_db: Range of the ratio of speech to noise.
         disjoint: recordings or speakers: what train and test do not share.
         seed: Of every draw.
+        images: centred: float64 without the mean image, as published; uint8: with it, an eighth of the size.
     """
     from gradmod.datasets.preparation.av_mnist import Recipe, prepare
 
-    recipe = Recipe(train, test, energy, snr_db, disjoint, seed)
+    recipe = Recipe(train, test, energy, snr_db, disjoint, seed, images)
     with counting("samples") as progress:
         manifest = prepare(mnist, speech, noise, out, recipe, progress)
     print(f"{out}: {train} train and {test} test samples, {manifest['components']} components kept")
@@ -125,4 +137,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "crema-d": crema_d,
     "ur-funny": ur_funny,
     "mosei": mosei,
+}
+EXAMPLES = {
+    "av-mnist": "gradmod prepare av-mnist --mnist MNIST --speech FSDD/recordings --noise NOISES --out FOLDER",
+    "crema-d": "gradmod prepare crema-d --root FOLDER --out FAST --shorter-side 256",
+    "ur-funny": "gradmod prepare ur-funny --root FILE.pkl --out FAST",
+    "mosei": "gradmod prepare mosei --root FOLDER --out FAST --embeddings glove.840B.300d.txt",
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gradmod.datasets.audio import log_magnitude_spectrogram, read_wave, repeat_to
+from gradmod.datasets.folders import by_number, files_in
 from gradmod.datasets.images import normalise_into, random_resized_crop, resized
 from gradmod.datasets.npy import open_array
 from gradmod.datasets.pictures import PictureArrays, PictureFiles, Pictures
@@ -21,6 +23,7 @@ from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Source, Split
 from gradmod.datasets.splits import Splits, by_group, heldout, nine_tenths_of_both
 from gradmod.errors import ConfigError, DataError
+from gradmod.file_kinds import check_kind
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 RATE, SECONDS = 22050, 3
@@ -28,6 +31,11 @@ WINDOW, HOP, FLOOR = 512, 353, 1e-7
 SPECTROGRAM = (1, WINDOW // 2 + 1, RATE * SECONDS // HOP + 1)
 PIXELS = 224
 PUBLISHED_FRAME_SEED = 999
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_MEDIA_SUFFIX = re.compile(r"\.(wav|flv|mp4|avi|mp3|jpg)$", re.IGNORECASE)
+_EMOTIONS = re.compile(r"neu|hap|joy|sad|fea|dis|ang", re.IGNORECASE)
+LOUDEST = 16.0
+"""How far beyond -1..1 a sample may lie: resampling and mixing overshoot a little, whole numbers in floats do not."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,8 @@ def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers
     manifest = verified_manifest(folder, "crema-d")
     clips = clips_of_files(folder) if manifest is None else clips_of_arrays(folder, manifest["left_out"])
     visual = Frames(clips.pictures, frames, pinned=protocol == PUBLISHED)
-    whole = Split({"audio": clips.sounds, "visual": visual}, clips.labels)
+    actors = [name.split("_")[0] for name in clips.names]
+    whole = Split({"audio": clips.sounds, "visual": visual}, clips.labels, ids=clips.names, groups={"speaker": actors})
     total, first = len(clips.names), clips.train
     note = f"{len(clips.left_out)} clips left out, which lack their sound or frames: {', '.join(clips.left_out[:5])}"
     notes = (note,) if clips.left_out else ()
@@ -91,7 +100,6 @@ def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers
             whole.subset(train, augmented=True), whole.subset(evaluation), None, whole.subset(predictor), notes
         )
     if speakers == "disjoint":
-        actors = [name.split("_")[0] for name in clips.names]
         train, validation, test, predictor = by_group(actors, (0.6, 0.1, 0.2, 0.1), split_seed)
     else:
         train, validation, predictor = heldout(first, split_seed)
@@ -163,8 +171,8 @@ def listed_clips(folder: Path, audio: Path, pictures_of: Callable[[str], list[Pa
 
 
 def frames_in(folder: Path) -> Callable[[str], list[Path]]:
-    """What gives the frame files of a clip in the original layout."""
-    return lambda name: sorted((folder / "Image-01-FPS" / name).glob("*.jpg"))
+    """What gives the frame files of a clip in the original layout, in order of time: that of their numbers."""
+    return lambda name: by_number(files_in(folder / "Image-01-FPS" / name, suffixes=PICTURE_SUFFIXES))
 
 
 def clips_of_files(folder: Path) -> Clips:
@@ -205,22 +213,51 @@ def clips_of_arrays(folder: Path, left_out: list[str]) -> Clips:
 def read_csv(path: Path) -> list[tuple[str, int]]:
     """Names and classes of clips.
 
+    A first line that is a header (`name,label`) is passed over, as are empty lines, spaces around fields, the letters'
+    case of a class, and of a clip's name its folder and the ending of its file.
+
     Raises:
         DataError: the file is missing, empty or malformed.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_kind(path, "a csv file", "text empty")
+    rows: list[tuple[int, list[str]]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            for row in reader:
+                fields = [field.strip() for field in row]
+                if any(fields):
+                    rows.append((reader.line_num, fields))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as csv: {error}") from None
-    for number, row in enumerate(rows, 1):
-        if len(row) < 2 or row[1].strip() not in CLASSES:
-            raise DataError(f"{path}, line {number}: {','.join(row)!r}; expected a clip name and one of {CLASSES}")
+    if rows and _is_header(rows[0][1]):
+        del rows[0]
     if not rows:
         raise DataError(f"{path} is empty: it lists no clip")
-    return [(row[0].strip(), CLASSES.index(row[1].strip())) for row in rows]
+    clips = []
+    for number, fields in rows:
+        name = _clip_name(fields[0])
+        code = fields[1].upper() if len(fields) > 1 else ""
+        if not name or code not in CLASSES:
+            raise DataError(
+                f"{path}, line {number}: {','.join(fields)[:100]!r}; expected a clip name and one of "
+                f"{CLASSES}, with a comma between them"
+            )
+        clips.append((name, CLASSES.index(code)))
+    return clips
+
+
+def _is_header(fields: Sequence[str]) -> bool:
+    """Whether a first line names columns: two words or more, no number in the first, no emotion in the second.
+
+    Clips' names hold the actor's number. So a first clip with a misspelt class is refused, not passed over.
+    """
+    return len(fields) > 1 and all(fields) and not re.search(r"\d", fields[0]) and _EMOTIONS.match(fields[1]) is None
+
+
+def _clip_name(field: str) -> str:
+    """The clip that a field names, which may be a file of it, in a folder."""
+    return _MEDIA_SUFFIX.sub("", re.split(r"[/\\]", field)[-1]).strip()
 
 
 @dataclass(frozen=True)
@@ -233,14 +270,30 @@ class SoundFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def contents(self, rows: Indices) -> Iterator[bytes]:
+        """The files as they are; see `datasets.contents`."""
+        for row in rows:
+            yield self.paths[row].read_bytes()
+
     def read(self, rows: Indices, draws: np.random.Generator | None) -> Tensor:
         """[n, 1, 257, 188]; nothing is drawn."""
         return torch.from_numpy(np.stack([spectrogram(self.paths[row])[None] for row in rows]))
 
 
 def spectrogram(path: Path) -> npt.NDArray[np.float32]:
-    """[257, 188] of a clip: three seconds, the clip repeated, clipped to -1..1."""
-    wave = repeat_to(read_wave(path, RATE), RATE * SECONDS).clip(-1, 1)
+    """[257, 188] of a clip: three seconds, the clip repeated, clipped to -1..1.
+
+    Raises:
+        DataError: the file is missing or damaged, or its samples are far beyond -1..1.
+    """
+    wave = read_wave(path, RATE)
+    peak = float(np.abs(wave).max())
+    if peak > LOUDEST:
+        raise DataError(
+            f"{path} holds samples up to {peak:g}; expected -1 to 1. Floats that hold whole numbers "
+            "would be clipped to noise: divide them by 32768 (of 16 bits), or write them as integers"
+        )
+    wave = repeat_to(wave, RATE * SECONDS).clip(-1, 1)
     return log_magnitude_spectrogram(wave, WINDOW, HOP, FLOOR)
 
 
@@ -265,6 +318,13 @@ class Frames:
     def shape(self) -> tuple[int, ...]:
         """[3, 224, 224], or with several frames [3, T, 224, 224]."""
         return (3, PIXELS, PIXELS) if self.count == 1 else (3, self.count, PIXELS, PIXELS)
+
+    def contents(self, rows: Indices) -> Iterator[bytes]:
+        """All frames, of which `read` takes a few; see `datasets.contents`."""
+        for clip in rows:
+            yield repr([self.count, self.pinned, self.pictures.count(clip)]).encode()
+            for number in range(self.pictures.count(clip)):
+                yield self.pictures.content(clip, number)
 
     def read_all(self, rows: Indices) -> None:
         """Decode every frame of these clips, of which `read` takes a few.

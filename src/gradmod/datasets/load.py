@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gradmod.datasets.own import load_own
 from gradmod.datasets.registry import dataset_info
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError
@@ -23,8 +24,9 @@ def load_dataset(
         options: of those settings that only some data sets have, the ones that are not at their default.
 
     Raises:
-        ConfigError: unknown name or protocol, or an option that the data set does not have.
-        DataError: the files are missing or not what they should be.
+        ConfigError: unknown name or protocol, an option that the data set does not have, or a function of the user's
+            that takes or returns something else.
+        DataError: the files are missing or not what they should be, or the user's function fails.
     """
     info = dataset_info(name)
     if protocol not in info.protocols:
@@ -33,7 +35,8 @@ def load_dataset(
         if option not in info.options:
             takes = f"it has {', '.join(info.options)}" if info.options else "it has no options"
             raise ConfigError(f"data.{option} is {value!r}, but {info.title} does not take it: {takes}")
-    splits = named(info.loader)(root, protocol, split_seed, **(options or {}))
-    if not isinstance(splits, Splits):
-        raise ConfigError(f"{info.loader} returned {type(splits).__name__}; expected gradmod.datasets.splits.Splits")
+    loader = named(info.loader)
+    if info.is_own:
+        return load_own(loader, info.loader, root, protocol, split_seed)
+    splits: Splits = loader(root, protocol, split_seed, **(options or {}))
     return splits

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gradmod import __version__
+from gradmod.datasets.folders import files_in
 from gradmod.datasets.npy import open_array
 from gradmod.errors import UNREADABLE, ConfigError, DataError, WriteError, why_unreadable
-from gradmod.files import sync, write_json
+from gradmod.file_kinds import unreadable
+from gradmod.files import making_beside, sync, write_json
 
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"
@@ -29,15 +31,16 @@ FORMAT = 1
 def making(out: Path) -> Iterator[Path]:
     """A folder to write into, beside `out`: renamed to `out` when the block ends well, else removed.
 
+    What a process that was killed has left of the same folder is removed, and nothing else.
+
     Raises:
         ConfigError: `out` exists.
     """
     if out.exists():
         raise ConfigError(f"{out} exists already; name a folder that does not, or remove it")
-    folder = out.with_name(f".{out.name}.making")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = making_beside(out)
+    folder.mkdir(parents=True)
     try:
-        folder.mkdir(parents=True)
         yield folder
         for path in folder.rglob("*"):
             sync(path)
@@ -51,7 +54,7 @@ def making(out: Path) -> Iterator[Path]:
 def write_manifest(folder: Path, dataset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write down what a finished folder holds: `facts`, our version, and the hash of every file."""
     manifest: dict[str, Any] = {"dataset": dataset, "format": FORMAT, "gradmod": __version__, **facts}
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = files_in(folder, "**/*")
     manifest["sha256"] = {path.relative_to(folder).as_posix(): sha256([path]) for path in files}
     manifest["digest"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -72,7 +75,8 @@ def read_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
         digest = _digest(manifest) if isinstance(manifest, dict) else ""
     except UNREADABLE as error:
         reason = why_unreadable(error)
-        raise DataError(f"{path} cannot be read: truncated, or not JSON ({reason}); prepare the data again") from None
+        said = unreadable(path, "JSON", "json text", reason, "prepare the data again")
+        raise DataError(said) from None
     found = {key: manifest.get(key) for key in ("dataset", "format")} if isinstance(manifest, dict) else {}
     wanted = {"dataset": dataset, "format": FORMAT}
     if found != wanted or not isinstance(manifest.get("sha256"), dict):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, did_you_mean
 
 HELDOUT, PUBLISHED = "heldout", "published"
+LEFT_OUT_OF_OWN = "take its row out of the rows of its split, where your function makes it: whole.subset(rows)"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class DatasetInfo:
         options: settings of [data] that its loader takes.
         initialisation: "module:function" that gives its network the published starting values; None: the layers' own.
         files: patterns below the root, each with at least one file; "." is the root itself.
+        leaving_out: what to do to leave a sample out.
+        mixes: kinds of groups that are in several splits as the data set is published, to what to say of it.
         network: "module:Class" where there is one network, whatever encoder and fusion; None: encoders and a fusion.
     """
 
@@ -48,6 +52,13 @@ class DatasetInfo:
     initialisation: str | None = None
     network: str | None = None
     files: tuple[str, ...] = ()
+    leaving_out: str = ""
+    mixes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is one of the user's own, named as folder/file.py:function."""
+        return ":" in self.name
 
     def where_it_looked(self, root: str) -> str:
         """What to say where `root` is not the folder of this data set: the layout, and how to get it."""
@@ -81,7 +92,7 @@ DATASETS = {
             ("audio", "visual"),
             10,
             "reduced MNIST images and spoken digits in noise, as spectrograms",
-            "<root>/image/train_data.npy    [N, 784], 0..255\n"
+            "<root>/image/train_data.npy    [N, 784], published ones centred (float64), or 0..255\n"
             "<root>/image/test_data.npy     [N, 784]\n"
             "<root>/audio/train_data.npy    [N, 112, 112], 0..255\n"
             "<root>/audio/test_data.npy     [N, 112, 112]\n"
@@ -97,6 +108,7 @@ DATASETS = {
                 "train_labels.npy",
                 "test_labels.npy",
             ),
+            leaving_out="strike its row from the image, the audio and the labels' file of its split",
             encoder="resnet18",
             card="docs/datasets/av-mnist.md",
         ),
@@ -111,11 +123,15 @@ DATASETS = {
             "<root>/Image-01-FPS/<clip>/*.jpg            frames, one a second",
             "see docs/datasets/crema-d.md",
             "gradmod.datasets.crema_d:load",
-            files=("CREMAD/train.csv", "CREMAD/test.csv", "Audio/*.wav", "Image-01-FPS/*/*.jpg"),
+            files=("CREMAD/train.csv", "CREMAD/test.csv", "Audio/*.wav", "Image-01-FPS/*/*"),
             encoder="resnet18",
             decodes=True,
             card="docs/datasets/crema-d.md",
             options=("frames", "speakers"),
+            leaving_out="remove its sound or frame, or strike its line from the csv file: a clip without sound or "
+            "without any frame is left out, and counted in a note; of several frames the others stay. A prepared "
+            "folder is made anew",
+            mixes={"speaker": "so its csv files are; --speakers disjoint divides it anew"},
             initialisation="gradmod.models.initialisation:start_as_crema_d",
         ),
         DatasetInfo(
@@ -132,6 +148,8 @@ DATASETS = {
             encoder="transformer",
             card="docs/datasets/ur-funny.md",
             options=("aligned",),
+            leaving_out="strike its row from vision, audio, text and labels of its part of the pickle; entries whose "
+            "text is all zero are left out anyway",
         ),
         DatasetInfo(
             "ave",
@@ -141,18 +159,19 @@ DATASETS = {
             "events that are seen and heard, a class for every second",
             "<root>/audio_feature.h5     avadataset [N, 10, 128]\n"
             "<root>/visual_feature.h5    avadataset [N, 10, 7, 7, 512]\n"
-            "<root>/right_labels.h5      avadataset [N, 10, 29]\n"
+            "<root>/right_labels.h5      avadataset [N, 10, 29]; or right_label.h5, labels.h5\n"
             "<root>/train_order.h5, val_order.h5, test_order.h5    order [n]",
             "see docs/datasets/ave.md",
             "gradmod.datasets.ave:load",
             files=(
                 "audio_feature.h5",
                 "visual_feature.h5",
-                "right_labels.h5",
+                "*label*.h5",
                 "train_order.h5",
                 "val_order.h5",
                 "test_order.h5",
             ),
+            leaving_out="strike its number from train_order.h5, val_order.h5 or test_order.h5",
             network="gradmod.models.psp:PositiveSamplePropagation",
             card="docs/datasets/ave.md",
         ),
@@ -170,6 +189,7 @@ DATASETS = {
             "see docs/datasets/mosei.md",
             "gradmod.datasets.mosei:load",
             files=("*_sentences.p", "*_mels.p", "*_sentiment.p", "*_emotion.p"),
+            leaving_out="strike its key from the sentences of its part: the clips are those that have a sentence",
             network="gradmod.models.coattention:CoAttention",
             card="docs/datasets/mosei.md",
             options=("labels", "video", "embeddings"),
@@ -185,11 +205,23 @@ def dataset_info(name: str) -> DatasetInfo:
         ConfigError: there is none of that name.
     """
     if ":" in name:
-        return DatasetInfo(name, name, (), 0, "a data set of the user's own", "", "", loader=name, encoder="auto")
+        return DatasetInfo(
+            name,
+            name,
+            (),
+            0,
+            "a data set of the user's own",
+            "",
+            "",
+            loader=name,
+            encoder="auto",
+            leaving_out=LEFT_OUT_OF_OWN,
+        )
     ready = ", ".join(DATASETS)
     info = DATASETS.get(name)
     if info is None:
         raise ConfigError(
             f"data.dataset is {name!r}; expected one of {ready}, or folder/file.py:function for one of your own"
+            f"{did_you_mean(name, DATASETS)}"
         )
     return info

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from gradmod.datasets.contents import content_hash
 from gradmod.datasets.samples import Indices, Split
 from gradmod.errors import DataError
 from gradmod.tasks import Classification, Task
@@ -26,6 +28,7 @@ class Splits:
         modalities: those that were read; None: all that the data set has.
         task: what the targets are.
         outputs: numbers that the network returns for each sample or segment; None: one for each class of the data set.
+        classes: names of the classes, in the order of their numbers; empty: as the targets tell.
         network: arguments of the data set's own network that only the data tell.
     """
 
@@ -38,6 +41,12 @@ class Splits:
     task: Task = field(default_factory=Classification)
     outputs: int | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash of all that it holds; see `gradmod.datasets.contents.content_hash`."""
+        return content_hash(self)
 
     def items(self) -> Iterator[tuple[str, Split]]:
         """The splits that there are, by name."""

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gradmod import functional
-from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, scores_of, sums_over_processes
+from gradmod.methods.base import StepRecord, scores_of, sums_and_counts
 from gradmod.methods.centre import TargetCentre
+from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
 from gradmod.methods.watch import StepWatch
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
@@ -66,6 +66,7 @@ class AGM(WindowedMethod):
     mean_score: Tensor
     steps: Tensor
     needs_coalitions = True
+    averages_scores = True
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class AGM(WindowedMethod):
         self.alpha, self.cap = float(alpha), cap
         self.register_buffer("mean_score", torch.zeros(len(self.modalities), dtype=torch.float64))
         self.register_buffer("steps", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self._of_forward = ForwardsMadeAgain()
         self.centre = TargetCentre()
         self.watch = StepWatch(type(self).__name__, self.modalities)
         self._has_gaps = False  # whether some sample so far may have lacked a modality
@@ -103,26 +105,31 @@ class AGM(WindowedMethod):
         target: Tensor,
         task: Task,
         present: Tensor | None = None,
-    ) -> Tensor | Output:
+    ) -> Any:
         """Logits v(all), whose gradient through each mono-modal response is multiplied by its coefficient."""
         modulates = self.is_active() and self.alpha > 0
         evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=modulates, present=present)
-        logits, extra_loss = split_output(evaluation.output)
-        task.check(logits, target)
+        task.check(evaluation.logits, target)
         coefficients = self._observe(evaluation.responses.detach(), target, task, present, modulates)
         if not modulates:
             return evaluation.output
-        modulated = functional.modulate(logits, evaluation.responses, coefficients)
-        return modulated if extra_loss is None else Output(modulated, extra_loss)
+        return evaluation.with_logits(functional.modulate(evaluation.logits, evaluation.responses, coefficients))
 
     @torch.no_grad()
     def _observe(
         self, responses: Tensor, target: Tensor, task: Task, present: Tensor | None, modulates: bool
     ) -> Tensor:
-        """Score the responses, update the statistics, record the step; return the coefficients [M]."""
-        self.centre.observe(target, task)
+        """Score the responses, update the statistics, record the step; return the coefficients [M].
+
+        A forward that activation checkpointing does again in the backward gets the coefficients of the first time.
+        """
+        again = self._of_forward.recall(target) if in_backward() else None
+        if again is not None:
+            return again
+        self.centre.observe(target, task, self.sum_over_processes)
         predictions = self.centre.own_predictions(responses, task, present)
-        sums, counts = sums_over_processes(scores_of(task, predictions, target), present, task.weights(target))
+        totals = sums_and_counts(scores_of(task, predictions, target), present, task.weights(target))
+        sums, counts = self.sum_over_processes(totals)
         scores, has_score = sums / counts, counts > 0
         finite = (scores.isfinite() | ~has_score).all()
         counted = has_score & finite
@@ -138,8 +145,9 @@ class AGM(WindowedMethod):
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(counted, updated, self.mean_score))
         self.steps.add_(counted)
+        self._of_forward.keep(target, coefficients)
         self.watch.add(finite, has_score.any(), self.at_bounds(coefficients))
-        headlines = None if present is not None else task.headlines(predictions, target)
+        headlines = self.headlines(task, predictions, target, present)
         left_out = task.left_out(target)
         self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines, counted.any(), left_out)
         return coefficients

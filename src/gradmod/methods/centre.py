@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod import functional
@@ -37,8 +36,13 @@ class TargetCentre(nn.Module):
         for name in _NAMES:
             self.register_buffer(name, None)
 
-    def observe(self, target: Tensor, task: Task) -> None:
+    def observe(self, target: Tensor, task: Task, over_processes: Callable[[Tensor], Tensor]) -> None:
         """Take in the targets of a batch; one that is not finite is left out.
+
+        Args:
+            target: of this process' share of the batch.
+            task: what it is.
+            over_processes: sums a tensor over the processes that train the model.
 
         Raises:
             ValueError: the number of outputs changed.
@@ -46,7 +50,7 @@ class TargetCentre(nn.Module):
         numbers = task.numbers(target)
         if numbers is None:
             return
-        numbers = numbers.detach().double().flatten(0, -2)
+        numbers = functional.where_float64_is(numbers.detach()).double().flatten(0, -2)
         if self.count is None or self.mean is None or self.moment is None:
             self.count, self.mean, self.moment = (numbers.new_zeros(numbers.shape[-1]) for _ in _NAMES)
         if len(self.mean) != numbers.shape[-1]:
@@ -58,10 +62,10 @@ class TargetCentre(nn.Module):
             setattr(self, name, getattr(self, name).to(numbers.device))
         seen = numbers.isfinite()
         distance = torch.where(seen, numbers - self.mean, 0.0)
-        added, shift = _over_processes(torch.stack([seen.double().sum(0), distance.sum(0)]))
+        added, shift = over_processes(torch.stack([seen.double().sum(0), distance.sum(0)]))
         step = shift / (self.count + added).clamp(min=1)
         # Around the new mean, so that the squares of large numbers do not swallow their spread.
-        around = _over_processes(torch.where(seen, distance - step, 0.0).square().sum(0))
+        around = over_processes(torch.where(seen, distance - step, 0.0).square().sum(0))
         self.moment.add_(self.count * step.square() + around)
         self.mean.add_(step)
         self.count.add_(added)
@@ -72,7 +76,7 @@ class TargetCentre(nn.Module):
             return responses
         shape = [1] * (responses.dim() - 1)
         shape[task.output_axis] = -1
-        return functional.own_predictions(responses, self.mean.to(responses.dtype).reshape(shape), present)
+        return functional.own_predictions(responses, self.mean.to(responses).reshape(shape), present)
 
     def unit(self, task: Task) -> Tensor | None:
         """Scalar float64, what scores are compared in; infinite while the targets do not differ. None: as they are."""
@@ -87,9 +91,3 @@ class TargetCentre(nn.Module):
             saved = state_dict.get(prefix + name)
             setattr(self, name, None if saved is None else saved.detach().clone())
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-def _over_processes(sums: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(sums)
-    return sums

@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import HasOwnHeads, Output
+from gradmod.coalitions.protocols import declares_own_heads, logits_of
+from gradmod.coalitions.reuse import own_head_predictions
 from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, mean_over_processes, scores_of
+from gradmod.functional import where_float64_is
+from gradmod.methods.base import StepRecord, scores_of
 from gradmod.methods.centre import TargetCentre
 from gradmod.methods.gradients import ChangesGradients
+from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
@@ -49,6 +52,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
         ValueError: one modality, alpha not above 0, an unknown filter; on `bind`, a filter that leaves nothing.
     """
 
+    averages_scores = True
+
     def __init__(
         self,
         modalities: Sequence[str],
@@ -67,6 +72,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
             raise ValueError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}")
         self.alpha, self.noise, self.filter, self.seed = float(alpha), noise, filter, seed
         self.centre = TargetCentre()
+        self._of_forward = ForwardsMadeAgain()
         self._steps = 0
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
@@ -88,22 +94,21 @@ class OGMGE(ChangesGradients, WindowedMethod):
         target: Tensor,
         task: Task,
         present: Tensor | None = None,
-    ) -> Tensor | Output:
+    ) -> Any:
         """The model's own forward; each modality's prediction is looked at."""
-        self.expect_after_backward()
-        if isinstance(model, HasOwnHeads):
-            features = {m: model.encode(m, inputs[m]) for m in self.modalities}
-            output: Tensor | Output = model.head(model.fuse(features))
-            with torch.no_grad():
-                predictions = model.mono_logits(features)
+        has_own_heads = declares_own_heads(model, self.modalities)
+        if has_own_heads:
+            output, predictions = own_head_predictions(model, inputs, self.modalities)
         else:
             evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False, present=present)
             output, predictions = evaluation.output, evaluation.responses.detach()
-        with torch.no_grad():
-            self.centre.observe(target, task)
-            if not isinstance(model, HasOwnHeads):
-                predictions = self.centre.own_predictions(predictions, task, present)
-            self._observe(predictions, target, task, present)
+        if not in_backward() or self._of_forward.recall(target) is None:
+            with torch.no_grad():
+                self.centre.observe(target, task, self.sum_over_processes)
+                if not has_own_heads:
+                    predictions = self.centre.own_predictions(predictions, task, present)
+                self._observe(predictions, target, task, present)
+        self.expect_backward(logits_of(model, output))
         return output
 
     def change_gradients(self) -> None:
@@ -137,8 +142,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
         scores, weights = scores_of(task, predictions, target), task.weights(target)
         unit = self.centre.unit(task)
-        compared = scores.double() if unit is None else scores.double() / unit
-        sureness = mean_over_processes((-compared).exp(), present, weights)
+        compared = where_float64_is(scores).double()
+        sureness = self.mean_scores((-(compared if unit is None else compared / unit)).exp(), present, weights)
         scored = ~sureness.isnan()
         known = torch.where(scored, sureness, 0.0)
         others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
@@ -146,12 +151,12 @@ class OGMGE(ChangesGradients, WindowedMethod):
         # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
         ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
-        headlines = None if present is not None else task.headlines(predictions, target)
+        self._of_forward.keep(target, coefficients)
         self.last_step = StepRecord(
             coefficients,
-            mean_over_processes(scores, present, weights),
+            self.mean_scores(scores, present, weights),
             ratios,
-            headlines=headlines,
+            headlines=self.headlines(task, predictions, target, present),
             left_out_targets=task.left_out(target),
         )
 

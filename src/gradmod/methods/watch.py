@@ -53,7 +53,7 @@ class StepWatch(nn.Module):
             at_bounds: [M] bool, whose coefficient is at a bound.
         """
         flags = torch.stack([torch.ones_like(finite), ~finite, ~scored])
-        self.counts.add_(torch.cat([flags, at_bounds.any().unsqueeze(0), at_bounds]))
+        self.counts.add_(torch.cat([flags, at_bounds.any().unsqueeze(0), at_bounds]).to(self.counts.device))
         if torch.compiler.is_compiling():
             return
         self._steps += 1

@@ -37,9 +37,19 @@ def show_inspection(facts: DatasetFacts, root: str) -> None:
             inputs.add_row(name, escape(f"[{shape}]"), f"{seen.low:.4g}", f"{seen.high:.4g}", str(seen.not_finite))
         console.print(inputs)
     for note in facts.notes:
-        console.print(f"note: {note}", soft_wrap=True)
-    for (part, other), count in facts.doubles.items():
-        console.print(f"warning: {count} samples of {part} are in {other} too", soft_wrap=True)
+        warns = note.startswith("warning: ")
+        console.print(note if warns else f"note: {note}", soft_wrap=True, markup=False)
+    for remark in facts.remarks():
+        console.print(f"note: {remark}", soft_wrap=True, markup=False)
+    for warning in facts.warnings():
+        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
     for problem in facts.problems:
         console.print(f"problem: {problem}", soft_wrap=True, markup=False)
+    if facts.unreadable:
+        console.print(
+            f"{facts.unreadable} samples cannot be used as they are. Fetch or make them again; or, to leave one out, "
+            f"{facts.info.leaving_out}",
+            soft_wrap=True,
+            markup=False,
+        )
     console.print("[bold]not usable" if facts.problems else "[bold]ready to train on")

@@ -142,6 +142,13 @@ class Task(ABC):
             )
         return found
 
+    def ranking(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What an area under the ROC curve is of: [rows, K] how likely each label is, whether it is there, is known.
+
+        None: the task has no labels to rank.
+        """
+        return None
+
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """[N] float64 terms of `sample_metric`: its value over samples is their mean. Segments are averaged."""
         scores = self.scores(logits.unsqueeze(0), target)[0].double()

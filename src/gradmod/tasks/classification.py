@@ -173,6 +173,13 @@ class Classification(Task):
         logits, target = logits[scored], self._hard(target[scored])
         return {"accuracy": accuracy(logits, target), "macro_f1": macro_f1(logits, target), "loss": loss}
 
+    def ranking(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probability of each class against the rest. See `Task.ranking`."""
+        logits, target = self._flat(logits, target)
+        scored = self._scored(target)
+        there = F.one_hot(self._hard(target[scored]).long(), logits.shape[-1]).bool()
+        return logits[scored].softmax(-1), there, torch.ones_like(there)
+
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """[N] whether the class is right. See `Task.per_sample`."""
         right, scored = self._right(logits, target)

@@ -115,6 +115,11 @@ class MultiLabel(Task):
             "loss": loss,
         }
 
+    def ranking(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logit of each label. See `Task.ranking`."""
+        logits, target = (outputs_last(values, self.output_axis).flatten(0, -2) for values in (logits, target))
+        return logits, target > 0.5, self._scored(target)
+
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """[N] share of the labels that are right. See `Task.per_sample`."""
         self.check(logits, target)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod.attribution import in_eval_mode
-from gradmod.coalitions.protocols import HasOwnHeads, split_output
+from gradmod.coalitions.protocols import declares_own_heads, logits_of
 from gradmod.errors import ConfigError, TrainingError
 from gradmod.methods.base import ValidationFigures
 from gradmod.tasks import Task
@@ -64,12 +64,12 @@ def predict(
     Raises:
         TrainingError: logits that are not finite; names the samples, and the inputs that are not.
     """
-    with_own = with_own and isinstance(model.model, HasOwnHeads)
+    with_own = with_own and declares_own_heads(model.model, model.method.modalities)
 
     def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
         evaluation = model.responses(inputs)
         found = {
-            "logits": split_output(evaluation.output)[0].float(),
+            "logits": evaluation.logits.float(),
             "responses": evaluation.responses.transpose(0, 1),
         }
         return found | ({"own": model.own_predictions(inputs).float().transpose(0, 1)} if with_own else {})
@@ -113,7 +113,7 @@ def predict_features(
 
     def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
         seen.clear()
-        logits = split_output(model.model(inputs))[0]
+        logits = logits_of(model.model, model.model(inputs))
         feature = seen[-1] if seen[-1].dim() == logits.dim() else seen[-1].flatten(1)
         return {"feature": feature.float(), "logits": logits.float()}
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradmod.functional import where_float64_is
 from gradmod.methods.base import Method, StepRecord
 
 _QUANTILES = {"min": 0.0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
@@ -57,13 +58,13 @@ class EpochHistory:
 
     def mean_loss(self) -> Tensor:
         """Mean loss of this process' steps so far, a scalar."""
-        return torch.stack(self.losses).double().mean()
+        return where_float64_is(torch.stack(self.losses)).double().mean()
 
     def coefficient_quantiles(self, modalities: tuple[str, ...]) -> dict[str, dict[str, float]] | None:
         """Distribution of each modality's coefficient over the steps so far; None where the method has none."""
         if not self.coefficients:
             return None
-        values = torch.stack(self.coefficients).double().cpu()
+        values = _on_the_cpu(self.coefficients).double()
         quantiles = torch.quantile(values, torch.tensor(list(_QUANTILES.values()), dtype=values.dtype), dim=0)
         return {
             modality: dict(zip(_QUANTILES, column.tolist(), strict=True))
@@ -82,7 +83,7 @@ class EpochHistory:
             not_counted, left_out = (int(count) for count in self.events.tolist())
             found = {"steps_not_counted": not_counted, "left_out_targets": left_out}
         if self.coefficients:
-            share = method.at_bounds(torch.stack(self.coefficients)).cpu().double().mean(0).tolist()
+            share = method.at_bounds(_on_the_cpu(self.coefficients)).double().mean(0).tolist()
             found["at_bounds"] = dict(zip(method.modalities, share, strict=True)) if any(share) else None
         return {name: value for name, value in found.items() if value}
 
@@ -99,17 +100,17 @@ class EpochHistory:
         """Tensors for a checkpoint; `across` makes of this process' share of the losses those of all."""
         return {
             "losses": across(torch.stack(self.losses)).cpu() if self.losses else torch.empty(0),
-            "coefficients": torch.stack(self.coefficients).cpu() if self.coefficients else torch.empty(0),
+            "coefficients": _on_the_cpu(self.coefficients) if self.coefficients else torch.empty(0),
             "events": torch.empty(0) if self.events is None else self.events.cpu(),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any], device: torch.device, steps: int, modalities: int) -> EpochHistory:
-        """The history that `state` was made from, on `device`; all of it was looked at.
+        """The history that `state` was made from; all of it was looked at.
 
         Args:
             state: of `state()`.
-            device: where the tensors go.
+            device: where the losses go.
             steps: how many steps it must be of.
             modalities: M.
 
@@ -125,4 +126,10 @@ class EpochHistory:
                 f"those of {steps} steps and {modalities} modalities"
             )
         counted = events.to(device) if len(events) else None
-        return cls(list(losses.to(device)), list(coefficients.to(device)), unseen_from=steps, events=counted)
+        return cls(list(losses.to(device)), list(coefficients), unseen_from=steps, events=counted)
+
+
+def _on_the_cpu(tensors: list[Tensor]) -> Tensor:
+    """Tensors, stacked. Those of a checkpoint are on the CPU, those of later steps where the method reckons."""
+    one_device = len({tensor.device for tensor in tensors}) == 1
+    return torch.stack(tensors if one_device else [tensor.cpu() for tensor in tensors]).cpu()

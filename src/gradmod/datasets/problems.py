@@ -1,0 +1,84 @@
+"""Several problems of a data set at once, and problems of one kind on one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gradmod.errors import DataError
+
+MOST_SHOWN = 5
+_PLACE = re.compile(r"(?:[A-Za-z]:)?[^\s'\",;()]*[/\\][^\s'\",;()]*[^\s'\",;():.]")
+_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?|0x[0-9a-f]+")
+
+
+class DataProblemsError(DataError):
+    """A data set cannot be used, for several reasons at once.
+
+    Attributes:
+        messages: the reasons; where it is one line, the first one stands for all.
+    """
+
+    def __init__(self, *messages: str) -> None:
+        more = f" (and {len(messages) - 1} more: gradmod check lists them)" if len(messages) > 1 else ""
+        super().__init__(f"{messages[0]}{more}")
+        self.messages = messages
+
+
+@dataclass
+class Problems:
+    """Reasons that are gathered, to be raised together."""
+
+    messages: list[str] = field(default_factory=list)
+
+    def add(self, message: object) -> None:
+        """Keep a reason, or those of an error."""
+        self.messages += getattr(message, "messages", (str(message),))
+
+    def raise_any(self) -> None:
+        """Raise what there is.
+
+        Raises:
+            DataError: there is a reason; with several, `DataProblemsError`.
+        """
+        if len(self.messages) == 1:
+            raise DataError(self.messages[0])
+        if self.messages:
+            raise DataProblemsError(*self.messages)
+
+
+def by_kind(messages: Iterable[str], root: str = "") -> list[str]:
+    """Messages, those of one kind on one line: the first, how many there are, and where a few others are.
+
+    Of one kind are messages that differ in paths, quoted names and numbers only.
+
+    Args:
+        messages: what is wrong, in each its place.
+        root: of the data set, which is left out of the other places.
+    """
+    kinds: dict[str, list[str]] = {}
+    for message in dict.fromkeys(messages):
+        kinds.setdefault(_PARTICULAR.sub("#", _PLACE.sub("PATH", message)), []).append(message)
+    return [_line(alike, root) for alike in kinds.values()]
+
+
+def _line(alike: list[str], root: str) -> str:
+    first, *others = alike
+    if not others:
+        return first
+    shown = [_where(message, first, root) for message in others[:MOST_SHOWN]]
+    more = f", and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
+    return f"{first} [{len(alike)} of this kind; also {', '.join(shown)}{more}]"
+
+
+def _where(message: str, first: str, root: str) -> str:
+    """What tells a message from the first of its kind: its path, else its quoted names and numbers."""
+    known = set(_PLACE.findall(first))
+    places = [str(place) for place in _PLACE.findall(message) if place not in known]
+    if places:
+        text = places[0].removeprefix(root).lstrip("/\\") if root else places[0]
+        return text or places[0]
+    of_first = _PARTICULAR.findall(first)
+    own = [part for number, part in enumerate(_PARTICULAR.findall(message)) if of_first[number] != part]
+    return " ".join(own) or message
