@@ -65,7 +65,7 @@ def shapley_values(values: Tensor) -> Tensor:
     for player in range(players):
         axis = players - 1 - player  # the last axis of the grid is the lowest bit
         gains = grid.select(axis, 1) - grid.select(axis, 0)
-        shares.append((weights * gains.reshape(-1, *values.shape[1:])).sum(0))
+        shares.append((weights * gains.reshape(rows // 2, *values.shape[1:])).sum(0))
     limit = torch.finfo(values.dtype).max / 4
     return torch.stack(shares).clamp(-limit, limit) * 4
 
