@@ -21,7 +21,7 @@ from networks import NAMES, batch, network
 
 TWO = NAMES[:2]
 MPS, CPU = torch.device("mps"), torch.device("cpu")
-MOVES = {"to", "cpu", "copy_", "mul_", "as_subclass", "_make_subclass"}
+MOVES = {"to", "cpu", "copy_", "as_subclass"}
 
 
 class OnMPS(torch.Tensor):
@@ -36,11 +36,12 @@ class Stand(TorchFunctionMode):
         name = getattr(function, "__name__", "")
         leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         here = [leaf for leaf in leaves if isinstance(leaf, OnMPS)]
-        if function is Tensor.device.__get__:  # type: ignore[attr-defined]
+        if function == Tensor.device.__get__:  # type: ignore[attr-defined]
             return MPS if isinstance(args[0], OnMPS) else CPU
         asked = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.device)]
         place = CPU if name == "cpu" else asked[0] if asked else MPS if here else CPU
-        if here and name not in MOVES and any(leaf.dim() > 0 and not isinstance(leaf, OnMPS) for leaf in leaves):
+        alone = name in MOVES or name.startswith("_")
+        if here and not alone and any(leaf.dim() > 0 and not isinstance(leaf, OnMPS) for leaf in leaves):
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, mps and cpu")
         args, kwargs = tree_map(lambda leaf: CPU if isinstance(leaf, torch.device) else leaf, (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
