@@ -214,7 +214,7 @@ def without_labels():
     Trainer(hf_trainer.ForTrainer(), arguments, train_dataset=rows, compute_loss_func=own_loss).train()
 
 def without_the_hook():
-    example.main(epochs=1, trainer=Trainer, optim="sgd", **quiet)
+    example.main(epochs=1, trainer=Trainer, **quiet)
 
 for call in (without_the_hook, without_labels):
     try:

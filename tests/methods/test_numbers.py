@@ -158,7 +158,7 @@ def test_the_centre_is_the_mean_and_variance_of_all_targets_so_far(seed: int, me
     batches[1][2, 0] = torch.nan
     batches[2][0, 1, 0] = torch.inf
     for target in batches:
-        centre.observe(target, task)
+        centre.observe(target, task, lambda sums: sums)
     everything = torch.cat(batches).reshape(-1, 2)
     columns = [column[column.isfinite()] for column in everything.T]
     assert centre.mean is not None
@@ -215,12 +215,15 @@ def test_targets_that_do_not_differ_compare_nothing() -> None:
 
 
 def test_another_number_of_outputs_is_told() -> None:
+    def same(sums: Tensor) -> Tensor:
+        return sums
+
     centre = TargetCentre()
-    centre.observe(torch.zeros(3, 4), Regression())
+    centre.observe(torch.zeros(3, 4), Regression(), same)
     with pytest.raises(ValueError, match=r"targets of 5 outputs after targets of 4.*Regression\(output_axis="):
-        centre.observe(torch.zeros(3, 5), Regression())
+        centre.observe(torch.zeros(3, 5), Regression(), same)
     maps = TargetCentre()
-    maps.observe(torch.zeros(3, 2, 5, 5), Regression(output_axis=1))
-    maps.observe(torch.zeros(3, 2, 7, 6), Regression(output_axis=1))
+    maps.observe(torch.zeros(3, 2, 5, 5), Regression(output_axis=1), same)
+    maps.observe(torch.zeros(3, 2, 7, 6), Regression(output_axis=1), same)
     with pytest.raises(ValueError, match="output_axis is 0"):
         Regression(output_axis=0)

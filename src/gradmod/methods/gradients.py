@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradmod.methods.base import Method
 from gradmod.methods.surroundings import in_backward, refuse_transforms
@@ -80,21 +83,45 @@ class ChangesGradients(Method):
         self._pending = _Pending()  # the weights are others now, and not by an optimizer's step
 
 
+_EXPECTING: weakref.WeakSet[_Pending] = weakref.WeakSet()
+
+
+@functools.cache
+def _watch_optimizers() -> None:
+    """Be told of every optimizer's step from now on: a fused one changes parameters without a new version of them."""
+
+    def note(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for pending in list(_EXPECTING):
+            pending.see_step(optimizer)
+
+    register_optimizer_step_post_hook(note)
+
+
 class _Pending:
     """Parameters whose gradients are on their way and were not changed yet; a copy of it, or a pickle, is empty."""
 
     def __init__(self) -> None:
         self.has_backward = False
+        self._has_step = False
         self._versions: list[tuple[Tensor, int]] = []
 
     def expect(self, parameters: list[nn.Parameter]) -> None:
         self._versions = [(parameter, parameter._version) for parameter in parameters]
+        _watch_optimizers()
+        _EXPECTING.add(self)
 
     def see(self, gradient: Tensor) -> None:
         self.has_backward = True
 
+    def see_step(self, optimizer: torch.optim.Optimizer) -> None:
+        own = {id(parameter) for parameter, _ in self._versions}
+        if self.has_backward and any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            self._has_step = True
+
     def was_stepped(self) -> bool:
-        return self.has_backward and any(parameter._version != version for parameter, version in self._versions)
+        return self.has_backward and (
+            self._has_step or any(parameter._version != version for parameter, version in self._versions)
+        )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Pending:
         return _Pending()
