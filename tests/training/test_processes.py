@@ -114,9 +114,20 @@ def test_the_best_epoch_is_chosen_on_the_model_that_is_saved(method: str, tmp_pa
         assert found["responses"][m]["score"] == pytest.approx(figures["score"], rel=1e-5)
 
 
+def test_what_mses_puts_back_is_measured_again(tmp_path: Path) -> None:
+    """The run ends where the last modality is put back to its best epoch: that model is validated and saved."""
+    config = own(tmp_path, "run", method="mses", patience="1", smoothing=0.0, lr=0.5, epochs=30)
+    train(config)
+    folder = tmp_path / "run"
+    epochs = [line for line in log_lines(folder) if line["kind"] == "epoch"]
+    assert len(epochs) < 30
+    found = evaluate(folder, split="validation", checkpoint="last", dataset=OWN)
+    assert found == epochs[-1]["validation"]
+
+
 def test_synchronised_batch_norm_refuses_a_last_batch_of_fewer_samples_than_processes(tmp_path: Path) -> None:
     config = own(tmp_path, "x", batch_size=39, devices=4, sync_batch_norm=True)
-    with pytest.raises(ConfigError, match=r"the last batch of an epoch has 3 samples .* batch_size 39"):
+    with pytest.raises(ConfigError, match=r"the last batch of an epoch has 3 samples .*batch_size 39\)"):
         build_parts(config)
     for changes in ({"devices": 3}, {"sync_batch_norm": False}):
         build_parts(replace(config, train=replace(config.train, **changes)))  # type: ignore[arg-type]

@@ -165,9 +165,10 @@ class Method(nn.Module):
         Raises:
             RuntimeError: it is called in a way that the method cannot be right in.
         """
-        if self.averages_scores or self.watches_validation:
-            refuse_transforms(type(self).__name__)
-        if self.averages_scores and not in_backward():
+        if not self.averages_scores:
+            return
+        refuse_transforms(type(self).__name__)
+        if not in_backward():
             self._averaging.begin_step(model, self)
 
     def sum_over_processes(self, totals: Tensor) -> Tensor:

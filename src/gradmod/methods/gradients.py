@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmod.methods.base import Method
-from gradmod.methods.surroundings import in_backward
+from gradmod.methods.surroundings import in_backward, refuse_transforms
 
 
 class ChangesGradients(Method):
@@ -29,6 +29,7 @@ class ChangesGradients(Method):
                 they are not the model's own.
         """
         super().begin_step(model)
+        refuse_transforms(type(self).__name__)
         if torch.compiler.is_compiling() or in_backward():
             return
         parameters = self._all_parameters()
