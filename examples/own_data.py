@@ -3,7 +3,8 @@
     gradmod train --dataset examples/own_data.py:load --root my_data.npz --method agm --alpha 1
 
 A data set is a function that returns its splits. An input is an `ArraySource`, or anything else with `shape`, `__len__`
-and `read` (see gradmod.datasets.samples.Source). Classes are int64, one a sample; other targets: Splits(task=...).
+and `read` (see gradmod.datasets.samples.Source). Labels are whole numbers, texts or one-hot; other targets:
+Splits(task=...). All of it: docs/datasets/own-data.md.
 """
 
 from __future__ import annotations

@@ -239,6 +239,15 @@ def test_what_is_no_file_is_told_apart(tmp_path: Path) -> None:
     assert kind_of(tmp_path / "folder") is None
 
 
+def test_a_file_of_another_user_is_not_called_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mode itself would not do: root may read everything."""
+    path = tmp_path / "file"
+    path.write_bytes(FORMS["npy"][0])
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(GradmodError, match=r"file may not be read by this user; allow it"):
+        open_array(path, (None,))
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_get_a_kind_or_none(content: bytes) -> None:

@@ -149,14 +149,14 @@ def test_a_file_that_cannot_be_run(content: str, message: str, tmp_path: Path) -
 
 
 def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "mine.py").write_text("def load(a, b, c): ...\n")
+    (tmp_path / "nowhere_else.py").write_text("def load(a, b, c): ...\n")
     monkeypatch.chdir(tmp_path)
     for name, message in (
-        ("mine:load", r"there is no module 'mine' to import; did you mean mine\.py:load\?"),
-        ("min.py:load", r"min\.py does not exist; did you mean mine\.py\?"),
+        ("nowhere_else:load", r"there is no module 'nowhere_else' to import; did you mean nowhere_else\.py:load\?"),
+        ("nowhere_els.py:load", r"els\.py does not exist; did you mean nowhere_else\.py\?"),
         (":load", "names no module; write folder/file.py:function"),
         ("..mine:load", "names no module"),
-        ("mine.py:", r"mine\.py has no ''"),
+        ("nowhere_else.py:", r"nowhere_else\.py has no ''"),
         ("no.such.package:load", "there is no module 'no.such.package'"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -40,7 +40,8 @@ Train multi-modal classifiers, balance their modalities, see how they compete.
   prepare    make a data set from its sources, or decode one once     gradmod prepare crema-d --root FOLDER --out FAST
   list       methods, data sets and models, and what each needs
 
-gradmod COMMAND --help shows a command's flags; gradmod --version its version.
+train and compare take settings from flags and from a file: --preset NAME (in the package) or --config FILE.
+gradmod COMMAND --help shows a command's flags and examples; gradmod --version its version.
 """
 
 INTERRUPTED = (

@@ -6,6 +6,7 @@ a login, an archive that nobody unpacked. Its first bytes say so, and that helps
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,12 +246,14 @@ def check_kind(path: Path, expected: str, groups: str) -> None:
 
 
 def check_there(path: Path) -> None:
-    """Check that a file is there.
+    """Check that a file is there, and that this user may read it.
 
     Raises:
-        DataError: it is missing, a folder, or a link to what is missing.
+        DataError: it is missing, a folder, a link to what is missing, or not for this user.
     """
     if path.is_file():
+        if not os.access(path, os.R_OK):
+            raise DataError(f"{path} may not be read by this user; allow it, with chmod u+r")
         return
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected a file")

@@ -302,7 +302,7 @@ def refuse_without_effect(options: argparse.Namespace, named: Collection[str], r
                 f"changes nothing; used are {', '.join(f'--{name}' for name in used)}"
             )
     found: dict[str, str] = {}
-    if options.dataset == "AV-Digits":
+    if options.dataset == "AV-Digits" and options.data_root:
         found["data_root"] = "to --dataset AV-Digits, which is embedded"
     if DATASETS[options.dataset] in WITH_A_NETWORK:
         found["fusion_type"] = f"to --dataset {options.dataset}, which has one network of its own"

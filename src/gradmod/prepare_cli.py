@@ -28,7 +28,7 @@ def run(words: Sequence[str]) -> None:
         GradmodError: what was wrong.
     """
     if words and words[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print(USAGE + "\nexamples:\n" + "".join(f"  {example}\n" for example in EXAMPLES.values()), end="")
         return
     command = command_of(words)
     if command is None:

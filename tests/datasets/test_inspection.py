@@ -140,9 +140,9 @@ def test_all_damaged_samples_are_listed_and_how_to_go_on_without_them(
     problems = [line for line in text.splitlines() if line.startswith("problem: ")]
     assert len(problems) == 2
     assert all(path.name in problems[0] for path in sounds[:3])
-    assert "[3 of this kind; also " in problems[0]
+    assert problems[0].startswith("problem: 3 alike (Audio/")
     assert all(f"{path.parent.name}/{path.name}" in problems[1] for path in (frames[0], frames[-1]))
-    assert "4 samples cannot be used as they are" in text
+    assert "note: 4 samples cannot be used as they are" in text
     assert "remove its sound or frame, or strike its line from the csv file" in text
     for path in sounds[:3]:
         path.unlink()
@@ -156,9 +156,9 @@ def test_one_line_for_problems_of_one_kind() -> None:
     messages = [f"/data/a/clip{n}.wav cannot be read: empty" for n in range(9)]
     messages += ["b.npy: sample 3 holds 'x'", "b.npy: sample 14 holds 'x'", "/data/a/clip0.wav cannot be read: empty"]
     first, second = by_kind(messages, "/data")
-    shown = ", ".join(f"a/clip{n}.wav" for n in range(1, 6))
-    assert first == f"{messages[0]} [9 of this kind; also {shown}, and 3 more]"
-    assert second == "b.npy: sample 3 holds 'x' [2 of this kind; also 14]"
+    shown = ", ".join(f"a/clip{n}.wav" for n in range(5))
+    assert first == f"9 alike ({shown}, and 4 more): {messages[0]}"
+    assert second == "2 alike (3, 14): b.npy: sample 3 holds 'x'"
 
 
 def own_facts(tmp_path: Path, body: str) -> DatasetFacts:

@@ -146,6 +146,20 @@ def test_what_a_file_says_in_vain_is_told(tmp_path: Path) -> None:
     assert setting_warnings(Comparison()) == []
 
 
+def test_patience_that_never_ends_is_told() -> None:
+    def notes(*words: str) -> list[str]:
+        return setting_warnings(parse_config(["--method", "mses", *words], "gradmod train"))
+
+    assert "10 epochs without improvement (--patience), which 5 epochs" in notes("--epochs", "5")[0]
+    assert notes("--epochs", "5", "--patience", "audio=4,visual=9") == notes("--epochs", "11") == []
+
+
+def test_an_empty_root_is_none() -> None:
+    """As scripts give it, and the published README."""
+    assert parse_config(["--root", ""], "gradmod train") == Config()
+    assert paper("--dataset AV-Digits --data_root=") == []
+
+
 def test_settings_of_data_sets_of_ones_own_are_left_to_them() -> None:
     own = Config(DataConfig(dataset="own.py:load", protocol="published"), method=MethodConfig(method="joint"))
     reasons = without_effect(own)

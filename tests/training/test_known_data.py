@@ -61,7 +61,7 @@ def test_data_that_grew_are_refused(command: str, here: Path, capsys: pytest.Cap
     write_avmnist(here / "data", avmnist_arrays(80, 30))
     before = sorted(path for path in here.rglob("*") if path.is_file())
     message = refused(capsys, command, "runs/r", *(["--epochs", "2"] if command == "resume" else []))
-    assert "the data at 'data' are not those that the run runs/r was trained on" in message
+    assert "the data at 'data' differ from those that the run runs/r was trained on" in message
     assert "train: 64 samples, 48 then; validation: 8 samples, 6 then; test: 30 samples, 20 then" in message
     assert sorted(path for path in here.rglob("*") if path.is_file()) == before
 

@@ -49,13 +49,13 @@ class Problems:
 
 
 def by_kind(messages: Iterable[str], root: str = "") -> list[str]:
-    """Messages, those of one kind on one line: the first, how many there are, and where a few others are.
+    """Messages, those of one kind on one line: how many there are, where a few of them are, and the first.
 
     Of one kind are messages that differ in paths, quoted names and numbers only.
 
     Args:
         messages: what is wrong, in each its place.
-        root: of the data set, which is left out of the other places.
+        root: of the data set, which is left out of the places.
     """
     kinds: dict[str, list[str]] = {}
     for message in dict.fromkeys(messages):
@@ -67,18 +67,18 @@ def _line(alike: list[str], root: str) -> str:
     first, *others = alike
     if not others:
         return first
-    shown = [_where(message, first, root) for message in others[:MOST_SHOWN]]
-    more = f", and {len(others) - MOST_SHOWN} more" if len(others) > MOST_SHOWN else ""
-    return f"{first} [{len(alike)} of this kind; also {', '.join(shown)}{more}]"
+    shown = [_where(first, others[0], root), *(_where(message, first, root) for message in others[: MOST_SHOWN - 1])]
+    more = f", and {len(alike) - len(shown)} more" if len(alike) > len(shown) else ""
+    return f"{len(alike)} alike ({', '.join(shown)}{more}): {first}"
 
 
-def _where(message: str, first: str, root: str) -> str:
-    """What tells a message from the first of its kind: its path, else its quoted names and numbers."""
-    known = set(_PLACE.findall(first))
+def _where(message: str, other: str, root: str) -> str:
+    """What tells a message from another of its kind: its path, else its quoted names and numbers."""
+    known = set(_PLACE.findall(other))
     places = [str(place) for place in _PLACE.findall(message) if place not in known]
     if places:
         text = places[0].removeprefix(root).lstrip("/\\") if root else places[0]
         return text or places[0]
-    of_first = _PARTICULAR.findall(first)
-    own = [part for number, part in enumerate(_PARTICULAR.findall(message)) if of_first[number] != part]
+    of_other = _PARTICULAR.findall(other)
+    own = [part for number, part in enumerate(_PARTICULAR.findall(message)) if of_other[number] != part]
     return " ".join(own) or message

@@ -59,7 +59,7 @@ def without_effect(config: Config) -> Reasons:
 def _of_data(config: Config) -> Reasons:
     data, found = config.data, Reasons()
     info = dataset_info(data.dataset)
-    if info.name in DATASETS and not info.layout:
+    if info.name in DATASETS and not info.layout and data.root:
         found["data.root"] = (
             f"to --dataset {info.name}, which is embedded; data of your own: --dataset folder/file.py:function"
         )

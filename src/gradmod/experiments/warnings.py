@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradmod.experiments import checks
 from gradmod.experiments.comparison import Comparison
 from gradmod.experiments.config import Config
 from gradmod.experiments.relevance import differing, without_effect
@@ -31,6 +32,13 @@ def _of_method(config: Config) -> list[str]:
             f"{optimizer.optimizer} divides each gradient by its own running size, which cancels much of what OGM-GE "
             "multiplies it by; sgd does not. See docs/methods/ogm-ge.md"
         )
+    if method.method == "mses":
+        shortest = min(checks.by_name("method.patience", method.patience, int).values(), default=0)
+        if shortest >= epochs:
+            notes.append(
+                f"MSES stops a modality after {shortest} epochs without improvement (--patience), which {epochs} "
+                "epochs have no room for: this is joint training"
+            )
     if method.method != "agm":
         return notes
     if optimizer.optimizer in ("adam", "adamw"):

@@ -90,9 +90,9 @@ def expect_known_data(data: Splits, folder: Path, config: Config) -> None:
     if found:
         more = f"; and {len(found) - SHOWN_DIFFERENCES} more" if len(found) > SHOWN_DIFFERENCES else ""
         raise DataError(
-            f"the data at {config.data.root or config.data.dataset!r} are not those that the run {folder} was trained "
-            f"on: {'; '.join(found[:SHOWN_DIFFERENCES])}{more}. Scores on them would mean nothing: parts that were "
-            "trained on may be scored. Restore the data, name where they are with --root, or train a new run"
+            f"the data at {config.data.root or config.data.dataset!r} differ from those that the run {folder} was "
+            f"trained on: {'; '.join(found[:SHOWN_DIFFERENCES])}{more}. Scores on them would mean nothing: parts that "
+            "were trained on may be scored. Restore the data, name where they are with --root, or train a new run"
         )
     if "targets" not in next(iter(before["splits"].values()), {}):
         print(
