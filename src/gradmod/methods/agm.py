@@ -128,7 +128,7 @@ class AGM(WindowedMethod):
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(counted, updated, self.mean_score))
         self.steps.add_(counted)
-        headlines = self.headlines(task, responses, target, present)
+        headlines = self._headlines(task, responses, target, present)
         self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines)
         self._of_forward.keep(target, coefficients)
         return coefficients

@@ -68,7 +68,7 @@ class ChangesGradients(Method):
     def change_gradients(self) -> None:
         """Change the gradients of the parameters."""
 
-    def watch(self, output: Tensor | Output) -> Tensor | Output:
+    def _watch(self, output: Tensor | Output) -> Tensor | Output:
         """Take notice of the backward pass through what a training forward returns."""
         logits, _ = split_output(output)
         if logits.requires_grad and not torch.compiler.is_compiling() and not in_backward():

@@ -86,7 +86,7 @@ class MSES(ChangesGradients):
             goes_on = [float(m not in self._stopped) for m in self.modalities]
             self.last_step = StepRecord(torch.tensor(goes_on, dtype=torch.float64))
         output: Tensor | Output = model(inputs)
-        return self.watch(output)
+        return self._watch(output)
 
     def change_gradients(self) -> None:
         """Take the stopped modalities' gradients away: an optimizer leaves a parameter without gradient alone."""

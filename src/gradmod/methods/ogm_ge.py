@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.protocols import HasOwnHeads, Output
 from gradmod.coalitions.strategy import Strategy
-from gradmod.functional import where_float64_is
 from gradmod.methods.base import StepRecord
 from gradmod.methods.gradients import ChangesGradients
-from gradmod.methods.surroundings import in_backward
+from gradmod.methods.surroundings import in_backward, where_float64_is
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
@@ -102,7 +101,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
         if not in_backward():
             with torch.no_grad():
                 self._observe(predictions, target, task, present)
-        return self.watch(output)
+        return self._watch(output)
 
     def change_gradients(self) -> None:
         """Scale the gradients of the modalities that are ahead; add the noise."""
@@ -142,7 +141,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
         # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
         ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
-        headlines = self.headlines(task, predictions, target, present)
+        headlines = self._headlines(task, predictions, target, present)
         self.last_step = StepRecord(coefficients, self.mean_scores(scores, present), ratios, headlines=headlines)
 
     def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
