@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["gradmod.training.run", "networks"])
-PATIENCE = 120
+PATIENCE = 280
 
 
 def on_processes(function: Callable[[int], Any], world: int) -> list[Any]:

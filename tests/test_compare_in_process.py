@@ -76,7 +76,11 @@ def compare(tmp_path: Path, *words: str) -> int:
     return cli.main(["compare", "--out", str(tmp_path), "--device", "cpu", "--name", "mine", *words])
 
 
-def test_the_table_and_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_the_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The registry knows the modalities: the data are for the runs to read.
+    monkeypatch.setattr("gradmod.training.parts.read_data", None)
     tune = ["--tune", "agm.alpha=0.1,0.3", "joint.lr=0.1,0.2", "--tune-seeds", "3,4"]
     assert compare(tmp_path, "--methods", "agm", "--seeds", "0,1", *tune) == 0
     printed = capsys.readouterr()
@@ -88,6 +92,8 @@ def test_the_table_and_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert float(rows["joint"]["accuracy_mean"]) == pytest.approx((30 + 31) / 80)
     assert float(rows["agm"]["accuracy_mean"]) == pytest.approx((27 + 28) / 80)
     assert float(rows["agm"]["difference_accuracy"]) == pytest.approx(-3 / 40)
+    for name in ("table.tex", "comparison.toml", "curves.svg", "methods.svg"):
+        assert (folder / name).stat().st_size > 0
     records = json.loads((folder / "comparison.json").read_text())
     assert [record["folder"] for record in records[:2]] == ["runs/late-joint-seed0", "runs/late-joint-seed1"]
     assert len(records) == 2 * 2 + 2 * 2

@@ -24,15 +24,6 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if torch.finfo(tensor.dtype).bits < 32 else tensor
 
 
-NO_FLOAT64 = ("mps",)
-"""Types of devices that have no float64: Apple's."""
-
-
-def where_float64_is(tensor: Tensor) -> Tensor:
-    """Return `tensor`; on the CPU, if its device has no float64."""
-    return tensor.cpu() if tensor.device.type in NO_FLOAT64 else tensor
-
-
 def shapley_values(values: Tensor) -> Tensor:
     """Shapley value of every player of a game.
 

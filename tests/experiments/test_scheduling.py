@@ -234,6 +234,26 @@ def test_no_two_runs_at_a_time_have_the_same_slot(jobs: int, tmp_path: Path, mon
     assert {job.slot for job in launcher.jobs.values()} == set(range(jobs))
 
 
+def test_ctrl_c_reaches_every_job_and_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "PAUSE", 0)
+    launcher, interrupted = Counting(), []
+
+    def interrupt(job: Counting.Lasting) -> None:
+        interrupted.append(job)
+        job.left = 3  # it saves itself first
+
+    def look(states: Sequence[State]) -> None:
+        if len(launcher.jobs) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Counting.Lasting, "interrupt", interrupt)
+    with pytest.raises(InterruptedRunError, match="0 of 9 runs are finished"):
+        run_all([planned(f"run{n}", seed=n) for n in range(9)], tmp_path, launcher, 2, look)
+    assert interrupted
+    assert {id(job) for job in launcher.jobs.values() if job in interrupted} == {id(job) for job in interrupted}
+    assert all(job.left == 0 for job in launcher.jobs.values())
+
+
 def test_ctrl_c_is_passed_on_and_says_how_to_go_on(tmp_path: Path) -> None:
     def look(states: Sequence[State]) -> None:
         if any((state.folder / "metrics.jsonl").is_file() for state in states):

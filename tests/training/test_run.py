@@ -90,7 +90,7 @@ def test_the_result_is_that_of_the_best_epoch_on_every_sample(tmp_path: Path) ->
 def test_the_result_is_not_that_of_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first epoch counts as the best here, and it is not as good as the last one."""
     monkeypatch.setattr(Classification, "improves", lambda self, value, best: math.isnan(best))
-    summary = run(short(tmp_path, epochs=3, score_test=False))
+    summary = run(short(tmp_path, epochs=3, encoder="mlp", lr=0.05, score_test=False))
     validation = [line["validation"]["accuracy"] for line in log_lines(summary.folder) if line["kind"] == "epoch"]
     assert validation[0] != validation[-1]
     assert summary.result["best_epoch"] == 1

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
-from gradmod.functional import NO_FLOAT64, where_float64_is
 from gradmod.methods.averaging import Averaging
-from gradmod.methods.surroundings import in_backward, refuse_transforms
+from gradmod.methods.surroundings import NO_FLOAT64, in_backward, refuse_transforms, where_float64_is
 from gradmod.tasks import Task
 
 
@@ -189,7 +188,7 @@ class Method(nn.Module):
         totals = self.sum_over_processes(sums_and_counts(scores, present, weights))
         return totals[0] / totals[1]
 
-    def headlines(self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None) -> Tensor | None:
+    def _headlines(self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None) -> Tensor | None:
         """[M] the task's headline metric of each modality's predictions; None where samples lack modalities."""
         if present is not None:
             return None

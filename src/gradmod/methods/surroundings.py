@@ -1,4 +1,4 @@
-"""Where a training forward is called from, as far as a method that keeps statistics must know."""
+"""Where a training forward is called from and runs, as far as a method that keeps statistics must know."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NO_FLOAT64 = ("mps",)
+"""Types of devices that have no float64: Apple's."""
+
 MOST_PENDING = 256
 """Forwards whose coefficients are kept for the case that they are made again in the backward."""
+
+
+def where_float64_is(tensor: Tensor) -> Tensor:
+    """Return `tensor`; on the CPU, if its device has no float64."""
+    return tensor.cpu() if tensor.device.type in NO_FLOAT64 else tensor
 
 
 def in_backward() -> bool:

@@ -47,8 +47,8 @@ def show_inspection(facts: DatasetFacts, root: str) -> None:
         console.print(f"problem: {problem}", soft_wrap=True, markup=False)
     if facts.unreadable:
         console.print(
-            f"note: {facts.unreadable} samples cannot be used as they are. Fetch or make them again; or, to leave one "
-            f"out, {facts.info.leaving_out}",
+            f"note: {facts.unreadable} samples cannot be used as they are. Fetch or make them again; or, to leave "
+            f"one out, {facts.info.leaving_out}",
             soft_wrap=True,
             markup=False,
         )
