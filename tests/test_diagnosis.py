@@ -490,7 +490,7 @@ def test_wrappers_are_looked_through() -> None:
 
 
 class Other(Classification):
-    sample_metric = "hits"
+    headline = sample_metric = "hits"
 
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         return {"hits": self.per_sample(logits, target).mean()}
