@@ -519,6 +519,16 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
         gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), batches(), **settings)
 
 
+def test_keys_that_are_no_modality() -> None:
+    model = Reads({"audio": 1.0, "visual": 0.5})
+    expected = gradmod.diagnose(model, batches(), replicates=0)
+    for extra in (torch.arange(64), [f"sample {i}" for i in range(64)]):
+        data = [({**x, "id": extra[: len(y)]}, y) for x, y in batches()]
+        with pytest.raises(ValueError, match=r"'id' holds .* if 'id' is none, .*modalities=\('audio', 'visual'\)"):
+            gradmod.diagnose(model, data)
+        assert gradmod.diagnose(model, data, modalities=("audio", "visual"), replicates=0) == expected
+
+
 def test_what_is_no_model_and_no_sample() -> None:
     for model, named in ((Reads, "class.*Reads"), (lambda inputs: inputs["audio"], "function"), ([], "list")):
         with pytest.raises(TypeError, match=f"the model is .*{named}.*; expected a network.*gradmod.adapt"):
