@@ -490,7 +490,7 @@ def test_wrappers_are_looked_through() -> None:
 
 
 class Other(Classification):
-    sample_metric = "hits"
+    headline = sample_metric = "hits"
 
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         return {"hits": self.per_sample(logits, target).mean()}
@@ -517,6 +517,16 @@ class Other(Classification):
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), batches(), **settings)
+
+
+def test_keys_that_are_no_modality() -> None:
+    model = Reads({"audio": 1.0, "visual": 0.5})
+    expected = gradmod.diagnose(model, batches(), replicates=0)
+    for extra in (torch.arange(64), [f"sample {i}" for i in range(64)]):
+        data = [({**x, "id": extra[: len(y)]}, y) for x, y in batches()]
+        with pytest.raises(ValueError, match=r"'id' holds .* if 'id' is none, .*modalities=\('audio', 'visual'\)"):
+            gradmod.diagnose(model, data)
+        assert gradmod.diagnose(model, data, modalities=("audio", "visual"), replicates=0) == expected
 
 
 def test_what_is_no_model_and_no_sample() -> None:

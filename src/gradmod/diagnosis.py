@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from gradmod.attribution import Attribution, attribute
 from gradmod.batches import open_batches
-from gradmod.coalitions.masking import copy_containers
+from gradmod.coalitions.masking import copy_containers, mask
 from gradmod.coalitions.protocols import logits_of
 from gradmod.predictions import CoalitionReader
 from gradmod.scores import Metric, Score, score_of
@@ -214,7 +214,9 @@ def diagnose(
         _refuse_unknown("noise", noise or {}, names)
         reader = CoalitionReader(model, names, device, task)
         noisy = _NoisyPasses(model, names, levels, noise or {}, seed)
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number == 0 and modalities is None:
+                _refuse_keys_that_no_mask_hides(model, batch.inputs, names)
             noisy.read(reader.read(batch))
         predictions = reader.predictions()
     found = attribute(predictions, task, metric, lower_is_better=lower_is_better, replicates=replicates, seed=seed)
@@ -325,6 +327,19 @@ def _unwrapped(model: nn.Module) -> tuple[nn.Module, ModulatedModel | None]:
         if isinstance(inner, ModulatedModel):
             return inner.model, inner
     return (model.model, model) if isinstance(model, ModulatedModel) else (model, None)
+
+
+def _refuse_keys_that_no_mask_hides(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise ValueError where a key that was taken for a modality (ids of samples, say) cannot be hidden."""
+    for m in names:
+        try:
+            mask(model, m, copy_containers(inputs[m], with_tensors=True))
+        except ValueError as error:
+            others = tuple(name for name in names if name != m)
+            raise ValueError(
+                f"{error}. The modalities are the keys of the first batch; if {m!r} is none, say which are: "
+                f"modalities={others!r}"
+            ) from None
 
 
 def _alone_as_scores(alone: Mapping[str, float], score: Score, modalities: Sequence[str]) -> dict[str, float]:

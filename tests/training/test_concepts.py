@@ -58,6 +58,11 @@ def test_monitored_while_it_trains_and_measured_afterwards(
     found = json.loads(attribute_run(tmp_path / "a", split="validation", checkpoint="last", replicates=10).read_text())
     assert found["values"] == pytest.approx(epochs[-1]["shape"]["values"], abs=1e-9)
     assert set(found["alone"]) == {"audio", "visual"}
+    path = attribute_run(tmp_path / "a", split="validation", metric="auroc", noise_levels=(1.0,), replicates=0)
+    areas = json.loads(path.read_text())
+    assert (areas["metric"], areas["game"]["nothing"], areas["alone"]) == ("auroc", 0.5, {})
+    assert 0.5 < areas["game"]["audio+visual"] <= 1
+    assert 0 <= areas["robustness"]["audio"][0] <= 1
 
     # A run that is not monitored trains to the same weights, and needs no concept trained again.
     capsys.readouterr()

@@ -145,14 +145,9 @@ class AGM(WindowedMethod):
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(counted, updated, self.mean_score))
         self.steps.add_(counted)
-<<<<<<< HEAD
-=======
-        headlines = self._headlines(task, responses, target, present)
-        self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines)
->>>>>>> trackF
         self._of_forward.keep(target, coefficients)
         self.watch.add(finite, has_score.any(), self.at_bounds(coefficients))
-        headlines = self.headlines(task, predictions, target, present)
+        headlines = self._headlines(task, predictions, target, present)
         left_out = task.left_out(target)
         self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines, counted.any(), left_out)
         return coefficients

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmod import functional
+from gradmod.methods.surroundings import where_float64_is
 from gradmod.tasks import Task
 
 _NAMES = ("count", "mean", "moment")
@@ -50,7 +51,7 @@ class TargetCentre(nn.Module):
         numbers = task.numbers(target)
         if numbers is None:
             return
-        numbers = functional.where_float64_is(numbers.detach()).double().flatten(0, -2)
+        numbers = where_float64_is(numbers.detach()).double().flatten(0, -2)
         if self.count is None or self.mean is None or self.moment is None:
             self.count, self.mean, self.moment = (numbers.new_zeros(numbers.shape[-1]) for _ in _NAMES)
         if len(self.mean) != numbers.shape[-1]:

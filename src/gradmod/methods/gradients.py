@@ -70,14 +70,8 @@ class ChangesGradients(Method):
     def change_gradients(self) -> None:
         """Change the gradients of the parameters."""
 
-<<<<<<< HEAD
-    def expect_backward(self, logits: Tensor) -> None:
+    def _expect_backward(self, logits: Tensor) -> None:
         """Take notice of the backward pass through the logits of a training forward."""
-=======
-    def _watch(self, output: Tensor | Output) -> Tensor | Output:
-        """Take notice of the backward pass through what a training forward returns."""
-        logits, _ = split_output(output)
->>>>>>> trackF
         if logits.requires_grad and not torch.compiler.is_compiling() and not in_backward():
             logits.register_hook(self._pending.see)  # type: ignore[no-untyped-call]
 

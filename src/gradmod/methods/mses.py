@@ -85,14 +85,9 @@ class MSES(ChangesGradients):
         if self.last_step is None:
             goes_on = [float(m not in self._stopped) for m in self.modalities]
             self.last_step = StepRecord(torch.tensor(goes_on, dtype=torch.float64))
-<<<<<<< HEAD
         output = model(inputs)
-        self.expect_backward(logits_of(model, output))
+        self._expect_backward(logits_of(model, output))
         return output
-=======
-        output: Tensor | Output = model(inputs)
-        return self._watch(output)
->>>>>>> trackF
 
     def change_gradients(self) -> None:
         """Take the stopped modalities' gradients away: an optimizer leaves a parameter without gradient alone."""

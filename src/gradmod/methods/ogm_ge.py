@@ -13,17 +13,10 @@ from torch import Tensor, nn
 from gradmod.coalitions.protocols import declares_own_heads, logits_of
 from gradmod.coalitions.reuse import own_head_predictions
 from gradmod.coalitions.strategy import Strategy
-<<<<<<< HEAD
-from gradmod.functional import where_float64_is
 from gradmod.methods.base import StepRecord, scores_of
 from gradmod.methods.centre import TargetCentre
 from gradmod.methods.gradients import ChangesGradients
-from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
-=======
-from gradmod.methods.base import StepRecord
-from gradmod.methods.gradients import ChangesGradients
-from gradmod.methods.surroundings import in_backward, where_float64_is
->>>>>>> trackF
+from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward, where_float64_is
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
@@ -114,12 +107,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
                 if not has_own_heads:
                     predictions = self.centre.own_predictions(predictions, task, present)
                 self._observe(predictions, target, task, present)
-<<<<<<< HEAD
-        self.expect_backward(logits_of(model, output))
+        self._expect_backward(logits_of(model, output))
         return output
-=======
-        return self._watch(output)
->>>>>>> trackF
 
     def change_gradients(self) -> None:
         """Scale the gradients of the modalities that are ahead; add the noise."""
@@ -161,19 +150,14 @@ class OGMGE(ChangesGradients, WindowedMethod):
         # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
         ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
-<<<<<<< HEAD
         self._of_forward.keep(target, coefficients)
         self.last_step = StepRecord(
             coefficients,
             self.mean_scores(scores, present, weights),
             ratios,
-            headlines=self.headlines(task, predictions, target, present),
+            headlines=self._headlines(task, predictions, target, present),
             left_out_targets=task.left_out(target),
         )
-=======
-        headlines = self._headlines(task, predictions, target, present)
-        self.last_step = StepRecord(coefficients, self.mean_scores(scores, present), ratios, headlines=headlines)
->>>>>>> trackF
 
     def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
         device = gradient.device
