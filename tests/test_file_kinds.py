@@ -184,6 +184,7 @@ def test_every_reader_names_what_it_found_in_the_place_of_its_file(reader: str, 
         message = str(caught.value)
         assert str(path) in message, form
         assert f"it is {name}" in message, form
+        assert ("truncated" in message) == (form == "empty"), form
         assert "\n" not in message, form
 
 
@@ -264,6 +265,11 @@ def test_text_cut_within_a_letter_is_the_text_that_it_was(text: str) -> None:
         kind = kind_of_bytes(long.encode()[:size])
         printable = not any(ord(letter) < 32 and letter not in "\t\n\r\f" for letter in long[:HEAD])
         assert (kind is not None and kind.group == "text") or not printable
+
+
+def test_what_only_begins_as_text_is_not_called_text() -> None:
+    assert kind_of_bytes(b"a header in letters" + bytes(range(160, 256)) * 4) is None
+    assert kind_of_bytes(b"a header in letters\0\0\0\1") is None
 
 
 def test_the_reason_is_said_where_the_first_bytes_tell_nothing(tmp_path: Path) -> None:
