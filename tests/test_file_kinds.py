@@ -244,7 +244,11 @@ def test_a_file_of_another_user_is_not_called_truncated(tmp_path: Path, monkeypa
     """The mode itself would not do: root may read everything."""
     path = tmp_path / "file"
     path.write_bytes(FORMS["npy"][0])
-    monkeypatch.setattr("os.access", lambda *_: False)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(GradmodError, match=r"file may not be read by this user; allow it"):
         open_array(path, (None,))
 
