@@ -131,3 +131,4 @@ def test_nothing_to_choose(tmp_path: Path) -> None:
 def test_three_seeds_unless_others_are_named() -> None:
     assert CompareConfig().tune_seed_numbers == [0, 1, 2]
     assert CompareConfig(tune_seeds="7").tune_seed_numbers == [7]
+    assert CompareConfig().jobs == 1
