@@ -247,8 +247,12 @@ def test_lazy_modules_and_scripts_may_be_looked_at() -> None:
     gradmod.diagnose(net, data(), replicates=0, noise_levels=())
     assert type(lazy[0]) is nn.Linear
     assert lazy[0].in_features == 8
-    script = torch.jit.trace(nn.Linear(4, 3), torch.zeros(2, 4))
+    script = torch.jit.script(nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)))
     net = gradmod.adapt(script, call=lambda net, inputs: net(inputs["audio"]))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with undisturbed(net):
         assert not net.training
+        net.train()
+        net(data()[0][0])
     assert net.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from gradmod.coalitions.randomness import kept_random_state
-
-_LEFT_ALONE = frozenset(vars(nn.Module())) - {"training", "_buffers"}
-"""What PyTorch itself keeps on a module (parameters, submodules, hooks): no forward of a user's replaces it."""
-_OTHERS_MACHINERY = ("torch.distributed", "torch._dynamo", "torch.fx", "torch.nn.parallel")
-"""Wrappers that set themselves up in their first forward; their attributes are no state of the model."""
-_COPIED = (list, dict, OrderedDict, defaultdict, set, deque)
-_Kept = list[tuple[Tensor, Tensor]]
+from gradmod.coalitions.kept_state import NetworkState, is_uninitialized
 
 
 @contextmanager
@@ -27,109 +20,68 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     A forward may move buffers (counters, queues, running means), parameters (momentum encoders, weights that are
     normalised) and plain attributes of modules (features kept for later); all of them are put back. Copies of the
-    model's state are held on the CPU meanwhile. A lazy module that has not seen a batch yet is left to see one.
+    model's tensors are held on the CPU meanwhile. The attributes of a model with lazy modules that have not seen a
+    batch yet are left as the batch makes them; scripts (TorchScript) keep theirs where Python does not see them.
     """
-    modules = [module for module in model.modules() if not _is_lazy(module)]
     modes = [(module, module.training) for module in model.modules()]
-    attributes = [(module, _attributes(module)) for module in modules]
-    contents = [(value, _copy(value)) for _, kept in attributes for value in kept.values() if type(value) in _COPIED]
-    tensors = _tensors(model, attributes)
-    generators = [
-        (value, value.get_state())
-        for _, kept in attributes
-        for value in kept.values()
-        if isinstance(value, torch.Generator)
-    ]
+    scripts = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    state = None if scripts or is_uninitialized(model) else NetworkState(model)
+    tensors = _copies([*model.parameters(), *model.buffers(), *(state.tensors if state is not None else ())])
+    generators = [(generator, generator.get_state()) for generator in _generators(model)]
     model.eval()
     try:
-        with kept_random_state(model):
+        with _same_random_numbers():
             yield
     finally:
-        for module, kept in attributes:
-            _restore_attributes(module, kept)
-        for value, content in contents:
-            _restore_content(value, content)
-        _restore_tensors(tensors)
-        for generator, state in generators:
-            generator.set_state(state)
+        if state is not None:
+            state.put_back()
+        _put_back(tensors)
+        for generator, drawn in generators:
+            generator.set_state(drawn)
         for module, training in modes:
             module.training = training
 
 
-def _is_lazy(module: nn.Module) -> bool:
-    own = (*module._parameters.values(), *module._buffers.values())
-    return any(is_lazy(tensor) for tensor in own if tensor is not None)
-
-
-def _attributes(module: nn.Module) -> dict[str, Any]:
-    return (
-        {}
-        if _is_machinery(module)
-        else {name: value for name, value in vars(module).items() if name not in _LEFT_ALONE}
-    )
-
-
-def _is_machinery(module: nn.Module) -> bool:
-    # A script keeps its attributes elsewhere.
-    return isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith(_OTHERS_MACHINERY)
-
-
-def _restore_attributes(module: nn.Module, kept: dict[str, Any]) -> None:
-    if _is_machinery(module):
-        return
-    own = vars(module)
-    for name in [name for name in own if name not in _LEFT_ALONE and name not in kept]:
-        del own[name]
-    own.update(kept)
-
-
-def _copy(value: Any) -> Any:
-    return list(value.items()) if isinstance(value, dict) else list(value)
-
-
-def _restore_content(value: Any, content: list[Any]) -> None:
-    """Of a list, dict, set or deque, in place; nothing where it holds the same things."""
-    now = _copy(value)
-    if len(now) == len(content) and all(map(_is_same, now, content)):
-        return
-    value.clear()
-    if isinstance(value, (dict, set)):
-        value.update(content)
-    else:
-        value.extend(content)
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two entries, of a dict pairs of key and value, are the same objects."""
-    pairs = isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other) == 2
-    return one is other or (pairs and one[0] is other[0] and one[1] is other[1])
+def _generators(model: nn.Module) -> list[torch.Generator]:
+    """Generators of random numbers that modules keep."""
+    kept: Iterator[Any] = (value for module in model.modules() for value in module.__dict__.values())
+    return [value for value in kept if isinstance(value, torch.Generator)]
 
 
 @torch.no_grad()
-def _tensors(model: nn.Module, attributes: list[tuple[nn.Module, dict[str, Any]]]) -> _Kept:
-    """The model's parameters, buffers and plain tensors, each with a copy on the CPU."""
-    plain = (value for _, kept in attributes for value in kept.values() if isinstance(value, Tensor))
-    found = {id(tensor): _local(tensor) for tensor in (*model.parameters(), *model.buffers(), *plain)}
-    return [(tensor, tensor.detach().cpu().clone()) for tensor in found.values() if _is_copied(tensor)]
+def _copies(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Each tensor, once, with a copy on the CPU; of one that is spread over several processes, this one's shard."""
+    found = {id(tensor): tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors}
+    return [(tensor, tensor.detach().cpu().clone()) for tensor in found.values() if _can_be_copied(tensor)]
 
 
-def _is_copied(tensor: Tensor) -> bool:
-    lazy: bool = is_lazy(tensor)
+def _can_be_copied(tensor: Tensor) -> bool:
+    lazy = torch.nn.parameter.is_lazy(tensor)
     return not lazy and not tensor.is_meta and tensor.layout is torch.strided and not tensor.is_quantized
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """The shard of this process of a parameter that is spread over several."""
-    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return shard
-
-
 @torch.no_grad()
-def _restore_tensors(tensors: _Kept) -> None:
+def _put_back(tensors: list[tuple[Tensor, Tensor]]) -> None:
     for tensor, kept in tensors:
-        # Only what has moved is written: a write would spoil a backward that is still to come.
-        if tensor.shape != kept.shape or not torch.equal(tensor.detach().cpu(), kept):
-            if tensor.shape == kept.shape:
-                tensor.data.copy_(kept)
-            else:
-                tensor.data = kept.to(tensor.device)
+        # Only what has moved is written, and through `.data`: a backward that is still to come is not spoilt.
+        if tensor.shape != kept.shape:
+            tensor.data = kept.to(tensor.device)
+        elif not torch.equal(tensor.detach().cpu(), kept):
+            tensor.data.copy_(kept)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    on_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    on_mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if on_cuda is not None:
+            torch.cuda.set_rng_state_all(on_cuda)
+        if on_mps is not None:
+            torch.mps.set_rng_state(on_mps)
