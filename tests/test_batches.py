@@ -149,6 +149,9 @@ def test_samples_that_lack_a_modality_are_hidden_there() -> None:
         Whole(inputs, target, {"audio": has}, None),
     ):
         assert gradmod.diagnose(Net(), [batch], replicates=0, noise_levels=()) == expected
+    for more in (({"audio": has},), (torch.arange(COUNT), {"audio": has}), ({"audio": has}, 0, 0)):
+        nested = [((rubbish, visual), target, *more)]
+        assert gradmod.diagnose(Net(), nested, modalities=NAMES, replicates=0, noise_levels=()) == expected
 
 
 def test_inputs_without_names_are_never_guessed() -> None:

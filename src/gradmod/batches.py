@@ -164,6 +164,8 @@ class _Reader:
         names = self.modalities if self.in_order else None
         if names is None:
             raise ValueError(self._no_names(list(nested) if nested and len(batch) == 2 else flat))
+        if _is_presence(target) and len(nested) == len(names):
+            return dict(zip(names, nested, strict=True)), batch[1], batch[2:]
         if len(flat) == len(names) and len(nested) == len(names) > 1:
             raise ValueError(
                 f"a batch of {len(batch)} whose first is a list of {len(nested)} can be read in two ways; give "
