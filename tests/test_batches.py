@@ -90,6 +90,7 @@ def loaders() -> dict[str, Any]:
         "pairs in triples": [([a, v], y, 0, 0) for a, v, y in parts()],
         "dataclasses": [Record(*batch) for batch in parts()],
         "named tuples": [Named(*batch) for batch in parts()],
+        "dicts with none present": [{**x, "labels": y, "present": None} for x, y in by_name],
         "named whole": [Whole(x, y, None, None) for x, y in by_name],
         "DataLoader": DataLoader(Samples("dict"), batch_size=40),
         "bare data set, dicts": Samples("dict"),
@@ -115,7 +116,9 @@ def test_every_form_gives_the_same_diagnosis(form: str) -> None:
     assert found.attribution.samples == COUNT
 
 
-@pytest.mark.parametrize("form", ["dicts", "bare data set, dicts", "named tuples", "dataclasses", "one dict"])
+@pytest.mark.parametrize(
+    "form", ["dicts", "dicts with none present", "bare data set, dicts", "named tuples", "dataclasses", "one dict"]
+)
 def test_names_are_the_keys_but_the_target(form: str) -> None:
     assert gradmod.diagnose(Net(), loaders()[form], replicates=0, noise_levels=()).attribution.modalities == NAMES
 

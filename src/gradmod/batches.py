@@ -153,7 +153,11 @@ class _Reader:
                 f"{', '.join(map(repr, TARGET_KEYS))}, or say which key it is: target=..."
             )
         rest = {name: value for name, value in batch.items() if name != keys[0]}
-        present = rest.pop("present") if "present" not in own and _is_presence(rest.get("present")) else None
+        present = rest.get("present")
+        if "present" not in own and (present is None or _is_presence(present)):
+            rest.pop("present", None)
+        else:
+            present = None
         inputs = rest.pop("inputs") if "inputs" not in own and isinstance(rest.get("inputs"), Mapping) else rest
         return self._made(inputs, batch[keys[0]], (present,))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 
 from gradmod import adapt
-from gradmod.coalitions.table import coalition_logits
+from gradmod.coalitions.table import coalition_logits, differs_between_samples, hiding_changes
 from networks import NAMES, SIZES, Network
 
 
@@ -43,3 +45,52 @@ def test_what_is_refused() -> None:
     many = [f"m{i}" for i in range(11)]
     with pytest.raises(ValueError, match="2048 coalitions"):
         coalition_logits(model, dict.fromkeys(many, torch.zeros(2, 5)), many)
+
+
+@dataclass
+class Table:
+    values: torch.Tensor
+
+
+class Opaque:
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = values
+
+
+KINDS = {
+    "tensor": lambda x: x,
+    "dict": lambda x: {"a": x, "b": torch.ones(4, 2)},
+    "list": lambda x: [x, torch.ones(4, 2)],
+    "tuple": lambda x: (torch.ones(4, 2), x),
+    "dataclass": Table,
+    "object": Opaque,
+    "numpy": lambda x: x.numpy(),
+    "words": lambda x: [f"word {value:g}" for value in x[:, 0].tolist()],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whether_a_mask_hides_anything_of_an_input_of_any_kind(kind: str) -> None:
+    class Masked(nn.Module):
+        def __init__(self, answer: object) -> None:
+            super().__init__()
+            self.answer = answer
+
+        def mask(self, modality: str, x: object) -> object:
+            return x if self.answer is None else self.answer
+
+    x = torch.arange(8.0).reshape(4, 2)
+    shown = KINDS[kind](x.clone())
+    assert not hiding_changes(Masked(None), "audio", shown)
+    assert not hiding_changes(Masked(KINDS[kind](x.clone())), "audio", shown)
+    assert hiding_changes(Masked(KINDS[kind](torch.where(x == 6, -1.0, x))), "audio", shown)
+    assert hiding_changes(Masked(None if kind == "words" else "hidden"), "audio", shown) is (kind != "words")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "object"])
+def test_whether_samples_differ(kind: str) -> None:
+    assert differs_between_samples(KINDS[kind](torch.arange(8.0).reshape(4, 2)))
+    if kind in ("list", "tuple"):  # their entries may be anything, the samples too
+        return
+    assert not differs_between_samples(KINDS[kind](torch.ones(4, 2)))
+    assert not differs_between_samples(KINDS[kind](torch.ones(1, 2)))
