@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,11 +112,18 @@ def guarded(command: Callable[[], int | None], spelt: Callable[[str], str] = str
         command: what is run; it may return an exit code.
         spelt: puts the names of settings in an error of ours as the user gave them.
     """
+    threading.excepthook = _hook_of_threads
     try:
         with lasting_streams():
             return _guarded(command, spelt)
     except OSError as error:  # what was printed cannot be written
         return fail(system_refusal(error)[0], 1)
+
+
+def _hook_of_threads(arguments: threading.ExceptHookArgs) -> None:
+    """Say nothing of a file that a thread could not write (TensorBoard's does): the command says so itself."""
+    if not isinstance(arguments.exc_value, OSError):
+        threading.__excepthook__(arguments)
 
 
 def _guarded(command: Callable[[], int | None], spelt: Callable[[str], str]) -> int:

@@ -253,7 +253,9 @@ class ModulatedModel(nn.Module):
         """Scores, ratios, coefficients and accuracies of the last training step."""
         return self.method.last_step
 
-    def _hide_absent(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+    def _hide_absent(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Mapping[str, Any]]:
         """Which sample has which modality, and the inputs with what is absent hidden."""
         if self.strategy.batch_axes.get("logits", 0):
             raise ValueError(
@@ -272,7 +274,7 @@ class ModulatedModel(nn.Module):
         seen = _BackwardSeen(reached)
         logits.register_hook(seen)  # type: ignore[no-untyped-call]
         self._last_forward, self._last_reached = weakref.ref(seen), reached
-        before = self.strategy.last_logits()
+        before = self.strategy.take_last_logits()
         if before is not None and before is not logits and before.requires_grad:
             before.register_hook(reached.expect_now)  # type: ignore[no-untyped-call]
         # An extra loss, declared as one, may have a backward of its own before that of the logits.

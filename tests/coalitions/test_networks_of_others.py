@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradmod import AGM, ModulatedModel
+from gradmod import AGM, ModulatedModel, adapt
 from gradmod.coalitions.masking import zeroed
 from oracles import brute_force_step, fresh
 
@@ -450,3 +450,67 @@ def test_a_recomputed_masked_pass_sees_the_statistics_of_the_forward(kind: str) 
         gradients.append([p.grad for p in net.parameters()])
     for ours, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+class KeepsItsLoss(Net):
+    """The loop's loss is computed in the network and kept there; nobody holds the logits that it came from."""
+
+    def forward(self, x: dict[str, Any]) -> dict[str, Tensor]:  # type: ignore[override]
+        logits = super().forward(x)
+        self.loss = F.cross_entropy(logits, x["labels"])
+        return {"logits": logits, "log_probs": logits.log_softmax(1)}
+
+
+@pytest.mark.parametrize("how", ["kept", "log_probs"])
+def test_a_loss_past_the_logits_is_refused_whoever_holds_them(how: str) -> None:
+    torch.manual_seed(0)
+    net, target = KeepsItsLoss().double(), torch.randint(3, (8,))
+    inputs = {**inputs_of(Plain), "labels": target}
+    model = ModulatedModel(adapt(net, logits=lambda out: out["logits"]), AGM(TWO, alpha=1.5))
+    out = model(inputs, target)
+    with pytest.raises(RuntimeError, match="went past the logits"):
+        (net.loss if how == "kept" else F.nll_loss(out["log_probs"], target)).backward()
+
+
+class OverridesTrain(Net):
+    """A flag of its own that follows the mode."""
+
+    noisy = True
+
+    def train(self, mode: bool = True) -> OverridesTrain:
+        super().train(mode)
+        self.noisy = mode
+        return self
+
+    def encoded(self, x: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        a, v = super().encoded(x)
+        return (a * 2 if self.noisy else a), v
+
+
+class OneClassRuledOut(NamedAlike):
+    """A class at -1e9, beside which every difference is small."""
+
+    def forward(self, x: dict[str, Any]) -> Tensor:
+        out = super().forward(x)
+        return out + torch.tensor([0.0, 0.0, -1e9], dtype=out.dtype)
+
+
+class TakesGradients(Net):
+    """Takes a gradient in its forward, and hooks one."""
+
+    def forward(self, x: dict[str, Any]) -> Tensor:
+        a, v = self.encoded(x)
+        a.register_hook(lambda g: g)
+        (slope,) = torch.autograd.grad(v.square().sum(), v, create_graph=True)
+        return self.out(self.joint(torch.cat([a, slope], 1)).relu())
+
+
+@pytest.mark.filterwarnings("ignore:coalitions of")
+@pytest.mark.parametrize("coalitions", ["auto", "looped"])
+@pytest.mark.parametrize("kind", [OverridesTrain, OneClassRuledOut, TakesGradients])
+def test_what_a_hostile_reading_found(kind: type[Net], coalitions: str) -> None:
+    torch.manual_seed(0)
+    net, inputs, target = kind().double(), inputs_of(Plain), torch.randint(2, (8,))
+    assert_same_gradients(
+        ModulatedModel(copy.deepcopy(net), AGM(TWO, alpha=1.5), coalitions=coalitions), net, inputs, target
+    )

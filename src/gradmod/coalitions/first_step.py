@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import random
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,8 +17,7 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.kept_state import NetworkState, is_uninitialized, kept_state, stateful_names
 from gradmod.coalitions.masked_passes import masked_passes
-from gradmod.coalitions.masking import copy_containers, lengths_named, mask, nested_alike, tensor_leaves
-from gradmod.coalitions.no_gradient import without_gradient
+from gradmod.coalitions.masking import copy_containers, lengths_named, mask, nested_alike, tensor_leaves, with_items
 from gradmod.coalitions.passes import Looped
 from gradmod.coalitions.protocols import declared_mask, logits_of
 from gradmod.coalitions.randomness import kept_random_state
@@ -49,7 +46,7 @@ class CheckedStrategy(Strategy):
         self._chosen = candidates[0]
         self._checks = checks
         self._checked_modes: set[bool] = set()
-        self._last_logits: weakref.ref[Tensor] | None = None
+        self._last_logits: Tensor | None = None
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -86,12 +83,13 @@ class CheckedStrategy(Strategy):
             found = self._in_use(model).evaluate(
                 model, inputs, modalities, masked_gradient=masked_gradient, present=present
             )
-        self._last_logits = weakref.ref(found.logits)
+        self._last_logits = found.logits if found.logits.requires_grad else None
         return found
 
-    def last_logits(self) -> Tensor | None:
-        """The logits of the last evaluation as the network computed them, while somebody holds them."""
-        return self._last_logits() if self._last_logits is not None else None
+    def take_last_logits(self) -> Tensor | None:
+        """The logits of the last evaluation as the network computed them, once."""
+        logits, self._last_logits = self._last_logits, None
+        return logits
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last_logits": None}
@@ -107,7 +105,10 @@ class CheckedStrategy(Strategy):
         self._checked_modes.add(model.training)
         if len(modalities) < 2:
             return
-        with without_gradient(), kept_random_state(model), warnings.catch_warnings():
+        # With gradient, as in training: networks take gradients in their forward, and some layers compute otherwise.
+        # The hooks keep what is saved for a backward out of the books of activation checkpointing around the model.
+        saved = torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+        with torch.enable_grad(), saved, kept_random_state(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the network's own, which come again in the step itself
             for m in modalities:
                 _check_mask(model, m, inputs[m])
@@ -115,6 +116,8 @@ class CheckedStrategy(Strategy):
             for strategy in self._candidates:
                 strategy.habits = habits
             reasons = self._choose(model, inputs, modalities, present)
+        for strategy in self._candidates:
+            strategy.forget_trial()
         if reasons:
             warnings.warn(
                 f"coalitions of {type(model).__name__} are evaluated by {self._chosen.name!r}, which is right and may "
@@ -146,7 +149,9 @@ class CheckedStrategy(Strategy):
         return reasons
 
     def _is_due(self, model: nn.Module) -> bool:
-        return self._checks and model.training not in self._checked_modes and not is_uninitialized(model)
+        has_scripts = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+        is_new = self._checks and model.training not in self._checked_modes
+        return is_new and not has_scripts and not is_uninitialized(model)
 
     def _goes_by_names(self, model: nn.Module) -> bool:
         named = not isinstance(self._chosen, Looped) and len(self._candidates) > 1
@@ -165,8 +170,20 @@ _WAYS_OUT = (
 )
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _has_samples(inputs: Mapping[str, Any]) -> bool:
     return all(leaf.is_nested or leaf.numel() > 0 for leaf in tensor_leaves(inputs))
+
+
+class _LoopedValues(Looped):
+    """The loop, which lets go of the graph of each masked pass."""
+
+    def logits_of_pass(self, model: nn.Module, output: Any) -> Tensor:
+        """See `Looped`."""
+        return super().logits_of_pass(model, output).detach()
 
 
 class _Comparison:
@@ -182,7 +199,7 @@ class _Comparison:
     ) -> None:
         self._model, self._inputs, self._present = model, inputs, present
         self._modalities = tuple(modalities)
-        self._slow = Looped(slow.batch_axes)
+        self._slow = _LoopedValues(slow.batch_axes)
         self._slow.habits = slow.habits
         self._oracle: Evaluation | None = None
 
@@ -202,7 +219,7 @@ class _Comparison:
             return f"gives responses of shape {list(found.responses.shape)}, looping {list(oracle.responses.shape)}"
         off = _largest_difference(found.responses, oracle.responses)
         scale = _scale(oracle)
-        if off <= _tolerance(oracle) * scale:
+        if _is_close(found.responses, oracle.responses, oracle):
             return None
         drawn = (
             ", where it draws random numbers (dropout without training=self.training?)"
@@ -216,16 +233,24 @@ class _Comparison:
             evaluation = strategy.evaluate(
                 self._model, copy_containers(self._inputs, with_tensors=True), self._modalities, present=self._present
             )
-            return replace(evaluation, logits=evaluation.logits.clone())
+            return Evaluation(None, evaluation.logits.detach().clone(), evaluation.responses.detach().clone())
 
     def _looped(self) -> Evaluation:
         if self._oracle is None:
             self._oracle = self._evaluate(self._slow)
+            lost = self._oracle.responses.isnan() & self._oracle.logits.isfinite()
+            if bool(lost.any()):
+                raise ValueError(
+                    f"{type(self._model).__name__} gives logits that are not finite when a modality is hidden, though "
+                    "they are finite on all modalities: it cannot compute with what stands for the hidden one (zeros, "
+                    "unless it says otherwise). Define mask(modality, x) on the model, or pass mask=... to "
+                    "gradmod.adapt"
+                )
         return self._oracle
 
     def _draws_in_eval_mode(self) -> bool:
         model = self._model
-        with _everything_put_back(model), masked_passes(model, NetworkState(model)):
+        with _everything_put_back(model), masked_passes(model, NetworkState(model, stateful_names(model))):
             one, other = (logits_of(model, model(copy_containers(self._inputs, with_tensors=True))) for _ in range(2))
         return not _is_equal(one, other)
 
@@ -239,7 +264,7 @@ class _Comparison:
             others = {names[i] for i in rest if draw.random() < 0.5}
             with _everything_put_back(model), masked_passes(model, NetworkState(model, stateful_names(model))):
                 with_one, with_other = (
-                    logits_of(model, model({**self._inputs, **{m: hidden[m] for m in names if m not in shown}}))
+                    logits_of(model, model(with_items(self._inputs, {m: hidden[m] for m in names if m not in shown})))
                     for shown in ({*others, names[one]}, {*others, names[other]})
                 )
             expected = found.responses[one] - found.responses[other]
@@ -248,7 +273,7 @@ class _Comparison:
             if has is not None:
                 expected, difference = expected[has], difference[has]
             off = _largest_difference(expected, difference)
-            if off > _tolerance(found) * _scale(found):
+            if not _is_close(expected, difference, found):
                 return f"differs from showing {names[one]!r} and {names[other]!r} in turn: by {off:.2g}"
         return None
 
@@ -256,8 +281,16 @@ class _Comparison:
 @contextmanager
 def _everything_put_back(model: nn.Module) -> Iterator[None]:
     state = NetworkState(model, stateful_names(model))
-    with kept_random_state(model), kept_state(model, state, strict=False):
-        yield
+    # What is no buffer may be moved as well: a temperature by its data, a plain tensor of a module.
+    tensors = [*state.tensors, *model.parameters()]
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors if _is_plain(tensor)]
+    try:
+        with kept_random_state(model), kept_state(model, state, strict=False):
+            yield
+    finally:
+        for tensor, was in kept:
+            if tensor.shape == was.shape and not _is_equal(tensor.detach(), was):
+                tensor.data.copy_(was)
 
 
 def _observe_habits(model: nn.Module, inputs: Mapping[str, Any], hidden: str) -> Habits:
@@ -272,7 +305,9 @@ def _observe_habits(model: nn.Module, inputs: Mapping[str, Any], hidden: str) ->
         with masked_passes(model, NetworkState(model, names)):
             _perturb_frozen(model)
             state = [(name, tensor, tensor.clone()) for name, tensor in _state(model, names)]
-            given = copy_containers({**inputs, hidden: mask(model, hidden, inputs[hidden])}, with_tensors=True)
+            given = copy_containers(
+                with_items(inputs, {hidden: mask(model, hidden, inputs[hidden])}), with_tensors=True
+            )
             before = [(leaf, leaf._version) for leaf in tensor_leaves(given)]
             model(copy_containers(given))
             writes = writes or any(leaf._version != version for leaf, version in before)
@@ -284,7 +319,7 @@ def _observe_habits(model: nn.Module, inputs: Mapping[str, Any], hidden: str) ->
 def _was_written(before: Sequence[tuple[Tensor, int]], inputs: Any) -> bool:
     originals = list(tensor_leaves(inputs))
     return any(
-        leaf._version != version or not (leaf.is_nested or _is_equal(leaf, original))
+        leaf._version != version or (_is_plain(leaf) and not _is_equal(leaf, original))
         for (leaf, version), original in zip(before, originals, strict=True)
     )
 
@@ -333,8 +368,12 @@ def _varies(leaf: Tensor) -> bool:
     return leaf.numel() > 1 and not bool((leaf == leaf.flatten()[0]).all())
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    return not tensor.is_nested and tensor.layout == torch.strided and not tensor.is_meta
+
+
 def _is_equal(one: Tensor, other: Tensor) -> bool:
-    if one.is_nested or other.is_nested:
+    if not (_is_plain(one) and _is_plain(other)):
         return one is other
     if one.shape != other.shape:
         return False
@@ -346,6 +385,15 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
     if bool((torch.isfinite(one) != torch.isfinite(other)).any()):
         return float("inf")
     return float((one - other).where(both, 0.0).abs().max()) if one.numel() else 0.0
+
+
+def _is_close(one: Tensor, other: Tensor, evaluation: Evaluation) -> bool:
+    """Whether two results are equal but for rounding, each entry by its own size: a class may be ruled out by -1e9."""
+    tolerance = _tolerance(evaluation)
+    logits = evaluation.logits.detach()
+    sizes = logits[logits.isfinite()].abs().to(one.dtype)
+    typical = float(sizes.median()) if sizes.numel() else 1.0
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance * typical + 1e-12, equal_nan=True)
 
 
 def _scale(evaluation: Evaluation) -> float:

@@ -72,10 +72,13 @@ def _owner_of(model: nn.Module, path: str) -> tuple[nn.Module, str]:
     return model.get_submodule(prefix), name
 
 
-def _tensor_at(model: nn.Module, path: str) -> Tensor:
-    owner, name = _owner_of(model, path)
-    tensor: Tensor = getattr(owner, name)
-    return tensor
+def _tensor_at(model: nn.Module, path: str) -> Tensor | None:
+    try:
+        owner, name = _owner_of(model, path)
+    except AttributeError:
+        return None
+    tensor = getattr(owner, name, None)
+    return tensor if isinstance(tensor, Tensor) else None
 
 
 def _name_of(model: nn.Module, tensor: Tensor) -> str:
@@ -106,7 +109,8 @@ class NetworkState:
         self._attributes: list[tuple[dict[str, Any], int, dict[str, Any]]] = []
         self._contents: list[tuple[Any, Any]] = []
         self._seen: set[int] = set()
-        self._copies = {name: _tensor_at(model, name).detach().clone() for name in moves}
+        there = {name: _tensor_at(model, name) for name in moves}  # the modules may have changed since
+        self._copies = {name: tensor.detach().clone() for name, tensor in there.items() if tensor is not None}
         for module in model.modules():
             self._add_module(module)
 
@@ -126,8 +130,8 @@ class NetworkState:
 
     def _add_module(self, module: nn.Module) -> None:
         """Keep a module's attributes, and what its hooks can write into."""
-        if type(module).__module__.startswith("torch.distributed"):
-            return  # sharded and distributed wrappers keep books of their own
+        if type(module).__module__.startswith("torch.distributed") or isinstance(module, torch.jit.ScriptModule):
+            return  # sharded and distributed wrappers, and scripts, keep books of their own
         own = module.__dict__
         attributes = {name: value for name, value in own.items() if name not in _INTERNAL}
         self._attributes.append((own, len(own), attributes))
@@ -161,6 +165,11 @@ class NetworkState:
             if not isinstance(value, nn.Parameter):
                 self.tensors.append(value)
             return
+        if isinstance(value, tuple) and depth and len(value) <= _LARGE:
+            for item in value:
+                if type(item) not in _PLAIN:
+                    self._add(item, depth - 1)
+            return
         container = _container(value)
         if container is None or depth == 0 or id(container) in self._seen:
             return
@@ -176,7 +185,7 @@ def _container(value: Any) -> Any:
     """The dict, list, set or deque behind a value that can be written into; None where there is none to keep."""
     if isinstance(value, (dict, list, set, deque)):
         return value
-    if isinstance(value, (type, nn.Module)) or callable(value):
+    if isinstance(value, (type, nn.Module)) or inspect.isroutine(value):
         return None
     is_of_a_library = type(value).__module__.partition(".")[0] in _NOT_LOOKED_INTO
     return None if is_of_a_library else getattr(value, "__dict__", None)

@@ -139,9 +139,13 @@ def copy_containers(tree: Any, with_tensors: bool = False) -> Any:
     if not hasattr(tree, "__dict__") or isinstance(tree, type) or callable(tree):
         return tree
     try:
-        return copy.deepcopy(tree) if with_tensors else copy.copy(tree)
+        twin = copy.copy(tree)
+        for name, value in vars(twin).items():
+            # Tensors too: whether the network writes into those of an object is not looked at.
+            object.__setattr__(twin, name, copy_containers(value, with_tensors=True))
     except Exception:  # a handle of the user's own, say; it is handed on as it is
         return tree
+    return twin
 
 
 def tensor_leaves(tree: Any) -> Iterator[Tensor]:
@@ -151,6 +155,19 @@ def tensor_leaves(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, (Mapping, list, tuple)):
         for value in _values(tree):
             yield from tensor_leaves(value)
+
+
+def with_items(inputs: Mapping[str, Any], items: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`inputs` with other items, of their own type where that can be copied and written into."""
+    if type(inputs) is not dict:
+        try:
+            changed: Any = copy.copy(inputs)
+            for key, value in items.items():
+                changed[key] = value
+        except TypeError:  # a view, say
+            return {**inputs, **items}
+        return changed  # type: ignore[no-any-return]
+    return {**inputs, **items}
 
 
 class CannotStackError(ValueError):
@@ -262,10 +279,7 @@ def _rebuilt(tree: Any, values: Sequence[Any]) -> Any:
     if type(tree) is dict:
         return dict(zip(tree, values, strict=True))
     if isinstance(tree, Mapping):
-        same = copy.copy(tree)  # a dict type of somebody's own, say transformers' BatchEncoding
-        for key, value in zip(tree, values, strict=True):
-            same[key] = value  # type: ignore[index]
-        return same
+        return with_items(tree, dict(zip(tree, values, strict=True)))  # say transformers' BatchEncoding
     if hasattr(tree, "_fields"):
         return type(tree)(*values)
     return type(tree)(values)

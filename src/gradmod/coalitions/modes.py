@@ -151,12 +151,18 @@ class MaskedPassMode:
         pairs = list(zip(training, recurrent, strict=True))
         self._training = [child for child, is_recurrent in pairs if not is_recurrent]
         self._recurrent: list[tuple[Any, Any]] = [(c, c.dropout) for c, is_recurrent in pairs if is_recurrent]
+        # Their `train` may set more than the flag; attributes are put back with the rest of the state.
+        self._overriding = [child for child in training if getattr(type(child), "train", None) is not nn.Module.train]
         self.norms = _training_batch_norms(module)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Put every submodule in eval mode; on leaving, also by an exception, restore each one's own mode exactly."""
         try:
+            for child in self._overriding:
+                child.train(False)
+            for child, _ in self._recurrent:
+                child.training = True
             for child in self._training:
                 child.training = False
             for child, _ in self._recurrent:

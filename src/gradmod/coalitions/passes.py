@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
-from gradmod.coalitions.masking import CannotStackError, map_tensors, mask, proper_coalitions, stack_samples
+from gradmod.coalitions.masking import (
+    CannotStackError,
+    map_tensors,
+    mask,
+    proper_coalitions,
+    stack_samples,
+    with_items,
+)
 from gradmod.coalitions.protocols import logits_of
 from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions, split_coalitions
 
@@ -57,9 +64,13 @@ class Looped(Strategy):
         masked = []
         for shown in proper_coalitions(modalities):
             with _one_pass(model, before):
-                output = model(self.given({**inputs, **{m: hidden[m] for m in modalities if m not in shown}}))
-            masked.append(logits_of(model, output))
+                output = model(self.given(with_items(inputs, {m: hidden[m] for m in modalities if m not in shown})))
+            masked.append(self.logits_of_pass(model, output))
         return masked
+
+    def logits_of_pass(self, model: nn.Module, output: Any) -> Tensor:
+        """Logits in what a masked pass returned."""
+        return logits_of(model, output)
 
 
 def _one_pass(model: nn.Module, before: NetworkState | None) -> AbstractContextManager[None]:
@@ -107,7 +118,7 @@ class Batched(Looped):
             self._say_once(str(reason))
             return super()._masked_logits(model, before, inputs, hidden, modalities, full)
         with _one_pass(model, before):
-            output = model(stacked)
+            output = model(with_items(inputs, stacked))
         return split_coalitions(logits_of(model, output), full, len(coalitions), axis)
 
     def _stack(
@@ -139,6 +150,10 @@ class Batched(Looped):
             return torch.cat([leaf] * times, axis)
 
         return map_tensors(repeat, x)
+
+    def forget_trial(self) -> None:
+        """See `Strategy.forget_trial`."""
+        self._has_said_so = False
 
     def _say_once(self, reason: str) -> None:
         in_training = torch.is_grad_enabled() and not torch.compiler.is_compiling()

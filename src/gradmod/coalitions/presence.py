@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.masking import map_tensors, mask, nested_alike, tensor_leaves
+from gradmod.coalitions.masking import map_tensors, mask, nested_alike, tensor_leaves, with_items
 
 
 def presence_table(present: Mapping[str, Tensor], modalities: Sequence[str]) -> Tensor:
@@ -70,7 +70,7 @@ def hide_absent(
     inputs: Mapping[str, Any],
     present: Mapping[str, Tensor],
     batch_axes: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """The batch with every absent input replaced by what a hidden modality looks like; what stood there is not read.
 
     Args:
@@ -83,7 +83,8 @@ def hide_absent(
         ValueError: a batch of another length than `present`, or a mask that changes the shape of the input.
     """
     axes = batch_axes or {}
-    return {**inputs, **{m: _hide_rows(model, m, inputs[m], has, axes.get(m, 0)) for m, has in present.items()}}
+    hidden = {m: _hide_rows(model, m, inputs[m], has, axes.get(m, 0)) for m, has in present.items()}
+    return with_items(inputs, hidden)
 
 
 def _hide_rows(model: nn.Module, modality: str, x: Any, has: Tensor, axis: int) -> Any:
@@ -95,6 +96,12 @@ def _hide_rows(model: nn.Module, modality: str, x: Any, has: Tensor, axis: int) 
             )
         return leaf
 
+    if x is not None and next(tensor_leaves(x), None) is None:
+        raise ValueError(
+            f"present[{modality!r}] says that samples lack {modality!r}, but its input ({type(x).__name__}) holds no "
+            "tensor whose rows could be hidden. Give tensors in dicts, lists or tuples, and let adapt's call make of "
+            "them what the network takes"
+        )
     map_tensors(check, x)
     hidden = mask(model, modality, x)
     if not nested_alike(x, hidden):

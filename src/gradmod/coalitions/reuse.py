@@ -60,8 +60,8 @@ class EncoderReuse(Strategy):
         same = {m for m in modalities if several and same_in_both_modes(net.encoders[m])}
         appended = {m for m in same if masked_gradient and samples_stay_apart(net.encoders[m])}
         rows = {m: _masked_row(net, m, inputs[m]) for m in appended}
-        with recorded_encoding(model, rows) as encoded:
-            output, full, before = self.full_pass(model, inputs)
+        encoded = RecordedEncoding(net.encode, rows)
+        output, full, before = self.full_pass(model, inputs, recorded_in(model, encoded))
         if not several:
             return Evaluation(output, full, responses_from_coalitions(full, (), present))
         kept = set(modalities) if self.share_train_pass else same
@@ -132,7 +132,12 @@ class AdditiveHead(EncoderReuse):
 
 
 class RecordedEncoding:
-    """What `encode` returned for each modality in one pass of a model's own forward."""
+    """What `encode` returned for each modality in one pass of a model's own forward.
+
+    Args:
+        encode: the model's own.
+        rows: by modality a masked input [1, ...] to be encoded as one more sample.
+    """
 
     def __init__(self, encode: Any, rows: Mapping[str, Any]) -> None:
         self._encode, self._rows = encode, rows
@@ -170,18 +175,12 @@ class RecordedEncoding:
 
 
 @contextmanager
-def recorded_encoding(model: Any, rows: Mapping[str, Any]) -> Iterator[RecordedEncoding]:
-    """While entered, `model.encode` is recorded.
-
-    Args:
-        model: one that declares `Encodes`.
-        rows: by modality a masked input [1, ...] to be encoded as one more sample.
-    """
+def recorded_in(model: Any, recorded: RecordedEncoding) -> Iterator[None]:
+    """While entered, `model.encode` is `recorded`."""
     own = model.__dict__.get("encode")
-    recorded = RecordedEncoding(model.encode, rows)
     model.__dict__["encode"] = recorded
     try:
-        yield recorded
+        yield
     finally:
         if own is None:
             del model.__dict__["encode"]
@@ -201,7 +200,8 @@ def own_head_predictions(model: Any, inputs: Mapping[str, Any], modalities: Sequ
         The output, and [M, B, ..., K]. A modality that the forward does not encode by `encode` is encoded in eval mode.
     """
     before = None if torch.compiler.is_compiling() else NetworkState(model)
-    with recorded_encoding(model, {}) as encoded:
+    encoded = RecordedEncoding(model.encode, {})
+    with recorded_in(model, encoded):
         output = model(inputs)
     with torch.no_grad():
         features = {m: encoded.feature(m) for m in modalities}

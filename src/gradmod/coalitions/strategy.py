@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,22 +92,35 @@ class Strategy(ABC):
                 responses are then its shares among the modalities that it has, and 0 for the others.
         """
 
+    def forget_trial(self) -> None:
+        """Begin anew after evaluations that were a trial."""
+        return
+
     def given(self, inputs: Any) -> Any:
         """`inputs` for one pass: in containers of its own, and copied where the network writes into them."""
         return copy_containers(inputs, with_tensors=self.habits.writes_inputs)
 
-    def full_pass(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, Tensor, NetworkState | None]:
+    def full_pass(
+        self, model: nn.Module, inputs: Mapping[str, Any], recording: AbstractContextManager[Any] | None = None
+    ) -> tuple[Any, Tensor, NetworkState | None]:
         """What the model returns on all modalities, the logits in it, and the model's state before it.
+
+        Args:
+            model: the network.
+            inputs: the batch.
+            recording: entered around the model's call alone, so that it is no part of the state.
 
         Raises:
             RuntimeError: it wrote into the tensors of `inputs`, and that was not known.
         """
         if torch.compiler.is_compiling():
-            output = model(self.given(inputs))
+            with recording or nullcontext():
+                output = model(self.given(inputs))
             return output, logits_of(model, output), None
         before = NetworkState(model, self.habits.moves)
         versions = [(leaf, leaf._version) for leaf in tensor_leaves(inputs) if not leaf.is_inference()]
-        output = model(self.given(inputs))
+        with recording or nullcontext():
+            output = model(self.given(inputs))
         for leaf, version in versions:
             if leaf._version != version:
                 raise RuntimeError(
