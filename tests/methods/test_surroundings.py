@@ -158,6 +158,16 @@ def test_a_checkpointed_model_counts_a_step_once(kind: type[Method], reentrant: 
     assert len(plain.last_step.coefficients.unique()) == 2
 
 
+def test_a_step_made_in_the_backward_is_its_own_though_its_target_lies_where_another_lay() -> None:
+    model, (inputs, target) = made(AGM, late=False, layer="layer-norm"), batch(TWO, 6, 3)
+    F.cross_entropy(model(inputs, target), target).backward()
+    given = [x.requires_grad_() for x in inputs.values()]
+    found = checkpoint(lambda a, v: model({"audio": a, "visual": v}, target), *given, use_reentrant=True)
+    assert model.method.get_buffer("steps").tolist() == [1, 1]
+    F.cross_entropy(found, target).backward()
+    assert model.method.get_buffer("steps").tolist() == [2, 2]
+
+
 @pytest.mark.parametrize("kind", [AGM, OGMGE, MSES])
 def test_transforms_of_a_training_forward_are_refused(kind: type[Method]) -> None:
     model, (inputs, target) = made(kind), batch(TWO, 6, 3)

@@ -182,6 +182,7 @@ def test_a_target_without_a_class_is_in_no_figure() -> None:
     frequencies = torch.bincount(target[kept]) / kept.sum()
     torch.testing.assert_close(task.constant(target, 3).softmax(-1).float(), frequencies)
     assert int(task.left_out(target)) == int((~kept).sum())
+    assert not task.scores(logits[None], target)[0][~kept].any()
     nothing = torch.full_like(target, 7)
     assert float(task.loss(logits, nothing)) == 0
     with pytest.raises(ValueError, match=r"target holds classes from 0 to 7; expected 0 to 2.*is marked by -100"):
