@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import pickle
 from collections.abc import Callable, Mapping, Sequence
+from pickle import PicklingError
 from typing import Any
 
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class UserFunction:
     def __reduce__(self) -> tuple[Any, ...]:
         name = getattr(self.function, "__qualname__", "")
         if ("<lambda>" in name or "<locals>" in name) and not _is_pickled_by_value():
-            raise pickle.PicklingError(
+            raise PicklingError(
                 f"{self.argument}= of gradmod.adapt is {name}, which Python cannot pickle, so the model cannot be "
                 "saved whole or sent to another process. Define it with `def` at the top of a module, or save "
                 "model.state_dict()"

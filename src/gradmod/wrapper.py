@@ -118,6 +118,9 @@ class ModulatedModel(nn.Module):
             table, inputs = self._hide_absent(inputs, present)
         # Without gradient nothing is learnt: statistics alone, as swa_utils.update_bn and reentrant checkpointing want.
         if not self.training or not torch.is_grad_enabled():
+            if self.training and target is not None:  # a reentrant checkpoint makes the step itself in the backward
+                self.method.begin_step(self)
+                self.method.begin_without_gradient(target)
             output = self.model(inputs)
             if target is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
                 _refuse_backward(logits_of(self.model, output))

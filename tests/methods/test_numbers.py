@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gradmod import AGM, OGMGE, ModulatedModel, Regression, functional
 from gradmod.methods.centre import TargetCentre
 from gradmod.training.evaluation import Predictions, measure, validation_figures
 from networks import NAMES, batch, network
+from processes import on_processes
 
 COUNTS = st.integers(1, 4)
 
@@ -227,3 +229,48 @@ def test_another_number_of_outputs_is_told() -> None:
     maps.observe(torch.zeros(3, 2, 7, 6), Regression(output_axis=1), same)
     with pytest.raises(ValueError, match="output_axis is 0"):
         Regression(output_axis=0)
+
+
+def part_of_a_batch(step: int, rank: int) -> tuple[dict[str, Tensor], Tensor]:
+    """5 or 6 samples of a process, some without a target; in the last step the first process has none with one."""
+    inputs, _ = batch(NAMES[:2], 5 + rank, 1, seed=10 * step + rank)
+    generator = torch.Generator().manual_seed(10 * step + rank)
+    target = torch.randn(5 + rank, 1, generator=generator, dtype=torch.float64) * 3 + 40
+    target[:1] = torch.nan
+    return inputs, torch.full_like(target, torch.nan) if (step, rank) == (2, 0) else target
+
+
+def record_of_steps(called: Any, model: ModulatedModel, parts: Any) -> list[Any]:
+    found = []
+    for step in range(3):
+        inputs, target = parts(step)
+        model.task.loss(called(inputs, target), target).backward()
+        assert model.last_step is not None
+        record = model.last_step
+        found.append([record.scores.tolist(), record.ratios.tolist(), record.coefficients.tolist()])  # type: ignore[union-attr]
+    return [found, model.method.centre.mean.tolist()]
+
+
+def numbers_on_a_process(rank: int) -> dict[str, list[Any]]:
+    found = {}
+    for kind in ("agm", "ogm-ge"):
+        net = network(NAMES[:2], late=False, layer="plain", classes=1).eval()
+        model = ModulatedModel(net, method_of(kind, NAMES[:2]), task=Regression())
+        found[kind] = record_of_steps(DistributedDataParallel(model), model, lambda step: part_of_a_batch(step, rank))
+    return found
+
+
+def test_two_processes_have_the_numbers_of_one() -> None:
+    ours, theirs = on_processes(numbers_on_a_process, 2)
+    assert ours == theirs
+
+    def whole(step: int) -> tuple[dict[str, Tensor], Tensor]:
+        parts = [part_of_a_batch(step, rank) for rank in range(2)]
+        return {m: torch.cat([x[m] for x, _ in parts]) for m in NAMES[:2]}, torch.cat([y for _, y in parts])
+
+    for kind in ("agm", "ogm-ge"):
+        net = network(NAMES[:2], late=False, layer="plain", classes=1).eval()
+        model = ModulatedModel(net, method_of(kind, NAMES[:2]), task=Regression())
+        steps, mean = record_of_steps(model, model, whole)
+        torch.testing.assert_close(torch.tensor(ours[kind][0]), torch.tensor(steps), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(torch.tensor(ours[kind][1]), torch.tensor(mean))

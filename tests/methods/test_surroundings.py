@@ -124,7 +124,10 @@ def test_gradients_that_are_not_there_are_noticed(kind: type[Method]) -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("kind", [AGM, OGMGE])
 def test_a_checkpointed_model_counts_a_step_once(kind: type[Method], reentrant: bool) -> None:
-    """Two micro-batches for a step, both forwards before both backwards: the numbers without checkpointing."""
+    """Two micro-batches for a step: the numbers without checkpointing.
+
+    Both forwards come before both backwards, but for reentrant checkpointing, whose steps are made in the backward.
+    """
     plain, checked = (made(kind, late=False, layer="layer-norm") for _ in range(2))
     optimizers = [torch.optim.SGD(model.parameters(), 0.1) for model in (plain, checked)]
 
@@ -140,27 +143,19 @@ def test_a_checkpointed_model_counts_a_step_once(kind: type[Method], reentrant: 
         for model, optimizer in zip((plain, checked), optimizers, strict=True):
             torch.manual_seed(step)
             batches = [batch(TWO, 6, 3, seed=10 * step + part) for part in range(2)]
-            losses = [F.cross_entropy(forward(model, *one), one[1]) for one in batches]
             optimizer.zero_grad()
-            sum(losses).backward()  # type: ignore[union-attr]
+            if reentrant:
+                for one in batches:
+                    F.cross_entropy(forward(model, *one), one[1]).backward()
+            else:
+                losses = [F.cross_entropy(forward(model, *one), one[1]) for one in batches]
+                sum(losses).backward()  # type: ignore[union-attr]
             model.after_backward()
             optimizer.step()
         for ours, theirs in zip(checked.state_dict().values(), plain.state_dict().values(), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     assert plain.last_step is not None
     assert len(plain.last_step.coefficients.unique()) == 2
-
-
-def test_a_forward_in_a_backward_that_was_not_made_before_is_refused() -> None:
-    model, (inputs, target) = made(AGM), batch(TWO, 6, 3)
-    given = torch.ones(1, requires_grad=True)
-
-    def inside(gradient: Tensor) -> None:
-        model(inputs, target)
-
-    given.register_hook(inside)  # type: ignore[no-untyped-call]
-    with pytest.raises(RuntimeError, match="Checkpoint the network's own blocks"):
-        (given * 2).sum().backward()
 
 
 @pytest.mark.parametrize("kind", [AGM, OGMGE, MSES])

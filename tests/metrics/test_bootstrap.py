@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradmod.metrics.bootstrap import paired_bootstrap, student_t
+from gradmod.metrics.bootstrap import _mean_squares, paired_bootstrap, student_t
 
 T_975 = {1: 12.7062047, 2: 4.3026527, 3: 3.1824463, 4: 2.7764451, 9: 2.2621572}
 """97.5 % quantiles of Student's t by degrees of freedom, from tables."""
@@ -137,6 +137,13 @@ def test_a_single_seed_varies_over_samples_and_one_sample_over_seeds() -> None:
     ours, theirs = draw(2, 6, 1)
     _, low, high = paired_bootstrap(ours, theirs)
     assert low < high
+
+
+def test_mean_squares_by_hand() -> None:
+    """Means of samples 1 and 4, of seeds 2 and 3: 2 x 4.5, and four times a rest of 0.5."""
+    assert _mean_squares(np.array([[1.0, 3.0], [1.0, 5.0]])) == pytest.approx((9, 1))
+    assert _mean_squares(np.array([[1.0, 3.0]])) == (2, 0)
+    assert _mean_squares(np.array([[1.0], [3.0]])) == (0, 0)
 
 
 def test_students_t() -> None:

@@ -247,6 +247,7 @@ def test_a_finished_run_can_be_trained_on(tmp_path: Path) -> None:
     assert log_lines(folder) == log_lines(straight)
 
 
+@pytest.mark.filterwarnings("ignore:AGM could not use")
 def test_a_diverging_run_stops_with_the_step_and_the_scores(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"(loss is (nan|inf) at step \d+ \(epoch \d\); scores: audio .*visual|not finite: )"
@@ -256,6 +257,7 @@ def test_a_diverging_run_stops_with_the_step_and_the_scores(tmp_path: Path) -> N
     assert all(value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
 
 
+@pytest.mark.filterwarnings("ignore:AGM could not use")
 def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gradmod.datasets import av_digits
     from gradmod.training import parts

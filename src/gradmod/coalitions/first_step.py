@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.kept_state import NetworkState, is_uninitialized, kept_state, stateful_names
 from gradmod.coalitions.masked_passes import masked_passes
-from gradmod.coalitions.masking import copy_containers, mask, nested_alike, tensor_leaves
+from gradmod.coalitions.masking import copy_containers, lengths_named, mask, nested_alike, tensor_leaves
 from gradmod.coalitions.no_gradient import without_gradient
 from gradmod.coalitions.passes import Looped
 from gradmod.coalitions.protocols import declared_mask, logits_of
@@ -76,12 +76,17 @@ class CheckedStrategy(Strategy):
         present: Tensor | None = None,
     ) -> Evaluation:
         """See `Strategy.evaluate`; the first call checks."""
-        if not torch.compiler.is_compiling() and self._is_due(model):
-            self.check(model, inputs, modalities, present)
-        chosen = self._chosen if self._checked_modes or not self._goes_by_names(model) else self._safe()
-        found = chosen.evaluate(model, inputs, modalities, masked_gradient=masked_gradient, present=present)
-        if not torch.compiler.is_compiling():
-            self._last_logits = weakref.ref(found.logits)
+        if torch.compiler.is_compiling():
+            return self._in_use(model).evaluate(
+                model, inputs, modalities, masked_gradient=masked_gradient, present=present
+            )
+        with lengths_named(inputs, modalities, self.batch_axes):
+            if self._is_due(model) and _has_samples(inputs):
+                self.check(model, inputs, modalities, present)
+            found = self._in_use(model).evaluate(
+                model, inputs, modalities, masked_gradient=masked_gradient, present=present
+            )
+        self._last_logits = weakref.ref(found.logits)
         return found
 
     def last_logits(self) -> Tensor | None:
@@ -147,7 +152,9 @@ class CheckedStrategy(Strategy):
         named = not isinstance(self._chosen, Looped) and len(self._candidates) > 1
         return named and not getattr(model, "encodes_as_declared", False)
 
-    def _safe(self) -> Strategy:
+    def _in_use(self, model: nn.Module) -> Strategy:
+        if self._checked_modes or not self._goes_by_names(model):
+            return self._chosen
         return next((s for s in self._candidates if isinstance(s, Looped)), self._chosen)
 
 
@@ -156,6 +163,10 @@ _WAYS_OUT = (
     "are not apart on the first axis (batch_axis=), an extra input whose length is that of the batch by accident. "
     "coalitions='looped' takes any network"
 )
+
+
+def _has_samples(inputs: Mapping[str, Any]) -> bool:
+    return all(leaf.is_nested or leaf.numel() > 0 for leaf in tensor_leaves(inputs))
 
 
 class _Comparison:

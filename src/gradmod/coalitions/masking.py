@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,6 +33,27 @@ def check_inputs(inputs: Mapping[str, Any], modalities: Sequence[str]) -> None:
             f"inputs lack {', '.join(map(repr, missing))}: they hold {sorted(inputs)}; the method was made for the "
             f"modalities {list(modalities)}. Use the same names in both"
         )
+
+
+@contextmanager
+def lengths_named(inputs: Mapping[str, Any], modalities: Sequence[str], axes: Mapping[str, int]) -> Iterator[None]:
+    """Around calls of a network: where one fails on modalities of different numbers of samples, say so.
+
+    Raises:
+        ValueError: it failed, and they differ; its own error is the cause.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        tensors = {m: inputs[m] for m in modalities if isinstance(inputs[m], Tensor) and not inputs[m].is_nested}
+        lengths = {x.shape[axes.get(m, 0)] for m, x in tensors.items() if x.dim() > axes.get(m, 0)}
+        if len(lengths) < 2:
+            raise
+        shapes = ", ".join(f"{m!r} {list(x.shape)}" for m, x in tensors.items())
+        raise ValueError(
+            f"inputs have shapes {shapes}; expected as many samples of each, along the first axis (or where "
+            f"batch_axis= says). The network failed on them: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def mask(model: nn.Module, modality: str, x: Any) -> Any:

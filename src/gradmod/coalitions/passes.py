@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,9 +36,12 @@ class Looped(Strategy):
         masked: Sequence[Tensor] = ()
         with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()):
             if len(modalities) > 1:
-                with masked_passes(model, before):
-                    hidden = {m: mask(model, m, inputs[m]) for m in modalities}
-                masked = self._masked_logits(model, before, inputs, hidden, modalities, full)
+                # One after another for the passes, which begin in the same state; in a compiled step one for all.
+                all_passes = nullcontext() if before is not None else masked_passes(model, None)
+                with all_passes:
+                    with _one_pass(model, before):
+                        hidden = {m: mask(model, m, inputs[m]) for m in modalities}
+                    masked = self._masked_logits(model, before, inputs, hidden, modalities, full)
             return Evaluation(output, full, responses_from_coalitions(full, masked, present))
 
     def _masked_logits(
@@ -52,10 +56,14 @@ class Looped(Strategy):
         """Logits of each proper coalition, in their order."""
         masked = []
         for shown in proper_coalitions(modalities):
-            with masked_passes(model, before):
+            with _one_pass(model, before):
                 output = model(self.given({**inputs, **{m: hidden[m] for m in modalities if m not in shown}}))
             masked.append(logits_of(model, output))
         return masked
+
+
+def _one_pass(model: nn.Module, before: NetworkState | None) -> AbstractContextManager[None]:
+    return nullcontext() if before is None else masked_passes(model, before)
 
 
 class Batched(Looped):
@@ -98,7 +106,7 @@ class Batched(Looped):
                 ) from None
             self._say_once(str(reason))
             return super()._masked_logits(model, before, inputs, hidden, modalities, full)
-        with masked_passes(model, before):
+        with _one_pass(model, before):
             output = model(stacked)
         return split_coalitions(logits_of(model, output), full, len(coalitions), axis)
 

@@ -14,17 +14,16 @@ from torch import nn
 @contextmanager
 def kept_random_state(model: nn.Module) -> Iterator[None]:
     """Put back, on leaving, the state of the generators of Python, NumPy and torch (those of the model's devices)."""
-    devices = {tensor.device for tensor in model.parameters() if tensor.device.type not in ("cpu", "meta")}
-    kinds = {device.type for device in devices}
+    devices = {tensor.device for tensor in model.parameters()}
+    on_cuda = [device for device in devices if device.type == "cuda"]
+    has_mps = any(device.type == "mps" for device in devices) and torch.backends.mps.is_available()
     python, array = random.getstate(), np.random.get_state()
+    mps = torch.mps.get_rng_state() if has_mps else None
     try:
-        if not kinds:
-            with torch.random.fork_rng(devices=[]):
-                yield
-        else:
-            (kind,) = list(kinds)[:1]
-            with torch.random.fork_rng([d.index or 0 for d in devices if d.type == kind], device_type=kind):
-                yield
+        with torch.random.fork_rng(on_cuda):
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(array)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)

@@ -147,7 +147,7 @@ class RecordedEncoding:
         feature = self._encode(modality, x if joined is None else joined)
         if joined is not None:
             samples = len(next(tensor_leaves(joined)))
-            if all(leaf.dim() > 0 and len(leaf) % samples == 0 for leaf in tensor_leaves(feature)):
+            if samples and all(leaf.dim() > 0 and len(leaf) % samples == 0 for leaf in tensor_leaves(feature)):
                 # Some encoders give several rows a sample: frames folded into the batch.
                 self._masked[modality] = map_tensors(lambda leaf: leaf[-(len(leaf) // samples) :], feature)
                 feature = map_tensors(lambda leaf: leaf[: -(len(leaf) // samples)], feature)

@@ -106,6 +106,8 @@ def _of_split(split: Split) -> Record:
 def _names(source: Any, rows: Indices) -> list[str]:
     """Names of the files that a source reads its samples from; none where they lie in one."""
     paths = getattr(source, "paths", None)
+    if isinstance(paths, Sequence) and len(paths) != len(source):
+        return []  # those of whole arrays
     return [str(getattr(paths[row], "stem", paths[row])) for row in rows] if isinstance(paths, Sequence) else []
 
 

@@ -172,6 +172,10 @@ class AGM(WindowedMethod):
         unit = self.centre.unit(task)
         return scores if unit is None else scores / unit
 
+    def begin_without_gradient(self, target: Tensor) -> None:
+        """See `Method.begin_without_gradient`: the step, if one comes, is the forward in the backward."""
+        self._of_forward.forget(target)
+
     def memory(self) -> dict[str, Any]:
         """Whether some sample so far may have lacked a modality."""
         return {"has_gaps": self._has_gaps}

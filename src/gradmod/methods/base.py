@@ -170,6 +170,9 @@ class Method(nn.Module):
         if not in_backward():
             self._averaging.begin_step(model, self)
 
+    def begin_without_gradient(self, target: Tensor) -> None:
+        """Be told that a forward in train mode begins in which the method does nothing."""
+
     def sum_over_processes(self, totals: Tensor) -> Tensor:
         """Sum of `totals` over the processes that train the model; all of them must call it."""
         return self._averaging.sum(totals if self.counts_batch else torch.zeros_like(totals))

@@ -126,6 +126,10 @@ class OGMGE(ChangesGradients, WindowedMethod):
                 if noise is not None:
                     gradient.add_(noise)
 
+    def begin_without_gradient(self, target: Tensor) -> None:
+        """See `Method.begin_without_gradient`: the step, if one comes, is the forward in the backward."""
+        self._of_forward.forget(target)
+
     def memory(self) -> dict[str, Any]:
         """Steps so far, which seed the noise."""
         return {"steps": self._steps}

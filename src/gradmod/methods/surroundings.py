@@ -59,6 +59,11 @@ class ForwardsMadeAgain:
         if len(self._kept) > MOST_PENDING:
             self._kept.popitem(last=False)
 
+    def forget(self, target: Tensor) -> None:
+        """Forget a forward with this target: another one may have lain where it lies."""
+        if not torch.compiler.is_compiling():
+            self._kept.pop(_place(target), None)
+
     def recall(self, target: Tensor) -> Tensor | None:
         """Coefficients of the last forward with this target; None where there was none.
 

@@ -29,16 +29,15 @@ class StepWatch(nn.Module):
         modalities: their names.
 
     Attributes:
-        counts: [4 + M] int64 buffer, not saved: steps, those with scores that are not finite, those without any target
-            that has a score; since the coefficients were last looked at, steps with any at a bound, and by modality.
+        counts: [4 + M] int64 where the scores are, neither saved nor a buffer; None before the first step. Steps, those
+            with scores that are not finite, those without any target that has a score; since the coefficients were
+            last looked at, steps with any at a bound, and by modality.
     """
-
-    counts: Tensor
 
     def __init__(self, name: str, modalities: Sequence[str]) -> None:
         super().__init__()
         self.name, self.modalities = name, tuple(modalities)
-        self.register_buffer("counts", torch.zeros(4 + len(self.modalities), dtype=torch.int64), persistent=False)
+        self.counts: Tensor | None = None
         self._steps = 0
         self._window_from = 0
         self._told: set[str] = set()
@@ -53,7 +52,11 @@ class StepWatch(nn.Module):
             at_bounds: [M] bool, whose coefficient is at a bound.
         """
         flags = torch.stack([torch.ones_like(finite), ~finite, ~scored])
-        self.counts.add_(torch.cat([flags, at_bounds.any().unsqueeze(0), at_bounds]).to(self.counts.device))
+        added = torch.cat([flags, at_bounds.any().unsqueeze(0), at_bounds]).long()
+        if self.counts is None:
+            self.counts = added
+        else:
+            self.counts = self.counts.to(added.device) + added
         if torch.compiler.is_compiling():
             return
         self._steps += 1
@@ -65,9 +68,12 @@ class StepWatch(nn.Module):
     def look(self) -> None:
         """Read the counts now, waiting for the device, and warn."""
         self._on_its_way = None
-        self._tell(self.counts.tolist())
+        if self.counts is not None:
+            self._tell(self.counts.tolist())
 
     def _send(self) -> None:
+        if self.counts is None:
+            return
         if self.counts.device.type != "cuda":
             self._tell(self.counts.tolist())
             return
@@ -112,7 +118,8 @@ class StepWatch(nn.Module):
                 "model.last_step",
             )
         self._window_from = steps
-        self.counts[_OF_STEPS:].zero_()
+        if self.counts is not None:
+            self.counts[_OF_STEPS:].zero_()
 
     def _warn(self, kind: str, words: str) -> None:
         first = not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
