@@ -142,7 +142,11 @@ def test_samples_that_lack_a_modality_are_hidden_there() -> None:
     (audio, visual, target), has = data(), torch.arange(COUNT) % 3 > 0
     rubbish = torch.where(has[:, None], audio, 1e4)
     expected = gradmod.diagnose(
-        Net(), [({"audio": audio * has[:, None], "visual": visual}, target)], replicates=0, noise_levels=()
+        Net(),
+        [({"audio": audio * has[:, None], "visual": visual}, target)],
+        replicates=0,
+        noise_levels=(),
+        metric="loss",
     )
     inputs = {"audio": rubbish, "visual": visual}
     for batch in (
@@ -151,10 +155,12 @@ def test_samples_that_lack_a_modality_are_hidden_there() -> None:
         {**inputs, "labels": target, "present": {"audio": has}},
         Whole(inputs, target, {"audio": has}, None),
     ):
-        assert gradmod.diagnose(Net(), [batch], replicates=0, noise_levels=()) == expected
+        assert gradmod.diagnose(Net(), [batch], replicates=0, noise_levels=(), metric="loss") == expected
     for more in (({"audio": has},), (torch.arange(COUNT), {"audio": has}), ({"audio": has}, 0, 0)):
         nested = [((rubbish, visual), target, *more)]
-        assert gradmod.diagnose(Net(), nested, modalities=NAMES, replicates=0, noise_levels=()) == expected
+        assert (
+            gradmod.diagnose(Net(), nested, modalities=NAMES, replicates=0, noise_levels=(), metric="loss") == expected
+        )
 
 
 def test_inputs_without_names_are_never_guessed() -> None:
