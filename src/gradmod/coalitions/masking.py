@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -136,6 +137,8 @@ def copy_containers(tree: Any, with_tensors: bool = False) -> Any:
         return _rebuilt(tree, [copy_containers(value, with_tensors) for value in _values(tree)])
     if isinstance(tree, Tensor):
         return tree.clone() if with_tensors else tree
+    if with_tensors and isinstance(tree, np.ndarray):
+        return tree.copy()
     if not hasattr(tree, "__dict__") or isinstance(tree, type) or callable(tree):
         return tree
     try:
