@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,13 @@ from cremad_files import write_cremad
 from gradmod import cli
 from gradmod.datasets import images
 from gradmod.datasets.audio import log_magnitude_spectrogram, read_wave, repeat_to
-from gradmod.datasets.crema_d import chosen_frames, clips_of_files, spectrogram
+from gradmod.datasets.crema_d import chosen_frames, clips_of_files, read_csv, spectrogram
+from gradmod.datasets.inspection import inspect
 from gradmod.datasets.load import load_dataset
 from gradmod.datasets.pictures import PictureFiles
+from gradmod.datasets.preparation.crema_d import prepare
 from gradmod.errors import ConfigError, DataError
+from left_by_systems import litter
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +169,152 @@ def test_clips_without_both_files_are_counted_and_named(tmp_path: Path) -> None:
     assert sum(len(split) for _, split in splits.items()) == 22
     (note,) = splits.notes
     assert note == f"2 clips left out, which lack their sound or frames: {names[3]}, {names[15]}"
+
+
+def write_frames(root: Path, name: str, count: int = 12) -> None:
+    """In place of every clip's frames, ones whose brightness tells their number."""
+    for clip in (root / "Image-01-FPS").iterdir():
+        for frame in clip.iterdir():
+            frame.unlink()
+        for second in range(count):
+            grey = np.full((32, 32, 3), 20 * second, np.uint8)
+            Image.fromarray(grey).save(clip / name.format(second, clip=clip.name))
+
+
+@pytest.mark.parametrize(
+    "name", ["{}.jpg", "{:03d}.jpg", "frame{}.jpg", "{clip}_{}.jpg", "1-{}-of-12.jpeg", "{}.png", "{}.JPG"]
+)
+@pytest.mark.parametrize("decoded_before", [False, True])
+def test_frames_are_in_order_of_time(name: str, decoded_before: bool, tmp_path: Path) -> None:
+    root = write_cremad(tmp_path / "raw", train=12, test=6)
+    write_frames(root, name)
+    if decoded_before:
+        prepare(root, tmp_path / "fast")
+        root = tmp_path / "fast"
+    for frames, expected in ((3, [2, 6, 10]), (12, list(range(12)))):
+        inputs, _ = load_dataset("crema-d", str(root), "heldout", 0, {"frames": frames}).validation.read([0])
+        pixels = inputs["visual"][0, 0, :, 100, 100] * images.DEVIATION[0] + images.MEAN[0]
+        assert (pixels * 255 / 20).round().int().tolist() == expected
+
+
+def test_what_systems_leave_beside_the_files_changes_nothing(tmp_path: Path) -> None:
+    root = write_cremad(tmp_path / "raw", train=12, test=6)
+    clean = clips_of_files(root)
+    counts = inspect("crema-d", str(root)).files
+    litter(root)
+    facts = inspect("crema-d", str(root))
+    assert not facts.problems
+    assert facts.files == counts
+    littered = clips_of_files(root)
+    assert (littered.names, littered.left_out, littered.pictures) == (clean.names, [], clean.pictures)
+    prepare(root, tmp_path / "fast")
+    assert (tmp_path / "fast" / "manifest.json").is_file()
+
+
+CSV = {
+    "as published": "\ufeff1001_A_NEU_XX,NEU\n1002_B_ANG_XX,ANG\n",
+    "a header": "name,label\n1001_A_NEU_XX,NEU\n1002_B_ANG_XX,ANG\n",
+    "other words": "Clip,Emotion\n1001_A_NEU_XX,NEU\n1002_B_ANG_XX,ANG\n",
+    "more columns": "file name,class,actor\n1001_A_NEU_XX,NEU,1001\n1002_B_ANG_XX,ANG,1002\n",
+    "mark and header": "\ufefffileName,category\r\n1001_A_NEU_XX,NEU\r\n1002_B_ANG_XX,ANG\r\n",
+    "blank lines": "\n\nname,label\n\n1001_A_NEU_XX,NEU\n  \n,\n1002_B_ANG_XX,ANG\n\n",
+    "spaces": "  1001_A_NEU_XX , NEU \n1002_B_ANG_XX\t,\tANG\t\n",
+    "quotes": '"name","label"\n"1001_A_NEU_XX","NEU"\n"1002_B_ANG_XX","ANG"\n',
+    "endings": "1001_A_NEU_XX.wav,NEU\n1002_B_ANG_XX.WAV,ANG\n",
+    "videos": "1001_A_NEU_XX.flv,NEU\n1002_B_ANG_XX.mp4,ANG\n",
+    "folders": "AudioWAV/1001_A_NEU_XX.wav,NEU\nC:\\CREMA-D\\1002_B_ANG_XX.wav,ANG\n",
+    "small letters": "1001_A_NEU_XX,neu\n1002_B_ANG_XX,Ang\n",
+    "old Mac": "name,label\r1001_A_NEU_XX,NEU\r1002_B_ANG_XX,ANG\r",
+    "no last line end": "1001_A_NEU_XX,NEU\n1002_B_ANG_XX,ANG",
+}
+
+
+@pytest.mark.parametrize("kind", CSV)
+def test_forms_of_the_csv_files(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes(CSV[kind].encode())
+    assert read_csv(path) == [("1001_A_NEU_XX", 0), ("1002_B_ANG_XX", 5)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("name,label\n", r"is empty: it lists no clip"),
+        ("1001_A_NEW_XX,NEW\n1002_B_ANG_XX,ANG\n", r"line 1: '1001_A_NEW_XX,NEW'; expected a clip name"),
+        ("kate,happy\n1002_B_ANG_XX,ANG\n", r"line 1: 'kate,happy'; expected"),
+        ("1002_B_ANG_XX,ANG\nname,label\n", r"line 2: 'name,label'; expected"),
+        ("name,label\nname,label\n1002_B_ANG_XX,ANG\n", r"line 2: 'name,label'; expected"),
+        ("\n\n1002_B_ANG_XX,ANG\n\n1001_A_NEU_XX,5\n", r"line 5: '1001_A_NEU_XX,5'; expected"),
+        ("1001_A_NEU_XX;NEU\n", r"line 1: '1001_A_NEU_XX;NEU'; expected .* with a comma between them"),
+        (",NEU\n", r"line 1: ',NEU'; expected a clip name"),
+        (".wav,NEU\n", r"line 1: '.wav,NEU'; expected a clip name"),
+        (",name,label\n0,1001_A_NEU_XX,NEU\n", r"line 1: ',name,label'; expected"),
+    ],
+)
+def test_other_csv_files_are_refused_with_their_line(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_csv(path)
+
+
+def test_a_csv_with_a_header_is_the_same_data_set(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path / "raw")
+    for split in ("train", "test"):
+        path = tmp_path / "raw" / "CREMAD" / f"{split}.csv"
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        path.write_bytes("\r\n".join(["\ufeffname,label", *(line.replace(",", ".wav,") for line in lines)]).encode())
+    ours, plain = clips_of_files(tmp_path / "raw"), clips_of_files(root)
+    assert ours.names == plain.names
+    assert (ours.train, ours.left_out) == (plain.train, [])
+    np.testing.assert_array_equal(ours.labels, plain.labels)
+    (tmp_path / "raw" / "CREMAD" / "test.csv").write_text(f"{ours.names[0]}.wav,NEU\n")
+    with pytest.raises(DataError, match=rf"'{ours.names[0]}' is listed in train\.csv already"):
+        clips_of_files(tmp_path / "raw")
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_sounds_of_other_rates_and_types_are_the_same_sound(rate: int, subtype: str, tmp_path: Path) -> None:
+    def tone(rate: int) -> np.ndarray:
+        return 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+
+    soundfile.write(tmp_path / "a.wav", np.stack([tone(rate)] * 2, 1), rate, subtype=subtype)
+    wave = read_wave(tmp_path / "a.wav", 22050)
+    assert len(wave) == 22050
+    # Quantised to 8 bits, a sample is off by up to 1/128.
+    np.testing.assert_allclose(wave[500:-500], tone(22050)[500:-500], atol=1e-2 if subtype == "PCM_U8" else 1e-3)
+    assert spectrogram(tmp_path / "a.wav").shape == (257, 188)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 100, 16000, 16000 * 7])
+@pytest.mark.parametrize("level", [0.0, 0.3])
+def test_very_short_and_silent_sounds_have_a_finite_spectrogram(samples: int, level: float, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(samples, level), 16000)
+    values = spectrogram(tmp_path / "a.wav")
+    assert values.shape == (257, 188)
+    assert np.isfinite(values).all()
+    assert (values >= np.float32(np.log(1e-7))).all()
+    assert level or (values == np.float32(np.log(1e-7))).all()
+
+
+def test_floats_that_hold_whole_numbers_are_refused_not_clipped_to_noise(tmp_path: Path) -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    soundfile.write(tmp_path / "a.wav", 1.2 * tone, 16000, subtype="FLOAT")
+    assert np.isfinite(spectrogram(tmp_path / "a.wav")).all()  # a little overdriven: clipped, as published
+    soundfile.write(tmp_path / "a.wav", 9000 * tone, 16000, subtype="FLOAT")
+    with pytest.raises(DataError, match=r"a\.wav holds samples up to \d+.*; expected -1 to 1\. .*divide them by 32768"):
+        spectrogram(tmp_path / "a.wav")
+
+
+def test_a_sound_from_a_pipe_is_read(tmp_path: Path) -> None:
+    """Programs that write to a pipe cannot go back to fill in the sizes."""
+    soundfile.write(tmp_path / "a.wav", np.full(16000, 0.25), 16000)
+    expected = read_wave(tmp_path / "a.wav", 16000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff" * 4
+    (tmp_path / "a.wav").write_bytes(content)
+    np.testing.assert_array_equal(read_wave(tmp_path / "a.wav", 16000), expected)
 
 
 def damaged(root: Path, how: str) -> None:

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from gradmod import cli
+from gradmod.datasets.inspection import inspect
 from gradmod.datasets.load import load_dataset
+from gradmod.datasets.preparation.ur_funny import prepare
 from gradmod.errors import DataError
 from urfunny_files import SIZES, urfunny_content, write_urfunny
 
@@ -55,13 +57,120 @@ def test_batches_are_padded_to_the_longest(path: Path, aligned: bool) -> None:
             assert not x[row, len(expected) :].any()
 
 
-def test_samples_without_text_are_dropped_and_labels_are_thresholded(tmp_path: Path) -> None:
+def test_samples_without_text_are_dropped_and_counted(tmp_path: Path) -> None:
     content = urfunny_content()
     content["train"]["text"][[2, 5]] = 0
-    content["valid"]["labels"] = (content["valid"]["labels"] * 3 - 1)[:, :, None]
+    content["valid"]["labels"] = content["valid"]["labels"][:, :, None]
+    path = write_urfunny(tmp_path / "x.pkl", content)
+    prepare(path, tmp_path / "fast")
+    for root in (path, tmp_path / "fast"):
+        splits = load_dataset("ur-funny", str(root), "published")
+        assert len(splits.train) == 38
+        assert splits.validation.targets.tolist() == [0, 1] * 6
+        assert splits.notes == ("2 samples left out, whose text is all zeros",)
+
+
+LABELS: dict[str, Callable[[np.ndarray[Any, Any]], Any]] = {
+    "-1 and 1": lambda labels: labels * 2 - 1,
+    "whole numbers": lambda labels: labels.astype(int),
+    "bool": lambda labels: labels.astype(bool),
+    "[N]": lambda labels: labels[:, 0],
+    "[N, 1, 1]": lambda labels: labels[:, :, None],
+    "float32": lambda labels: labels.astype(np.float32),
+    "list": lambda labels: labels.tolist(),
+}
+
+
+@pytest.mark.parametrize("form", LABELS)
+def test_forms_of_the_labels(form: str, tmp_path: Path) -> None:
+    content = urfunny_content()
+    for part in content.values():
+        part["labels"] = LABELS[form](part["labels"])
     splits = load_dataset("ur-funny", str(write_urfunny(tmp_path / "x.pkl", content)), "published")
-    assert len(splits.train) == 38
+    assert splits.train.targets.tolist() == [0, 1] * 20
     assert splits.validation.targets.tolist() == [0, 1] * 6
+    assert splits.notes == (("labels -1 and 1 are read as 0 and 1",) if form == "-1 and 1" else ())
+
+
+def of_mosi(labels: str) -> dict[str, Any]:
+    """MultiBench's mosi_data.pkl, which has the form of humor.pkl."""
+    rng = np.random.default_rng(0)
+    return {
+        part: {
+            "vision": rng.normal(size=(n, 8, 35)).astype("f4"),
+            "audio": rng.normal(size=(n, 8, 74)).astype("f4"),
+            "text": rng.normal(size=(n, 8, 300)).astype("f4"),
+            "labels": rng.uniform(-3, 3, (n, 1, 1)) if labels == "sentiments" else np.arange(n).reshape(n, 1, 1) % 2,
+        }
+        for part, n in (("train", 40), ("valid", 10), ("test", 10))
+    }
+
+
+@pytest.mark.parametrize("labels", ["sentiments", "classes"])
+def test_mosi_is_not_ur_funny(labels: str, tmp_path: Path) -> None:
+    path = write_urfunny(tmp_path / "mosi_data.pkl", of_mosi(labels))
+    facts = inspect("ur-funny", str(path))
+    assert facts.problems == [
+        f"{path}: train has vision 35, audio 74, text 300 features; those of UR-Funny are vision 371, audio 81, text "
+        "300. Is it another data set of this form (MOSI, MOSEI)? Features of your own are read by a function of your "
+        "own: --dataset FILE.py:FUNCTION"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda n: np.random.default_rng(0).uniform(-3, 3, n), r"the labels are 60 numbers from -2\.\d+ to 2\.\d+"),
+        (lambda n: np.random.default_rng(0).uniform(-3, 3, n).round(), r"the labels are 7 numbers from -3 to 3"),
+        (
+            lambda n: np.arange(n) % 3,
+            r"the labels are 3 numbers from 0 to 2 \(0, 1, 2\); expected 0 and 1, or -1 and 1",
+        ),
+        (lambda n: np.arange(n) % 3 - 1, r"the labels are 3 numbers from -1 to 1 \(-1, 0, 1\); expected"),
+        (lambda n: np.arange(n) % 2 + 1, r"the labels are 2 numbers from 1 to 2"),
+        (lambda n: np.arange(n) % 2 * 0.5, r"the labels are 2 numbers from 0 to 0\.5"),
+        (np.ones, r"all 40 samples of train have one label; expected two"),
+        (np.zeros, r"all 40 samples of train have one label; expected two"),
+    ],
+)
+def test_labels_of_something_else_are_refused(labels: Callable[[int], Any], message: str, tmp_path: Path) -> None:
+    content = urfunny_content(40, 10, 10)
+    values = labels(60)
+    for part, place in (("train", slice(40)), ("valid", slice(40, 50)), ("test", slice(50, 60))):
+        content[part]["labels"] = values[place, None]
+    path = write_urfunny(tmp_path / "x.pkl", content)
+    with pytest.raises(DataError, match=message):
+        load_dataset("ur-funny", str(path), "heldout")
+    assert inspect("ur-funny", str(path)).problems
+
+
+def test_as_many_samples_as_mustard_has_is_said(tmp_path: Path) -> None:
+    """MultiBench's sarcasm.pkl has the sizes and labels of humor.pkl."""
+    path = write_urfunny(tmp_path / "sarcasm.pkl", urfunny_content(414, 138, 138, steps=3))
+    assert "690 samples: as many as MUStARD has" in load_dataset("ur-funny", str(path), "heldout").notes[0]
+
+
+@pytest.mark.parametrize("kind", ["f2", "f8"])
+def test_features_of_other_types(kind: str, tmp_path: Path, path: Path) -> None:
+    content = urfunny_content()
+    for part in content.values():
+        for key in SIZES:
+            part[key] = part[key].astype(kind)
+    other = load_dataset("ur-funny", str(write_urfunny(tmp_path / "x.pkl", content)), "heldout").train.read([0, 7])[0]
+    usual = load_dataset("ur-funny", str(path), "heldout").train.read([0, 7])[0]
+    for modality, values in usual.items():
+        torch.testing.assert_close(other[modality]["x"], values["x"], rtol=1e-3, atol=1e-3)
+        assert other[modality]["x"].dtype == torch.float32
+
+
+def test_names_of_samples_may_be_anything_plain(tmp_path: Path, path: Path) -> None:
+    content = urfunny_content()
+    content["train"]["id"] = np.array([str(n).encode() for n in range(40)])
+    content["valid"]["id"] = np.array([("video", 1.5)] * 12, dtype=object)
+    del content["test"]["id"]
+    other = load_dataset("ur-funny", str(write_urfunny(tmp_path / "x.pkl", content)), "heldout")
+    usual = load_dataset("ur-funny", str(path), "heldout")
+    assert torch.equal(other.train.read([3])[0]["audio"]["x"], usual.train.read([3])[0]["audio"]["x"])
 
 
 class Exploit:
@@ -88,6 +197,17 @@ DAMAGE = {
     "axes": (changed("train", "text", lambda a: a[:, 0]), r"train/text has shape \[40, 300\]"),
     "objects": (changed("train", "text", lambda a: a.astype(object)), r"train/text has shape .*dtype object"),
     "nan": (changed("train", "vision", with_nan), r"train/vision: sample 4 holds values that are not finite"),
+    "too large": (changed("train", "audio", lambda a: a.astype("f8") * 1e300), r"train/audio: sample \d+ holds values"),
+    "minus infinity": (
+        changed("train", "vision", lambda a: np.where(a == a.max(), -np.inf, a)),
+        r"train/vision: sample \d+ holds values that are not finite",
+    ),
+    "different": (changed("train", "vision", lambda a: [a[0], a[1][1:]]), r"train/vision holds samples of different"),
+    "different labels": (changed("train", "labels", lambda a: [[1], [1, 0]]), r"train/labels holds samples of diff"),
+    "words": (changed("train", "labels", lambda a: a.astype(str)), r"train/labels has shape \[40, 1\] and dtype <U"),
+    "empty": (changed("test", "vision", lambda a: a[:0]), r"test/vision holds .*; expected an array of samples, at le"),
+    "nothing": (changed("test", "labels", lambda a: None), r"test/labels holds NoneType; expected an array of samples"),
+    "one modality": (changed("valid", "audio", lambda a: a[..., 1:]), r"valid has vision 371, audio 80, text 300 feat"),
     "steps": (changed("valid", "audio", lambda a: a[:, 1:]), r"audio has samples of the shapes"),
     "labels": (changed("train", "labels", lambda a: np.repeat(a, 2, 1)), r"train/labels has shape \[40, 2\]"),
     "nan labels": (changed("train", "labels", lambda a: a * np.nan), r"train/labels has shape"),

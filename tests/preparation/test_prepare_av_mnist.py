@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from gradmod.datasets.preparation.av_mnist import (
     spectrograms,
 )
 from gradmod.errors import ConfigError, DataError
+from left_by_systems import litter
 from sources_files import write_sources
 
 
@@ -37,6 +39,19 @@ def words(sources: Path, out: Path, *more: str) -> list[str]:
     for name in ("mnist", "speech", "noise"):
         flags += [f"--{name}", str(sources / name)]
     return ["prepare", "av-mnist", *flags]
+
+
+def test_what_systems_leave_beside_the_sources_changes_nothing(sources: Path, tmp_path: Path) -> None:
+    recipe = Recipe(60, 30)
+    clean = find_sounds(sources / "speech", sources / "noise", recipe)
+    shutil.copytree(sources, tmp_path / "sources")
+    litter(tmp_path / "sources")
+    littered = find_sounds(tmp_path / "sources" / "speech", tmp_path / "sources" / "noise", recipe)
+    for split, sounds in clean.items():
+        same = littered[split]
+        assert [len(waves) for waves in sounds.spoken.values()] == [len(waves) for waves in same.spoken.values()]
+        for ours, theirs in zip(sounds.noises, same.noises, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_it_makes_what_the_loader_needs_the_same_every_time(sources: Path, tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from PIL import Image
 from cremad_files import write_cremad
 from gradmod import cli
 from gradmod.datasets import prepared
+from gradmod.datasets.crema_d import clips_of_files
 from gradmod.datasets.inspection import inspect
 from gradmod.datasets.load import load_dataset
-from gradmod.datasets.preparation.crema_d import prepare
+from gradmod.datasets.preparation.crema_d import prepare, videos_in
 from gradmod.datasets.preparation.video import seconds_of
 from gradmod.errors import ConfigError, DataError
+from left_by_systems import litter
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,25 @@ def test_from_the_original_videos(root: Path, tmp_path: Path, capsys: pytest.Cap
     assert sum(len(split) for _, split in splits.items()) == 34
     assert np.load(out / "frame_sizes.npy").tolist() == [[48, 64]] * 68
     assert json.loads((out / "manifest.json").read_text())["frames"]["from"] == "video"
+
+
+def test_only_videos_are_taken_for_videos(tmp_path: Path) -> None:
+    root = write_cremad(tmp_path / "raw", train=2, test=2)
+    for clip in (root / "Image-01-FPS").iterdir():
+        for name in (f"{clip.name}.flv", f"{clip.name}.txt", f"{clip.name}.srt", f"{clip.name}.json"):
+            (tmp_path / "videos" / name).parent.mkdir(exist_ok=True)
+            (tmp_path / "videos" / name).write_bytes(b"")
+    litter(tmp_path / "videos")
+    clip = clips_of_files(root).names[1]
+    (tmp_path / "videos" / f"{clip}.flv").rename(tmp_path / "videos" / f"{clip}.MP4")
+    video_of = videos_in(tmp_path / "videos")
+    assert [path.name for path in video_of(clip)] == [f"{clip}.MP4"]
+    other = clips_of_files(root).names[0]
+    assert [path.name for path in video_of(other)] == [f"{other}.flv"]
+    assert video_of("._" + other) == []
+    (tmp_path / "videos" / f"{other}.mp4").touch()
+    with pytest.raises(DataError, match=rf"holds {other}\.flv and {other}\.mp4; expected one video of a clip"):
+        videos_in(tmp_path / "videos")
 
 
 def test_damaged_videos_are_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gradmod.datasets.audio import log_magnitude_spectrogram, read_wave, repeat_to
+from gradmod.datasets.folders import by_number, files_in
 from gradmod.datasets.images import normalise_into, random_resized_crop, resized
 from gradmod.datasets.npy import open_array
 from gradmod.datasets.pictures import PictureArrays, PictureFiles, Pictures
@@ -28,6 +30,11 @@ WINDOW, HOP, FLOOR = 512, 353, 1e-7
 SPECTROGRAM = (1, WINDOW // 2 + 1, RATE * SECONDS // HOP + 1)
 PIXELS = 224
 PUBLISHED_FRAME_SEED = 999
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_MEDIA_SUFFIX = re.compile(r"\.(wav|flv|mp4|avi|mp3|jpg)$", re.IGNORECASE)
+_EMOTIONS = re.compile(r"neu|hap|joy|sad|fea|dis|ang", re.IGNORECASE)
+LOUDEST = 16.0
+"""How far beyond -1..1 a sample may lie: resampling and mixing overshoot a little, whole numbers in floats do not."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +170,8 @@ def listed_clips(folder: Path, audio: Path, pictures_of: Callable[[str], list[Pa
 
 
 def frames_in(folder: Path) -> Callable[[str], list[Path]]:
-    """What gives the frame files of a clip in the original layout."""
-    return lambda name: sorted((folder / "Image-01-FPS" / name).glob("*.jpg"))
+    """What gives the frame files of a clip in the original layout, in order of time: that of their numbers."""
+    return lambda name: by_number(files_in(folder / "Image-01-FPS" / name, suffixes=PICTURE_SUFFIXES))
 
 
 def clips_of_files(folder: Path) -> Clips:
@@ -205,22 +212,52 @@ def clips_of_arrays(folder: Path, left_out: list[str]) -> Clips:
 def read_csv(path: Path) -> list[tuple[str, int]]:
     """Names and classes of clips.
 
+    A first line that is a header (`name,label`) is passed over, as are empty lines, spaces around fields, the letters'
+    case of a class, and of a clip's name its folder and the ending of its file.
+
     Raises:
         DataError: the file is missing, empty or malformed.
     """
     if not path.is_file():
         raise DataError(f"{path} is missing")
+    rows: list[tuple[int, list[str]]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
+            reader = csv.reader(file)
+            for row in reader:
+                fields = [field.strip() for field in row]
+                if any(fields):
+                    rows.append((reader.line_num, fields))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as csv: {error}") from None
-    for number, row in enumerate(rows, 1):
-        if len(row) < 2 or row[1].strip() not in CLASSES:
-            raise DataError(f"{path}, line {number}: {','.join(row)!r}; expected a clip name and one of {CLASSES}")
+    if rows and _is_header(rows[0][1]):
+        del rows[0]
     if not rows:
         raise DataError(f"{path} is empty: it lists no clip")
-    return [(row[0].strip(), CLASSES.index(row[1].strip())) for row in rows]
+    clips = []
+    for number, fields in rows:
+        name = _clip_name(fields[0])
+        code = fields[1].upper() if len(fields) > 1 else ""
+        if not name or code not in CLASSES:
+            raise DataError(
+                f"{path}, line {number}: {','.join(fields)[:100]!r}; expected a clip name and one of "
+                f"{CLASSES}, with a comma between them"
+            )
+        clips.append((name, CLASSES.index(code)))
+    return clips
+
+
+def _is_header(fields: Sequence[str]) -> bool:
+    """Whether a first line names columns: two words or more, no number in the first, no emotion in the second.
+
+    Clips' names hold the actor's number. So a first clip with a misspelt class is refused, not passed over.
+    """
+    return len(fields) > 1 and all(fields) and not re.search(r"\d", fields[0]) and _EMOTIONS.match(fields[1]) is None
+
+
+def _clip_name(field: str) -> str:
+    """The clip that a field names, which may be a file of it, in a folder."""
+    return _MEDIA_SUFFIX.sub("", re.split(r"[/\\]", field)[-1]).strip()
 
 
 @dataclass(frozen=True)
@@ -239,8 +276,19 @@ class SoundFiles:
 
 
 def spectrogram(path: Path) -> npt.NDArray[np.float32]:
-    """[257, 188] of a clip: three seconds, the clip repeated, clipped to -1..1."""
-    wave = repeat_to(read_wave(path, RATE), RATE * SECONDS).clip(-1, 1)
+    """[257, 188] of a clip: three seconds, the clip repeated, clipped to -1..1.
+
+    Raises:
+        DataError: the file is missing or damaged, or its samples are far beyond -1..1.
+    """
+    wave = read_wave(path, RATE)
+    peak = float(np.abs(wave).max())
+    if peak > LOUDEST:
+        raise DataError(
+            f"{path} holds samples up to {peak:g}; expected -1 to 1. Floats that hold whole numbers "
+            "would be clipped to noise: divide them by 32768 (of 16 bits), or write them as integers"
+        )
+    wave = repeat_to(wave, RATE * SECONDS).clip(-1, 1)
     return log_magnitude_spectrogram(wave, WINDOW, HOP, FLOOR)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gradmod.datasets.folders import files_in
 from gradmod.datasets.identity import input_digests, leaves_of, say_little
 from gradmod.datasets.load import load_dataset
 from gradmod.datasets.prepared import changed_files, read_manifest
@@ -268,7 +269,7 @@ def _matches(root: str, pattern: str) -> list[Path]:
     folder = Path(root).expanduser()
     if not root:
         return []
-    return [folder] if pattern == "." else sorted(folder.glob(pattern))
+    return [folder] if pattern == "." else files_in(folder, pattern)
 
 
 def _read_all(split: Split, facts: DatasetFacts, part: str = "train", problems: Problems | None = None) -> _Seen:

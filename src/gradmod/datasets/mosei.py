@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from gradmod.datasets.prepared import Ragged, verified_manifest
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import Indices, Source, Split
 from gradmod.datasets.splits import Splits
+from gradmod.datasets.word_vectors import word_vectors
 from gradmod.errors import ConfigError, DataError
 from gradmod.tasks import Classification, MultiLabel, Regression, Task
 
@@ -86,7 +87,9 @@ def load(
     sources: dict[str, Source] = {"text": Sentences(content.sentences, vocabulary)}
     for modality in modalities[1:]:
         sources[modality] = PaddedFeatures(content.features[modality], FEATURES[modality][1])
-    whole = Split(sources, _targets(labels, content.labels[file]))
+    targets = _targets(labels, content.labels[file])
+    _check_varied(folder, labels, targets[: content.sizes[0]])
+    whole = Split(sources, targets)
     train, valid, test = np.split(np.arange(len(content.sentences)), np.cumsum(content.sizes)[:2])
     facts: dict[str, Any] = {
         "notes": notes,
@@ -138,14 +141,15 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
 
     Args:
         vocabulary: number of every word.
-        path: GloVe's text format: a word and 300 numbers a line; empty: none.
+        path: GloVe's text format: a word and 300 numbers a line, see `word_vectors`; empty: none. Of a word that it
+            has twice, the first vector counts.
 
     Returns:
         [V + 2, 300]: zeros for padding, else what the file says or normal random numbers of deviation 0.1; and in words
         where they come from.
 
     Raises:
-        DataError: the file is missing, or a line is no word and 300 numbers.
+        DataError: the file is missing, has none of the words, or vectors of other than 300 numbers.
     """
     table = np.random.default_rng(_RANDOM_SEED).normal(0, 0.1, (len(vocabulary) + 2, EMBEDDING)).astype(np.float32)
     table[PADDING] = 0
@@ -154,21 +158,17 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{file} is missing: --embeddings names a text file of GloVe vectors")
-    known = 0
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            word, _, rest = line.rstrip("\n").partition(" ")
-            if word not in vocabulary:
-                continue
-            try:
-                vector = np.array(rest.split(), dtype=np.float32)
-            except ValueError:
-                vector = np.empty(0, dtype=np.float32)
-            if vector.shape != (EMBEDDING,) or not np.isfinite(vector).all():
-                raise DataError(f"{file}, line {number}: expected a word and {EMBEDDING} finite numbers")
+    known: set[str] = set()
+    for word, vector in word_vectors(file, vocabulary, EMBEDDING):
+        if word not in known:
             table[vocabulary[word]] = vector
-            known += 1
-    return table, f"{known} of {len(vocabulary)} words have a vector in {path}; the others start at random"
+            known.add(word)
+    if vocabulary and not known:
+        raise DataError(
+            f"{file} has a vector of none of the {len(vocabulary)} words of train (the first is "
+            f"{next(iter(vocabulary))!r}); expected vectors of English words in small letters"
+        )
+    return table, f"{len(known)} of {len(vocabulary)} words have a vector in {path}; the others start at random"
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,10 @@ class Content:
             sentences += [_words(path, key, value) for key, value in clips.items()]
             sizes.append(len(clips))
             for name, rows in labels.items():
-                rows += _column(folder / f"{part}_{name}.p", list(clips), (LABEL_SIZES[name],))
+                column = _column(folder / f"{part}_{name}.p", list(clips), (LABEL_SIZES[name],))
+                if name == "sentiment":
+                    _check_sentiments(folder / f"{part}_{name}.p", clips, column)
+                rows += column
             for modality, arrays in features.items():
                 name, width = FEATURES[modality]
                 arrays += _column(folder / f"{part}_{name}.p", list(clips), (None, width))
@@ -316,31 +319,80 @@ def _clips(path: Path) -> dict[Any, Any]:
     content = load_pickle(path)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path} holds {type(content).__name__}; expected a dict of clips, at least one")
-    return content
+    # Names may be bytes in one file and strings in another.
+    clips = {_text(path, key, key) if isinstance(key, bytes) else key: value for key, value in content.items()}
+    if len(clips) < len(content):
+        raise DataError(f"{path} holds a clip twice, named with bytes and with a string; expected each once")
+    return clips
 
 
 def _words(path: Path, key: Any, value: Any) -> list[str]:
-    if isinstance(value, str):
-        return value.split()
-    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
+    """The words of a clip: of a list, a tuple or an array of strings or bytes, nested or not; or of one string."""
+    if isinstance(value, (str, bytes)):
+        words = _text(path, key, value).split()
+    elif isinstance(value, np.ndarray):
+        return _words(path, key, value.tolist())
+    elif isinstance(value, (list, tuple)):
+        words = []
+        for word in value:
+            if not isinstance(word, (str, bytes, list, tuple, np.ndarray)):
+                raise DataError(
+                    f"{path}: the clip {key!r} holds {type(value).__name__} of {type(word).__name__}; expected a list "
+                    "of words"
+                )
+            words += [_text(path, key, word)] if isinstance(word, (str, bytes)) else _words(path, key, word)
+    else:
         raise DataError(f"{path}: the clip {key!r} holds {type(value).__name__}; expected a list of words")
-    return list(value)
+    return words
+
+
+def _text(path: Path, key: Any, value: str | bytes) -> str:
+    try:
+        text = value.decode() if isinstance(value, bytes) else str(value)
+        text.encode()
+    except UnicodeError as error:
+        raise DataError(f"{path}: the clip {key!r} holds a word that is not UTF-8 ({error})") from None
+    return text
 
 
 def _numbers(path: Path, key: Any, value: Any, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
-    """`value` as an array of that shape; for a single number, of any shape that holds one."""
+    """`value` as an array of that shape, in which it may have further axes of 1."""
     try:
-        array = np.asarray(value, dtype=np.float32)
+        array = np.asarray(value)
+        if array.dtype.kind == "O":
+            array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise DataError(f"{path}: the clip {key!r} holds {type(value).__name__}; expected numbers") from None
-    if shape == (1,) and array.size == 1:
-        array = array.reshape(1)
+        array = np.empty(0, dtype=object)
+    if array.dtype.kind not in "biuf":
+        found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise DataError(f"{path}: the clip {key!r} holds {found}; expected numbers")
+    if len(shape) == 1 and array.size == shape[0] == max(array.shape, default=1):
+        array = array.reshape(-1)
+    elif array.ndim == len(shape) + 1 and array.shape[0] == 1:
+        array = array[0]
     if array.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=False)):
         wanted = ", ".join("T" if w is None else str(w) for w in shape)
         raise DataError(f"{path}: the clip {key!r} has shape {list(array.shape)}; expected [{wanted}]")
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32)
+    if not np.isfinite(numbers).all():
         raise DataError(f"{path}: the clip {key!r} holds values that are not finite")
-    return array
+    return numbers
+
+
+def _check_sentiments(path: Path, keys: Iterable[Any], values: Iterable[npt.NDArray[Any]]) -> None:
+    for key, value in zip(keys, values, strict=True):
+        if abs(value[0]) > 3 + 1e-4:
+            raise DataError(f"{path}: the clip {key!r} has the sentiment {value[0]:g}; expected a number from -3 to 3")
+
+
+def _check_varied(folder: Path, labels: str, targets: npt.NDArray[Any]) -> None:
+    """Check that there is something to learn: 0 and 1 in place of sentiments, for one, are all >= 0."""
+    if (targets == targets[0]).all():
+        raise DataError(
+            f"{folder}: the target of all {len(targets)} clips of train is {targets[0].tolist()} (--labels {labels}); "
+            f"expected several. Is train_{LABELS[labels][2]}.p what it should be?"
+        )
 
 
 def _targets(labels: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:

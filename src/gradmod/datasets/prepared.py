@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradmod import __version__
+from gradmod.datasets.folders import files_in
 from gradmod.datasets.npy import open_array
 from gradmod.errors import UNREADABLE, ConfigError, DataError, WriteError, why_unreadable
 from gradmod.files import sync, write_json
@@ -51,7 +52,7 @@ def making(out: Path) -> Iterator[Path]:
 def write_manifest(folder: Path, dataset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write down what a finished folder holds: `facts`, our version, and the hash of every file."""
     manifest: dict[str, Any] = {"dataset": dataset, "format": FORMAT, "gradmod": __version__, **facts}
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = files_in(folder, "**/*")
     manifest["sha256"] = {path.relative_to(folder).as_posix(): sha256([path]) for path in files}
     manifest["digest"] = _digest(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

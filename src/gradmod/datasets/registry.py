@@ -123,7 +123,7 @@ DATASETS = {
             "<root>/Image-01-FPS/<clip>/*.jpg            frames, one a second",
             "see docs/datasets/crema-d.md",
             "gradmod.datasets.crema_d:load",
-            files=("CREMAD/train.csv", "CREMAD/test.csv", "Audio/*.wav", "Image-01-FPS/*/*.jpg"),
+            files=("CREMAD/train.csv", "CREMAD/test.csv", "Audio/*.wav", "Image-01-FPS/*/*"),
             encoder="resnet18",
             decodes=True,
             card="docs/datasets/crema-d.md",
@@ -159,14 +159,14 @@ DATASETS = {
             "events that are seen and heard, a class for every second",
             "<root>/audio_feature.h5     avadataset [N, 10, 128]\n"
             "<root>/visual_feature.h5    avadataset [N, 10, 7, 7, 512]\n"
-            "<root>/right_labels.h5      avadataset [N, 10, 29]\n"
+            "<root>/right_labels.h5      avadataset [N, 10, 29]; or right_label.h5, labels.h5\n"
             "<root>/train_order.h5, val_order.h5, test_order.h5    order [n]",
             "see docs/datasets/ave.md",
             "gradmod.datasets.ave:load",
             files=(
                 "audio_feature.h5",
                 "visual_feature.h5",
-                "right_labels.h5",
+                "*label*.h5",
                 "train_order.h5",
                 "val_order.h5",
                 "test_order.h5",

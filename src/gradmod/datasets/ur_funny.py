@@ -22,6 +22,12 @@ from gradmod.errors import DataError
 Array = npt.NDArray[Any]
 PARTS = ("train", "valid", "test")
 KEYS = {"visual": "vision", "audio": "audio", "text": "text"}
+SIZES = {"visual": 371, "audio": 81, "text": 300}
+"""Features of a row: OpenFace's, COVAREP's and GloVe's."""
+LABELS = ({0.0, 1.0}, {-1.0, 1.0})
+"""What the labels of a file may be: not funny and funny."""
+MUSTARD = 690
+"""Samples of MUStARD (is it sarcasm?), which MultiBench packs with the same sizes and labels."""
 PREDICTOR_SHARE = 10
 
 
@@ -46,7 +52,11 @@ def load(root: str, protocol: str, split_seed: int, *, aligned: bool = True) -> 
     manifest = verified_manifest(path, "ur-funny") if root else None
     if manifest is None and (not root or not path.is_file()):
         raise DataError(dataset_info("ur-funny").where_it_looked(root))
-    content = Content.of_pickle(path) if manifest is None else Content.of_arrays(path, manifest["sizes"])
+    content = (
+        Content.of_pickle(path)
+        if manifest is None
+        else Content.of_arrays(path, manifest["sizes"], tuple(manifest.get("notes", ())))
+    )
     spoken = content.begins["text"]
     sources = {
         modality: Sequences(array, spoken if aligned else content.begins[modality])
@@ -55,12 +65,14 @@ def load(root: str, protocol: str, split_seed: int, *, aligned: bool = True) -> 
     whole = Split(sources, content.labels)
     train, valid, test = np.split(np.arange(len(content.labels)), np.cumsum(content.sizes)[:2])
     if protocol == PUBLISHED:
-        return Splits(whole.subset(train), whole.subset(valid), None, whole.subset(test))
+        return Splits(whole.subset(train), whole.subset(valid), None, whole.subset(test), content.notes)
     order = np.random.default_rng(split_seed).permutation(train)
     held, kept = np.split(order, [len(train) // PREDICTOR_SHARE])
     if not len(held):
         raise DataError(f"{path}: train has {len(train)} samples; expected at least {PREDICTOR_SHARE}")
-    return Splits(whole.subset(np.sort(kept)), whole.subset(valid), whole.subset(test), whole.subset(np.sort(held)))
+    return Splits(
+        whole.subset(np.sort(kept)), whole.subset(valid), whole.subset(test), whole.subset(np.sort(held)), content.notes
+    )
 
 
 @dataclass(frozen=True)
@@ -72,12 +84,14 @@ class Content:
         begins: {modality: [N]} first row of each sample that is not all zero.
         labels: [N] 0 or 1.
         sizes: samples of train, valid and test.
+        notes: what was seen while reading that the user should know.
     """
 
     inputs: dict[str, Array]
     begins: dict[str, Indices]
     labels: Indices
     sizes: list[int]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of_pickle(cls, path: Path) -> Content:
@@ -91,19 +105,47 @@ class Content:
             found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
             raise DataError(f"{path} holds {found}; expected a dict with {', '.join(PARTS)}")
         parts = [_part(path, part, content[part]) for part in PARTS]
-        inputs = {m: _stack(path, m, [part[m] for part, _ in parts]) for m in KEYS}
-        labels = [labels for _, labels in parts]
+        values = np.unique(np.concatenate([labels for _, labels in parts]))
+        if not any(set(values.tolist()) <= allowed for allowed in LABELS):
+            some = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
+            raise DataError(
+                f"{path}: the labels are {len(values)} numbers from {values[0]:g} to {values[-1]:g} ({some}); expected "
+                "0 and 1, or -1 and 1. MultiBench packs MOSI and MOSEI, whose labels are sentiments, in the same form"
+            )
+        notes = ["labels -1 and 1 are read as 0 and 1"] if values[0] < 0 else []
+        if sum(len(labels) for _, labels in parts) == MUSTARD:
+            notes.append(
+                f"{MUSTARD} samples: as many as MUStARD has, MultiBench's sarcasm.pkl, which has this form too"
+            )
+        spoken = [np.any(part["text"] != 0, axis=(1, 2)) for part, _ in parts]
+        for name, kept in zip(PARTS, spoken, strict=True):
+            if not kept.any():
+                raise DataError(f"{path}: {name} holds no sample with text")
+        silent = sum(int((~kept).sum()) for kept in spoken)
+        if silent:
+            notes.append(f"{silent} samples left out, whose text is all zeros")
+        inputs = {
+            m: _stack(path, m, [part[m][kept] for (part, _), kept in zip(parts, spoken, strict=True)]) for m in KEYS
+        }
+        labels = [(labels[kept] >= 1).astype(np.int64) for (_, labels), kept in zip(parts, spoken, strict=True)]
+        if len(np.unique(labels[0])) < 2:
+            raise DataError(f"{path}: all {len(labels[0])} samples of train have one label; expected two")
         begins = {m: _first_row(array) for m, array in inputs.items()}
-        return cls(inputs, begins, np.concatenate(labels), [len(part) for part in labels])
+        return cls(inputs, begins, np.concatenate(labels), [len(part) for part in labels], tuple(notes))
 
     @classmethod
-    def of_arrays(cls, folder: Path, sizes: list[int]) -> Content:
+    def of_arrays(cls, folder: Path, sizes: list[int], notes: tuple[str, ...] = ()) -> Content:
         """Memory-map it as prepared.
+
+        Args:
+            folder: where it lies.
+            sizes: of its manifest.
+            notes: of its manifest.
 
         Raises:
             DataError: a file is missing or damaged, or they do not go together.
         """
-        inputs = {m: open_array(folder / f"{m}.npy", (None, None, None)) for m in KEYS}
+        inputs = {m: open_array(folder / f"{m}.npy", (None, None, SIZES[m])) for m in KEYS}
         begins = {m: np.asarray(open_array(folder / f"{m}_begins.npy", (None,)), dtype=np.int64) for m in KEYS}
         labels = np.asarray(open_array(folder / "labels.npy", (None,)), dtype=np.int64)
         counts = {len(labels), sum(sizes), *map(len, inputs.values()), *map(len, begins.values())}
@@ -112,7 +154,7 @@ class Content:
                 f"{folder} holds {sorted(counts)} samples in its files; expected one number. Prepare it again"
             )
         check_labels(folder / "labels.npy", labels, 2, len(labels))
-        return cls(inputs, begins, labels, sizes)
+        return cls(inputs, begins, labels, sizes, notes)
 
     def save(self, folder: Path) -> None:
         """Write it so that `of_arrays` finds it."""
@@ -152,32 +194,53 @@ class Sequences:
         return {"x": torch.from_numpy(x), "mask": torch.from_numpy(mask)}
 
 
-def _part(path: Path, name: str, part: Any) -> tuple[dict[str, Array], Indices]:
-    """One part's inputs and labels, without the samples that have no text."""
+def _part(path: Path, name: str, part: Any) -> tuple[dict[str, Array], Array]:
+    """One part's inputs {modality: [N, T, features] float32} and its labels [N]."""
     if not isinstance(part, dict) or not {*KEYS.values(), "labels"} <= set(part):
         raise DataError(f"{path}: {name} lacks some of {', '.join((*KEYS.values(), 'labels'))}")
-    inputs = {modality: np.asarray(part[key]) for modality, key in KEYS.items()}
-    labels = np.asarray(part["labels"])
+    inputs = {modality: _array(path, name, key, part[key]) for modality, key in KEYS.items()}
+    labels = _array(path, name, "labels", part["labels"])
     counts = {key: len(inputs[modality]) for modality, key in KEYS.items()} | {"labels": len(labels)}
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: {name} has {counts} samples; expected the same number of each")
     for modality, array in inputs.items():
-        if array.ndim != 3 or array.dtype.kind != "f":
+        if array.ndim != 3 or array.dtype.kind not in "fiu" or not array.shape[1]:
             raise DataError(
                 f"{path}: {name}/{KEYS[modality]} has shape {list(array.shape)} and dtype {array.dtype}; expected "
                 "numbers [N, T, features]"
             )
+    found = {modality: array.shape[2] for modality, array in inputs.items()}
+    if found != SIZES:
+        sizes = [", ".join(f"{KEYS[m]} {size}" for m, size in each.items()) for each in (found, SIZES)]
+        raise DataError(
+            f"{path}: {name} has {sizes[0]} features; those of UR-Funny are {sizes[1]}. Is it another data set of this "
+            "form (MOSI, MOSEI)? Features of your own are read by a function of your own: --dataset FILE.py:FUNCTION"
+        )
     inputs["audio"] = np.where(np.isneginf(inputs["audio"]), 0, inputs["audio"])
+    with np.errstate(over="ignore"):
+        inputs = {modality: array.astype(np.float32, copy=False) for modality, array in inputs.items()}
     for modality, array in inputs.items():
         bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
         if len(bad):
             raise DataError(f"{path}: {name}/{KEYS[modality]}: sample {bad[0]} holds values that are not finite")
     if labels.dtype.kind not in "iufb" or labels.size != len(labels) or not np.isfinite(labels).all():
-        raise DataError(f"{path}: {name}/labels has shape {list(labels.shape)}; expected one finite number a sample")
-    spoken = np.any(inputs["text"] != 0, axis=(1, 2))
-    if not spoken.any():
-        raise DataError(f"{path}: {name} holds no sample with text")
-    return {m: array[spoken] for m, array in inputs.items()}, (labels.reshape(-1)[spoken] >= 1).astype(np.int64)
+        raise DataError(
+            f"{path}: {name}/labels has shape {list(labels.shape)} and dtype {labels.dtype}; expected one finite "
+            "number a sample"
+        )
+    return inputs, labels.reshape(-1).astype(np.float64)
+
+
+def _array(path: Path, name: str, key: str, value: Any) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise DataError(f"{path}: {name}/{key} holds samples of different shapes; expected one shape") from None
+    if not array.ndim or not len(array):
+        raise DataError(
+            f"{path}: {name}/{key} holds {type(value).__name__}; expected an array of samples, at least one"
+        )
+    return array
 
 
 def _stack(path: Path, modality: str, arrays: list[Array]) -> Array:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradmod.datasets.audio import read_wave
+from gradmod.datasets.folders import files_in
 from gradmod.datasets.npy import GrowingArray
 from gradmod.datasets.preparation.idx import read_idx
 from gradmod.datasets.prepared import making, write_manifest
@@ -196,7 +197,7 @@ def find_sounds(speech: Path, noise: Path, recipe: Recipe) -> dict[str, Recordin
     Raises:
         DataError: a folder is missing or empty, a file is damaged, or a split lacks a digit.
     """
-    paths = sorted(speech.rglob("*.wav"))
+    paths = files_in(speech, "**/*.wav")
     named = [(path, match) for path in paths if (match := _RECORDING.fullmatch(path.stem))]
     if not named:
         raise DataError(f"{speech} holds no recordings; expected files such as 7_jackson_32.wav")
@@ -216,7 +217,7 @@ def find_sounds(speech: Path, noise: Path, recipe: Recipe) -> dict[str, Recordin
             raise DataError(
                 f"{speech} has no recording of {missing} for the {split} split ({recipe.disjoint} disjoint)"
             )
-    files = sorted(path for path in noise.rglob("*") if path.suffix.lower() in (".wav", ".ogg", ".flac"))
+    files = files_in(noise, "**/*", (".wav", ".ogg", ".flac"))
     if len(files) < 2:
         raise DataError(f"{noise} holds {len(files)} sound files; expected wav, ogg or flac, two at least")
     waves = [read_wave(path, RATE) for path in files]

@@ -22,6 +22,7 @@ from gradmod.datasets.crema_d import (
     listed_clips,
     spectrogram,
 )
+from gradmod.datasets.folders import files_in
 from gradmod.datasets.images import read_image, shrunk
 from gradmod.datasets.npy import GrowingArray
 from gradmod.datasets.pictures import PictureWriter
@@ -31,6 +32,8 @@ from gradmod.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+VIDEO_SUFFIXES = (".flv", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv")
 
 
 def prepare(
@@ -101,11 +104,15 @@ def videos_in(folder: Path) -> Callable[[str], list[Path]]:
     """What gives the video of a clip, of whatever kind.
 
     Raises:
-        DataError: the folder holds none.
+        DataError: the folder holds none, or two of one clip.
     """
-    by_name = {path.stem: path for path in sorted(folder.glob("*")) if path.is_file()}
+    by_name: dict[str, Path] = {}
+    for path in files_in(folder, suffixes=VIDEO_SUFFIXES):
+        other = by_name.setdefault(path.stem, path)
+        if other != path:
+            raise DataError(f"{folder} holds {other.name} and {path.name}; expected one video of a clip: remove one")
     if not by_name:
-        raise DataError(f"{folder} holds no videos; expected <clip>.flv, or .mp4")
+        raise DataError(f"{folder} holds no videos; expected <clip>.flv, or one of {', '.join(VIDEO_SUFFIXES)}")
     return lambda name: [by_name[name]] if name in by_name else []
 
 

@@ -27,4 +27,5 @@ def prepare(pickle: Path, out: Path) -> dict[str, Any]:
         content = Content.of_pickle(pickle)
         content.save(folder)
         source = {"file": pickle.name, "sha256": sha256([pickle])}
-        return write_manifest(folder, "ur-funny", {"sizes": content.sizes, "source": source})
+        facts = {"sizes": content.sizes, "notes": list(content.notes), "source": source}
+        return write_manifest(folder, "ur-funny", facts)
