@@ -15,6 +15,7 @@ import gradmod
 PACKAGE = Path(gradmod.__file__).parent
 LIBRARY = [
     "errors",
+    "file_kinds",
     "files",
     "imports",
     "functional",

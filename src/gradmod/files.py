@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gradmod.errors import OF_WRITING, CheckpointError, WriteError, system_refusal
+from gradmod.file_kinds import another_kind
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -103,7 +104,10 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]
             found = {name: np.asarray(stored[name]) for name in names}
     except Exception as error:  # a damaged archive raises nearly anything
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{path} cannot be read: missing, truncated or damaged ({reason})") from None
+        other = another_kind(path, "an .npz archive", "npz")
+        raise CheckpointError(
+            f"{path} cannot be read: {other or f'missing, truncated or damaged ({reason})'}"
+        ) from None
     for name, array in found.items():
         if array.dtype.kind not in "fiub":
             raise CheckpointError(f"{path}: {name} holds {array.dtype}; expected numbers")

@@ -48,11 +48,12 @@ def av_mnist(
     snr_db: tuple[float, float] = (-16.0, -5.0),
     disjoint: str = "recordings",
     seed: int = 0,
+    images: str = "centred",
 ) -> None:
     """Make AV-MNIST in its original layout; the same sources and settings give the same bytes.
 
     Args:
-        mnist: Folder of MNIST's four IDX files, gzipped or not.
+        mnist: Folder of MNIST's four IDX files, gzipped or not, or the folder that torchvision downloads it to.
         speech: Folder of the Free Spoken Digit Dataset's recordings.
         noise: Folder of wav, ogg or flac files.
         out: Folder to make.
@@ -62,10 +63,11 @@ def av_mnist(
         snr_db: Range of the ratio of speech to noise.
         disjoint: recordings or speakers: what train and test do not share.
         seed: Of every draw.
+        images: centred: float64 without the mean image, as published; uint8: with it, an eighth of the size.
     """
     from gradmod.datasets.preparation.av_mnist import Recipe, prepare
 
-    recipe = Recipe(train, test, energy, snr_db, disjoint, seed)
+    recipe = Recipe(train, test, energy, snr_db, disjoint, seed, images)
     with counting("samples") as progress:
         manifest = prepare(mnist, speech, noise, out, recipe, progress)
     print(f"{out}: {train} train and {test} test samples, {manifest['components']} components kept")

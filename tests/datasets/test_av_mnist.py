@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,92 @@ def test_values_are_divided_by_255_and_only_rows_are_read(dtype: type, tmp_path:
     np.testing.assert_array_equal(inputs["visual"].reshape(2, 784).numpy(), expected)
     assert targets.tolist() == [3, 0]
     assert isinstance(splits.train.sources["audio"].first.array, np.memmap)
+
+
+def centred_images(arrays: Arrays) -> None:
+    """As published: float64 and without the mean image, which is not added back."""
+    mean = arrays["image/train_data.npy"].mean(0)
+    for split in ("train", "test"):
+        arrays[f"image/{split}_data.npy"] = arrays[f"image/{split}_data.npy"].astype(np.float64) - mean
+
+
+@pytest.mark.parametrize("protocol", ["heldout", "published"])
+def test_published_centred_images_are_divided_as_they_are(protocol: str, tmp_path: Path) -> None:
+    arrays = avmnist_arrays()
+    centred_images(arrays)
+    splits = load_dataset("av-mnist", str(write_avmnist(tmp_path, arrays)), protocol)
+    inputs, _ = splits.train.read([5, 2])
+    rows = splits.train.rows[[5, 2]]
+    expected = (arrays["image/train_data.npy"][rows] / 255.0).astype(np.float32)  # in float64, as published
+    np.testing.assert_array_equal(inputs["visual"].reshape(2, 784).numpy(), expected)
+    assert inputs["visual"].min() < 0
+    sounds = arrays["audio/train_data.npy"][rows].astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(inputs["audio"][:, 0].numpy(), sounds)
+    source = splits.train.sources["visual"]
+    assert isinstance(source.first.array, np.memmap)
+    assert source.first.array.dtype == np.float64  # as in the file: no copy of all of it
+    (note,) = splits.notes
+    assert note.startswith("visual: float64, -")
+    assert note.endswith("% negative: centred, divided by 255 as they are")
+
+
+def test_the_published_form_stays_on_disk(tmp_path: Path) -> None:
+    """50 MB of float64 images are looked at, and read a batch at a time, without room for a copy of them."""
+    arrays = avmnist_arrays()
+    rows = 8000
+    arrays["image/train_data.npy"] = np.tile(np.linspace(-189.0, 256.0, 784), (rows, 1))
+    arrays["image/test_data.npy"] = arrays["image/train_data.npy"][:20]
+    arrays["audio/train_data.npy"] = np.zeros((rows, 112, 112), dtype=np.uint8)
+    arrays["audio/train_data.npy"][:, 5] = 255
+    arrays["train_labels.npy"] = np.arange(rows) % 10
+    root = write_avmnist(tmp_path, arrays)
+    del arrays
+    tracemalloc.start()
+    try:
+        splits = load_dataset("av-mnist", str(root), "heldout")
+        splits.train.read(range(64))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kinds", [("image",), ("audio",), ("image", "audio")])
+def test_values_of_0_to_1_are_not_divided_again(dtype: type, kinds: tuple[str, ...], tmp_path: Path) -> None:
+    """Of each input on its own: one may be scaled and the other not."""
+    arrays = avmnist_arrays()
+    plain = load_dataset("av-mnist", str(write_avmnist(tmp_path / "plain", arrays)), "heldout")
+    for name in arrays:
+        if name.startswith(kinds):
+            arrays[name] = (arrays[name] / 255).astype(dtype)
+    scaled = load_dataset("av-mnist", str(write_avmnist(tmp_path / "scaled", arrays)), "heldout")
+    for (_, expected), (_, split) in zip(plain.items(), scaled.items(), strict=True):
+        inputs, reference = split.read(range(len(split)))[0], expected.read(range(len(split)))[0]
+        for modality in ("audio", "visual"):
+            np.testing.assert_allclose(inputs[modality], reference[modality], atol=1e-6)
+    assert plain.notes == ()
+    assert [note.split(":")[0] for note in scaled.notes] == [
+        m for m, kind in (("audio", "audio"), ("visual", "image")) if kind in kinds
+    ]
+    assert all("scaled to 0..1 already, taken as they are" in note for note in scaled.notes)
+
+
+def test_the_scale_is_that_of_the_file_and_not_of_the_batch(tmp_path: Path) -> None:
+    arrays = avmnist_arrays(dtype=np.float32)
+    dark = arrays["image/train_data.npy"][:12]
+    dark[:] = 0
+    dark[:, 3] = 1
+    splits = load_dataset("av-mnist", str(write_avmnist(tmp_path, arrays)), "published")
+    inputs, _ = splits.train.read(range(12))
+    assert float(inputs["visual"].max()) == pytest.approx(1 / 255)
+
+
+def test_train_and_test_of_different_scales_are_refused(tmp_path: Path) -> None:
+    arrays = avmnist_arrays()
+    arrays["audio/test_data.npy"] = arrays["audio/test_data.npy"] / 255
+    with pytest.raises(DataError, match=r"audio/test_data\.npy: float64, 0 to 1.*audio/train_data\.npy: uint8"):
+        load_dataset("av-mnist", str(write_avmnist(tmp_path, arrays)), "heldout")
 
 
 def test_heldout_divides_train_and_keeps_test_whole(tmp_path: Path) -> None:

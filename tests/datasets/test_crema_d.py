@@ -360,7 +360,7 @@ def damaged(root: Path, how: str) -> None:
     ("how", "message"),
     [
         ("truncated wav", r"\.wav cannot be read: truncated"),
-        ("no wav", r"\.wav cannot be read: truncated, or not a sound"),
+        ("no wav", r"\.wav cannot be read: it is text .*, not a sound"),
         ("empty wav", r"\.wav cannot be read: truncated"),
         ("nan wav", r"\.wav holds samples that are not finite"),
         ("truncated jpg", r"\.jpg cannot be read: truncated"),
@@ -370,7 +370,7 @@ def damaged(root: Path, how: str) -> None:
         ("wrong code", r"train\.csv, line 6: .*ANGRY.*; expected a clip name and one of \('NEU'"),
         ("one column", r"train\.csv, line 1: 'a'; expected"),
         ("twice", r"is listed in train\.csv already"),
-        ("binary csv", r"train\.csv cannot be read as csv"),
+        ("binary csv", r"train\.csv cannot be read: it is text in UTF-16, not a csv file; save it as UTF-8"),
         ("no clips", r"of 24 clips in the csv files, 0 of train and 0 of test have both"),
     ],
 )

@@ -44,6 +44,31 @@ def test_a_good_folder(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(np.isfinite(seen.low) and seen.low <= seen.high for seen in facts.inputs.values())
 
 
+def test_what_the_files_of_av_mnist_hold_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = avmnist_arrays()
+    mean = arrays["image/train_data.npy"].mean(0)
+    for split in ("train", "test"):
+        arrays[f"image/{split}_data.npy"] = arrays[f"image/{split}_data.npy"] - mean
+    assert cli.main(["check", "av-mnist", str(write_avmnist(tmp_path, arrays))]) == 0
+    images = np.concatenate([arrays[f"image/{split}_data.npy"] for split in ("train", "test")])
+    text = capsys.readouterr().out
+    share = f"{100 * (images < 0).mean():.0f} % negative"
+    said = f"visual: float64, {images.min():.4g} to {images.max():.4g}, {share}: centred, divided by 255 as they are"
+    assert text.count(said) == 1
+    assert text.count("audio: uint8, 0 to 255, 0 % negative: 0..255, divided by 255") == 1
+    assert "ready to train on" in text
+
+
+def test_an_unclear_scale_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = avmnist_arrays()
+    for split in ("train", "test"):
+        arrays[f"audio/{split}_data.npy"] = arrays[f"audio/{split}_data.npy"] / 16
+    assert cli.main(["check", "av-mnist", str(write_avmnist(tmp_path, arrays))]) == 1
+    printed = capsys.readouterr()
+    assert "not usable" in printed.out
+    assert "it cannot be told of which scale that is" in printed.err
+
+
 def test_embedded_data() -> None:
     facts = inspect("av-digits", "")
     assert not facts.problems

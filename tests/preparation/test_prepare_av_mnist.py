@@ -17,10 +17,12 @@ from gradmod.datasets.load import load_dataset
 from gradmod.datasets.preparation.av_mnist import (
     Recipe,
     Recordings,
+    as_bytes,
     find_sounds,
     mixture,
     prepare,
     principal_components,
+    read_mnist,
     reduced,
     spectrograms,
 )
@@ -76,6 +78,80 @@ def test_it_makes_what_the_loader_needs_the_same_every_time(sources: Path, tmp_p
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_images_are_centred_as_published_or_uint8_as_asked(sources: Path, tmp_path: Path) -> None:
+    for form in ("centred", "uint8"):
+        more = [] if form == "centred" else ["--images", form]
+        assert cli.main(words(sources, tmp_path / form, *more)) == 0
+        assert json.loads((tmp_path / form / "manifest.json").read_text())["recipe"]["images"] == form
+    pixels, _ = read_mnist(sources / "mnist")["train"]
+    mean, components = principal_components(pixels, 0.25)
+    for split in ("train", "test"):
+        centred, grey = (np.load(tmp_path / form / "image" / f"{split}_data.npy") for form in ("centred", "uint8"))
+        assert (centred.dtype, grey.dtype) == (np.float64, np.uint8)
+        np.testing.assert_array_equal(grey, (centred + mean).round().clip(0, 255))
+        # nothing but the kept components is in an image, and not the mean of the images either
+        np.testing.assert_allclose((centred @ components.T) @ components, centred, atol=1e-9)
+    splits = {form: load_dataset("av-mnist", str(tmp_path / form), "heldout") for form in ("centred", "uint8")}
+    (note,) = splits["centred"].notes
+    assert "centred, divided by 255 as they are" in note
+    assert splits["uint8"].notes == ()
+    inputs, _ = splits["centred"].train.read(range(48))
+    assert inputs["visual"].min() < -0.05
+
+
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+@pytest.mark.parametrize("place", ["", "MNIST/raw", "raw"])
+@pytest.mark.parametrize("name", ["S", "S.gz", "D", "D.gz", "D/D", "S/S", "D/S"])
+def test_mnist_under_the_names_of_those_who_hand_it_on(place: str, name: str, sources: Path, tmp_path: Path) -> None:
+    """S: as published; D: with a dot before idx."""
+    expected = read_mnist(sources / "mnist")
+    for stem in FILES:
+        content = gzip.decompress((sources / "mnist" / f"{stem}.gz").read_bytes())
+        path = tmp_path / place / name.replace("D", stem.replace("-idx", ".idx")).replace("S", stem)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    found = read_mnist(tmp_path)
+    for split, arrays in expected.items():
+        for array, other in zip(arrays, found[split], strict=True):
+            np.testing.assert_array_equal(array, other)
+
+
+def test_gzip_is_seen_from_the_content(sources: Path, tmp_path: Path) -> None:
+    """A browser unpacks what it fetches and keeps the name."""
+    for number, stem in enumerate(FILES):
+        packed = (sources / "mnist" / f"{stem}.gz").read_bytes()
+        if number % 2:
+            (tmp_path / f"{stem}.gz").write_bytes(gzip.decompress(packed))
+        else:
+            (tmp_path / stem).write_bytes(packed)
+    np.testing.assert_array_equal(read_mnist(tmp_path)["test"][1], read_mnist(sources / "mnist")["test"][1])
+
+
+def test_all_files_are_of_one_folder(sources: Path, tmp_path: Path) -> None:
+    """Images of one folder with the labels of another would be wrong without a word."""
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for place, names in ((".", FILES[:3]), ("MNIST/raw", FILES)):
+        for stem in names:
+            (tmp_path / place / f"{stem}.gz").write_bytes((sources / "mnist" / f"{stem}.gz").read_bytes())
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is missing, gzipped or not, though .* is there"):
+        read_mnist(tmp_path)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\n"
+ELSE = {"it is a web page": b"<!DOCTYPE html>", "it is a Git LFS pointer": LFS, "truncated, .*: it is empty": b""}
+
+
+@pytest.mark.parametrize("what", ELSE)
+def test_another_file_in_the_place_of_mnist_is_named(what: str, sources: Path, tmp_path: Path) -> None:
+    for stem in FILES:
+        (tmp_path / f"{stem}.gz").write_bytes((sources / "mnist" / f"{stem}.gz").read_bytes())
+    (tmp_path / f"{FILES[1]}.gz").write_bytes(ELSE[what])
+    with pytest.raises(DataError, match=rf"train-labels-idx1-ubyte\.gz cannot be read: {what}"):
+        read_mnist(tmp_path)
+
+
 def test_components_equal_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, (300, 784), dtype=np.uint8)
@@ -85,9 +161,12 @@ def test_components_equal_scikit_learn() -> None:
     kept = int(np.searchsorted(reference.explained_variance_ratio_.cumsum(), 0.3)) + 1
     assert len(components) == kept
     restored = (pixels - reference.mean_) @ reference.components_[:kept].T @ reference.components_[:kept]
-    np.testing.assert_allclose(
-        reduced(pixels, mean, components), (restored + reference.mean_).round().clip(0, 255), atol=1
-    )
+    kept_alone = reduced(pixels, mean, components)
+    assert kept_alone.dtype == np.float64
+    np.testing.assert_allclose(kept_alone, restored, atol=1e-9)
+    grey = as_bytes(kept_alone, mean)
+    assert grey.dtype == np.uint8
+    np.testing.assert_allclose(grey, (restored + reference.mean_).round().clip(0, 255), atol=1)
     assert len(principal_components(pixels, 1.0)[1]) <= 784
 
 
@@ -133,7 +212,12 @@ def test_what_cannot_be_made(sources: Path, tmp_path: Path) -> None:
     cases: list[tuple[type[Exception], str, tuple[Path, Path, Path, Path], Recipe]] = [
         (ConfigError, "exists already", (mnist, speech, noise, tmp_path), Recipe(60, 30)),
         (DataError, r"90 train samples are wanted, but .* has 80", (mnist, speech, noise, out), Recipe(90, 30)),
-        (DataError, r"train-images-idx3-ubyte\.gz is missing", (speech, speech, noise, out), Recipe(60, 30)),
+        (
+            DataError,
+            "-ubyte is missing, gzipped or not: looked in",
+            (speech, speech, noise, out),
+            Recipe(60, 30),
+        ),
         (DataError, "holds no recordings", (mnist, noise, noise, out), Recipe(60, 30)),
         (DataError, "holds 0 sound files", (mnist, speech, mnist, out), Recipe(60, 30)),
     ]
@@ -147,6 +231,7 @@ def test_what_cannot_be_made(sources: Path, tmp_path: Path) -> None:
         ({"snr_db": (3.0, 1.0)}, "snr_db is"),
         ({"disjoint": "noises"}, "disjoint is 'noises'"),
         ({"seed": -1}, "seed is -1"),
+        ({"images": "grey"}, "images is 'grey'; expected centred or uint8"),
     ):
         with pytest.raises(ConfigError, match=message):
             Recipe(**settings)  # type: ignore[arg-type]

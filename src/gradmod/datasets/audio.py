@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from gradmod.errors import DataError
+from gradmod.file_kinds import check_there, unreadable
 
 Wave = npt.NDArray[np.float32]
 
@@ -32,15 +33,14 @@ def read_wave(path: Path, rate: int) -> Wave:
     """
     import soundfile
 
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_there(path)
     try:
         with soundfile.SoundFile(path) as file:
             promised, own_rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read: truncated, or not a sound file ({reason}); fetch it again") from None
+        raise DataError(unreadable(path, "a sound file", "sound", reason)) from None
     if len(samples) == 0 or len(samples) < promised or _is_cut_off(path):
         raise DataError(f"{path} cannot be read: truncated (only {len(samples)} samples are there); fetch it again")
     if not np.isfinite(samples).all():

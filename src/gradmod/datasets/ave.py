@@ -16,6 +16,7 @@ from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import DataError
+from gradmod.file_kinds import check_there, unreadable
 
 if TYPE_CHECKING:
     import h5py
@@ -231,8 +232,7 @@ class H5Array:
             # A forked process: what it opens while it has the parent's handle is the parent's handle again.
             self._opened[1].file.close()
             self._opened = None
-        if not self._path.is_file():
-            raise DataError(f"{self._path} is missing")
+        check_there(self._path)
         try:
             array = h5py.File(self._path, "r").get(self._key)
         except (OSError, RuntimeError) as error:
@@ -265,4 +265,6 @@ class H5Array:
             )
         if isinstance(error, OSError) and error.errno:
             return UnavailableError(f"{self._path} cannot be opened: {os.strerror(error.errno)} ({reason})")
+        if self._opened is None:
+            return DataError(unreadable(self._path, "an HDF5 file", "hdf5", reason))
         return DataError(f"{self._path} cannot be read: {otherwise} ({reason}); fetch it again")

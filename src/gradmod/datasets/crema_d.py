@@ -23,6 +23,7 @@ from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Source, Split
 from gradmod.datasets.splits import Splits, by_group, heldout, nine_tenths_of_both
 from gradmod.errors import ConfigError, DataError
+from gradmod.file_kinds import check_kind
 
 CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 RATE, SECONDS = 22050, 3
@@ -218,8 +219,7 @@ def read_csv(path: Path) -> list[tuple[str, int]]:
     Raises:
         DataError: the file is missing, empty or malformed.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_kind(path, "a csv file", "text empty")
     rows: list[tuple[int, list[str]]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradmod.errors import DataError
+from gradmod.file_kinds import check_there, unreadable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,14 +29,13 @@ def read_image(path: Path) -> Image:
     """
     from PIL import Image, UnidentifiedImageError
 
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_there(path)
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read: truncated, or not an image ({reason}); fetch it again") from None
+        raise DataError(unreadable(path, "an image", "image", reason)) from None
 
 
 def resized(image: Image, size: int) -> Image:

@@ -86,7 +86,7 @@ class DatasetFacts:
         shared_groups: (split, other split, kind of group) to what is in both.
         slight: modality to samples of it that say too little to be compared: silence, empty pictures, a word or two.
         repeated: split to samples that are in it more than once.
-        notes: of the loader.
+        notes: of the loader, and what the files hold.
         problems: why it cannot be used, those of one kind on one line; empty: it can.
         unreadable: samples that cannot be read, or hold values that are not finite.
     """
@@ -186,7 +186,7 @@ def inspect(name: str, root: str, options: Mapping[str, Any] | None = None) -> D
 
 def _look_at(splits: Splits, facts: DatasetFacts, problems: Problems) -> None:
     """Read every sample; compare the splits."""
-    facts.notes = splits.notes
+    facts.notes = tuple(dict.fromkeys([*splits.notes, *_descriptions(splits.train)]))
     seen: dict[str, _Seen] = {}
     for part, split in splits.items():
         facts.splits[part], facts.classes[part] = len(split), split.class_counts()
@@ -205,6 +205,11 @@ def _look_at(splits: Splits, facts: DatasetFacts, problems: Problems) -> None:
             if inside.any():
                 shared = Shared(int(inside.sum()), len(np.unique(groups[part][kind][inside])))
                 facts.shared_groups[part, other, kind] = shared
+
+
+def _descriptions(split: Split) -> list[str]:
+    """What the files of the inputs hold, of sources that can tell: type, range, and what is done with the values."""
+    return [f"{name}: {source.describe()}" for name, source in split.sources.items() if hasattr(source, "describe")]
 
 
 def _pairs(parts: list[str]) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from gradmod.datasets.samples import Indices, Source, Split
 from gradmod.datasets.splits import Splits
 from gradmod.datasets.word_vectors import word_vectors
 from gradmod.errors import ConfigError, DataError
+from gradmod.file_kinds import check_kind
 from gradmod.tasks import Classification, MultiLabel, Regression, Task
 
 PARTS = ("train", "valid", "test")
@@ -158,6 +159,7 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
     file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"{file} is missing: --embeddings names a text file of GloVe vectors")
+    check_kind(file, "a text file of GloVe vectors", "text")
     known: set[str] = set()
     for word, vector in word_vectors(file, vocabulary, EMBEDDING):
         if word not in known:

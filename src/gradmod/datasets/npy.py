@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gradmod.errors import DataError
+from gradmod.file_kinds import check_kind, unreadable
 
-_CHUNK_BYTES = 64 * 2**20
+NUMBERS = "an .npy file of numbers"
 
 
 def open_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
@@ -23,15 +24,12 @@ def open_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
     Raises:
         DataError: the file is missing, truncated, not an array of numbers, or of another shape.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_kind(path, NUMBERS, "npy")  # np.load takes archives, too
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a damaged header is parsed as Python, and raises nearly anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"{path} cannot be read: truncated, or not an .npy file of numbers ({reason}); fetch it again"
-        ) from None
+        raise DataError(unreadable(path, NUMBERS, "npy", reason)) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
         raise DataError(f"{path} holds {getattr(array, 'dtype', type(array).__name__)}; expected an array of numbers")
     if array.ndim != len(shape) or any(
@@ -87,26 +85,6 @@ class GrowingArray:
         shape = (self._length, *self._row)
         descr: Any = np.lib.format.dtype_to_descr(self._dtype)
         np.lib.format.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
-
-
-def check_values(path: Path, array: npt.NDArray[Any], low: float, high: float) -> None:
-    """Check that every value is finite and from `low` to `high`; reads chunk by chunk and keeps nothing.
-
-    Raises:
-        DataError: names the file, the first such sample and the value.
-    """
-    if array.dtype.kind == "u" and np.iinfo(array.dtype).max <= high:
-        return
-    step = max(1, _CHUNK_BYTES // max(1, array[0].nbytes))
-    for start in range(0, len(array), step):
-        chunk = array[start : start + step]
-        wrong = ~((chunk >= low) & (chunk <= high))  # NaN fails both
-        if wrong.any():
-            where = np.argwhere(wrong)[0]
-            raise DataError(
-                f"{path}: sample {start + int(where[0])} holds {chunk[tuple(where)]}; expected finite values from "
-                f"{low:g} to {high:g}"
-            )
 
 
 def check_labels(path: Path, labels: npt.NDArray[Any], classes: int, samples: int) -> None:

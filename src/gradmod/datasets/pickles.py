@@ -19,6 +19,7 @@ from typing import IO, Any, ClassVar, NoReturn
 import numpy as np
 
 from gradmod.errors import DataError
+from gradmod.file_kinds import check_kind, unreadable
 
 
 def load_pickle(path: Path) -> Any:
@@ -29,8 +30,7 @@ def load_pickle(path: Path) -> Any:
     Raises:
         DataError: the file is missing, truncated, no pickle, or asks for anything else: nothing of it was run.
     """
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_kind(path, "a pickle", "pickle text json")  # the oldest pickles look like text
     try:
         with path.open("rb") as file:
             return _PlainUnpickler(file, path).load()
@@ -38,7 +38,7 @@ def load_pickle(path: Path) -> Any:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path} cannot be read: truncated, or not a pickle ({reason}); fetch it again") from None
+        raise DataError(unreadable(path, "a pickle", "pickle", reason)) from None
 
 
 class _Rest:

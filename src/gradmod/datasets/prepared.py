@@ -18,6 +18,7 @@ from gradmod import __version__
 from gradmod.datasets.folders import files_in
 from gradmod.datasets.npy import open_array
 from gradmod.errors import UNREADABLE, ConfigError, DataError, WriteError, why_unreadable
+from gradmod.file_kinds import unreadable
 from gradmod.files import sync, write_json
 
 MANIFEST = "manifest.json"
@@ -73,7 +74,8 @@ def read_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
         digest = _digest(manifest) if isinstance(manifest, dict) else ""
     except UNREADABLE as error:
         reason = why_unreadable(error)
-        raise DataError(f"{path} cannot be read: truncated, or not JSON ({reason}); prepare the data again") from None
+        said = unreadable(path, "JSON", "json text", reason, "prepare the data again")
+        raise DataError(said) from None
     found = {key: manifest.get(key) for key in ("dataset", "format")} if isinstance(manifest, dict) else {}
     wanted = {"dataset": dataset, "format": FORMAT}
     if found != wanted or not isinstance(manifest.get("sha256"), dict):

@@ -92,7 +92,7 @@ DATASETS = {
             ("audio", "visual"),
             10,
             "reduced MNIST images and spoken digits in noise, as spectrograms",
-            "<root>/image/train_data.npy    [N, 784], 0..255\n"
+            "<root>/image/train_data.npy    [N, 784], published ones centred (float64), or 0..255\n"
             "<root>/image/test_data.npy     [N, 784]\n"
             "<root>/audio/train_data.npy    [N, 112, 112], 0..255\n"
             "<root>/audio/test_data.npy     [N, 112, 112]\n"

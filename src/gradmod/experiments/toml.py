@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from gradmod.errors import UNREADABLE, ConfigError, why_unreadable
 from gradmod.experiments.checks import is_finite, shown
 from gradmod.experiments.config import Config
+from gradmod.file_kinds import another_kind
 from gradmod.files import write_text
 
 if sys.version_info >= (3, 11):
@@ -41,7 +42,8 @@ def load_settings(path: Path | str, default: Settings) -> Settings:
     except FileNotFoundError:
         raise ConfigError(f"the configuration {path} does not exist") from None
     except UNREADABLE as error:
-        raise ConfigError(f"the configuration {path} cannot be read as TOML: {why_unreadable(error)}") from None
+        why = another_kind(path, "TOML", "text json") or why_unreadable(error)  # [[name]] looks like JSON
+        raise ConfigError(f"the configuration {path} cannot be read as TOML: {why}") from None
     return settings_from_sections(sections, str(path), default)
 
 

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from gradmod.errors import UNREADABLE, CheckpointError, why_unreadable
+from gradmod.file_kinds import another_kind
 
 Record = dict[str, Any]
 
@@ -47,13 +48,17 @@ def read_metrics(path: Path) -> Metrics:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UNREADABLE as error:
-        raise CheckpointError(f"{path} cannot be read: {why_unreadable(error)}") from None
+        why = another_kind(path, "a record of a run", "json text") or why_unreadable(error)
+        raise CheckpointError(f"{path} cannot be read: {why}") from None
     metrics = Metrics()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             kind = record["kind"]
         except (*UNREADABLE, TypeError, KeyError):
+            other = another_kind(path, "a record of a run", "json text") if number == 1 else ""
+            if other:
+                raise CheckpointError(f"{path} cannot be read: {other}") from None
             raise CheckpointError(
                 f"{path}, line {number} is damaged: expected a JSON object with a kind, found {line[:60]!r}"
             ) from None
@@ -99,7 +104,8 @@ def read_json(path: Path) -> Record:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except UNREADABLE as error:
-        raise CheckpointError(f"{path} cannot be read: {why_unreadable(error)}") from None
+        why = another_kind(path, "a record of a run", "json text") or why_unreadable(error)
+        raise CheckpointError(f"{path} cannot be read: {why}") from None
     if not isinstance(record, dict):
         raise CheckpointError(f"{path} is damaged: expected a JSON object")
     return record

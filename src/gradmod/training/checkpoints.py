@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gradmod.errors import CheckpointError
+from gradmod.file_kinds import another_kind
 from gradmod.files import sync, temporary_beside, write_atomically
 
 FORMAT = 1
@@ -84,8 +85,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file fails in many places of the unpickler
         reason = str(error).split("\n", 1)[0][:200]
+        other = another_kind(path, "a checkpoint", "torch")
         raise CheckpointError(
-            f"checkpoint {path} cannot be read, it is truncated or not a checkpoint ({reason})"
+            f"checkpoint {path} cannot be read, {other or f'it is truncated or not a checkpoint ({reason})'}"
         ) from None
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:

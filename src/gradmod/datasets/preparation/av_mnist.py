@@ -1,8 +1,8 @@
 """AV-MNIST from its sources: MNIST, the Free Spoken Digit Dataset, and a folder of noises.
 
-Recipe: images keep the leading principal components of the training images; each is paired with a spoken digit of its
-class, at a random place in one second, mixed with a random second of noise; the sound becomes a power spectrogram in
-decibels.
+Recipe: images keep the leading principal components of the training images, without their mean, as the published ones
+do; each is paired with a spoken digit of its class, at a random place in one second, mixed with a random second of
+noise; the sound becomes a power spectrogram in decibels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gradmod.datasets.audio import read_wave
 from gradmod.datasets.folders import files_in
 from gradmod.datasets.npy import GrowingArray
-from gradmod.datasets.preparation.idx import read_idx
+from gradmod.datasets.preparation.idx import find_idx, read_idx
 from gradmod.datasets.prepared import making, write_manifest
 from gradmod.errors import ConfigError, DataError
 
@@ -30,6 +30,7 @@ WINDOW, HOP, SIZE = 222, 70, 112
 RANGE_DB = 60.0
 """What lies further below a clip's loudest point is black."""
 CHUNK = 256
+CENTRED, UINT8 = "centred", "uint8"
 _RECORDING = re.compile(r"(\d)_(\w+)_(\d+)")
 TEST_RECORDINGS = 5
 """The Free Spoken Digit Dataset's own convention: index 0 to 4 of each digit and speaker is test."""
@@ -48,6 +49,8 @@ class Recipe:
         snr_db: range of the ratio of the speech's power to the noise's, drawn uniformly.
         disjoint: `recordings`: no recording is in train and test; `speakers`: no speaker is, either.
         seed: of every draw.
+        images: `centred`: float64, what is left of an image minus the mean image, as published; `uint8`: with the mean
+            image added back, rounded and cut to 0..255, an eighth of the size.
     """
 
     train: int = 60_000
@@ -56,6 +59,7 @@ class Recipe:
     snr_db: tuple[float, float] = (-16.0, -5.0)
     disjoint: str = "recordings"
     seed: int = 0
+    images: str = CENTRED
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
@@ -67,6 +71,8 @@ class Recipe:
             raise ConfigError(f"snr_db is {self.snr_db}; expected the smaller number first, both finite")
         if self.disjoint not in ("recordings", "speakers"):
             raise ConfigError(f"disjoint is {self.disjoint!r}; expected recordings or speakers")
+        if self.images not in (CENTRED, UINT8):
+            raise ConfigError(f"images is {self.images!r}; expected {CENTRED} or {UINT8}")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; expected a whole number >= 0")
 
@@ -89,10 +95,11 @@ def prepare(
 ) -> dict[str, Any]:
     """Make the data set in the original layout; chunk by chunk, so that memory stays small.
 
-    It is made beside `out` and renamed when it is whole. The same sources and recipe give the same bytes.
+    It is made beside `out` and renamed when it is whole. The same sources and recipe give the same bytes with the same
+    build of NumPy.
 
     Args:
-        mnist: folder of the four IDX files, gzipped or not.
+        mnist: folder of the four IDX files, gzipped or not, or the one above `MNIST/raw` that torchvision makes.
         speech: folder of `{digit}_{speaker}_{index}.wav`.
         noise: folder of wav or ogg files.
         out: folder to make; it must not exist.
@@ -107,7 +114,7 @@ def prepare(
         DataError: a source is missing or damaged, or there are too few images.
     """
     with making(out) as folder:
-        images = {split: _images(mnist, split) for split in ("train", "test")}
+        images = read_mnist(mnist)
         for split, (pixels, _) in images.items():
             wanted = getattr(recipe, split)
             if wanted > len(pixels):
@@ -122,12 +129,14 @@ def prepare(
             np.save(folder / f"{split}_labels.npy", labels[chosen].astype(np.int64))
             for name in ("image", "audio"):
                 (folder / name).mkdir(exist_ok=True)
-            image = GrowingArray(folder / "image" / f"{split}_data.npy", np.uint8, (784,))
+            dtype = np.float64 if recipe.images == CENTRED else np.uint8
+            image = GrowingArray(folder / "image" / f"{split}_data.npy", dtype, (784,))
             audio = GrowingArray(folder / "audio" / f"{split}_data.npy", np.uint8, (SIZE, SIZE))
             with image, audio:
                 for start in range(0, len(chosen), CHUNK):
                     rows = chosen[start : start + CHUNK]
-                    image.append(reduced(pixels[rows], mean, components))
+                    kept = reduced(pixels[rows], mean, components)
+                    image.append(kept if recipe.images == CENTRED else as_bytes(kept, mean))
                     draws = [np.random.default_rng([recipe.seed, split == "test", start + i]) for i in range(len(rows))]
                     waves = [
                         mixture(int(labels[row]), sounds[split], recipe.snr_db, d)
@@ -161,11 +170,15 @@ def principal_components(pixels: npt.NDArray[np.uint8], energy: float) -> tuple[
     return mean, vectors[:, : min(kept, len(variances))].T
 
 
-def reduced(pixels: npt.NDArray[np.uint8], mean: Array, components: Array) -> npt.NDArray[np.uint8]:
-    """Images [n, 784] with nothing but these components left, rounded to 0..255."""
+def reduced(pixels: npt.NDArray[np.uint8], mean: Array, components: Array) -> npt.NDArray[np.float64]:
+    """[n, 784] images minus the mean image, with nothing but these components left; the mean is not added back."""
     centred = pixels.astype(np.float64) - mean
-    restored = mean + (centred @ components.T) @ components
-    return np.asarray(restored.round().clip(0, 255), dtype=np.uint8)
+    return np.asarray((centred @ components.T) @ components)
+
+
+def as_bytes(centred: npt.NDArray[np.float64], mean: Array) -> npt.NDArray[np.uint8]:
+    """[n, 784] images with the mean image added back, rounded to 0..255."""
+    return np.asarray((mean + centred).round().clip(0, 255), dtype=np.uint8)
 
 
 def mixture(digit: int, sounds: Recordings, snr_db: tuple[float, float], draws: np.random.Generator) -> Array:
@@ -240,13 +253,24 @@ def _second_of(noise: Array, draws: np.random.Generator) -> Array:
     return np.asarray(long[start : start + RATE]) + np.float32(1e-6)
 
 
-def _images(folder: Path, split: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    prefix = "train" if split == "train" else "t10k"
-    pixels = read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
-    labels = read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
-    if pixels.shape[1:] != (28, 28) or len(pixels) != len(labels) or (len(labels) and labels.max() > 9):
-        raise DataError(
-            f"{folder}: {split} images have shape {list(pixels.shape)} and labels {list(labels.shape)}; expected "
-            "[N, 28, 28] and [N] digits"
-        )
-    return pixels.reshape(len(pixels), 784), labels
+def read_mnist(folder: Path) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]:
+    """MNIST's images [N, 784] and labels [N] of train and test.
+
+    Raises:
+        DataError: a file is missing or damaged, or images and labels do not go together.
+    """
+    stems = {
+        split: (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    }
+    paths = find_idx(folder, tuple(stem for pair in stems.values() for stem in pair))
+    content = {}
+    for split, (of_images, of_labels) in stems.items():
+        pixels, labels = read_idx(paths[of_images], 3), read_idx(paths[of_labels], 1)
+        if pixels.shape[1:] != (28, 28) or len(pixels) != len(labels) or (len(labels) and labels.max() > 9):
+            raise DataError(
+                f"{paths[of_images].parent}: {split} images have shape {list(pixels.shape)} and labels "
+                f"{list(labels.shape)}; expected [N, 28, 28] and [N] digits"
+            )
+        content[split] = pixels.reshape(len(pixels), 784), labels
+    return content

@@ -1,8 +1,9 @@
-"""MNIST's own file format (IDX), gzipped or not."""
+"""MNIST's own file format (IDX), gzipped or not, under the names that its distributors give the files."""
 
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from pathlib import Path
@@ -12,32 +13,72 @@ import numpy as np
 import numpy.typing as npt
 
 from gradmod.errors import DataError
+from gradmod.file_kinds import GZIP, IDX, kind_of, unreadable
 
+FOLDERS = (".", "MNIST/raw", "raw")
+"""Where the files lie below the folder that a user names: in it, or where torchvision puts them (`MNIST/raw`)."""
 _UNSIGNED_BYTE = 0x08
 
 
-def read_idx(folder: Path, stem: str, axes: int) -> npt.NDArray[np.uint8]:
-    """Read `stem` or `stem`.gz.
+def find_idx(folder: Path, stems: tuple[str, ...]) -> dict[str, Path]:
+    """The files of a data set in IDX, all of one folder.
+
+    Their names may have a dot in the place of the dash before "idx" and end with .gz, and archives of Kaggle hold each
+    in a folder of its own name.
 
     Args:
-        folder: where it lies.
-        stem: name of the file without .gz, such as train-images-idx3-ubyte.
+        folder: what the user names: the folder of the files, or the one that torchvision downloads to.
+        stems: names of the files as published, such as train-images-idx3-ubyte.
+
+    Raises:
+        DataError: some are missing; says which, and where it looked.
+    """
+    places = [folder / place for place in FOLDERS]
+    for place in places:
+        found = {stem: path for stem in stems if (path := _named(place, stem)) is not None}
+        missing = [stem for stem in stems if stem not in found]
+        if found and missing:
+            raise DataError(
+                f"{place / missing[0]} is missing, gzipped or not, though {next(iter(found.values()))} is there"
+            )
+        if found:
+            return found
+    looked = ", ".join(str(place) for place in places)
+    raise DataError(f"{folder / stems[0]} is missing, gzipped or not: looked in {looked}")
+
+
+def _named(place: Path, stem: str) -> Path | None:
+    dotted = stem.replace("-idx", ".idx")
+    names = [f"{name}{ending}" for name in (stem, dotted) for ending in ("", ".gz")]
+    candidates = [*(place / name for name in names), *(place / name / inner for name in names for inner in names)]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_idx(path: Path, axes: int) -> npt.NDArray[np.uint8]:
+    """Read a file of unsigned bytes.
+
+    Args:
+        path: the file; whether it is gzipped is seen from its content, as browsers unpack what they fetch.
         axes: how many the array has.
 
     Raises:
         DataError: the file is missing, truncated, not IDX, or of other axes.
     """
-    path = next((p for p in (folder / f"{stem}.gz", folder / stem) if p.is_file()), None)
-    if path is None:
-        raise DataError(f"{folder / stem}.gz is missing")
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        content = path.read_bytes()
+        if kind_of(path) == GZIP:
+            content = gzip.decompress(content)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing") from None
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: truncated, or not gzip ({error}); fetch it again") from None
     if len(content) < 4 + 4 * axes or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE or content[3] != axes:
-        raise DataError(f"{path} is no IDX file of bytes with {axes} axes; fetch it again")
+        expected = f"an IDX file of bytes with {axes} axes"
+        raise DataError(
+            unreadable(path, expected, f"{IDX.group} {GZIP.group}", f"it begins with {content[:4].hex(' ')}")
+        )
     shape: tuple[Any, ...] = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes)
-    if len(values) != int(np.prod(shape)):
-        raise DataError(f"{path} is truncated: {len(values)} of {int(np.prod(shape))} values; fetch it again")
+    if len(values) != math.prod(shape):
+        raise DataError(f"{path} is truncated: {len(values)} of {math.prod(shape)} values; fetch it again")
     return values.reshape(shape)

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from gradmod.errors import ConfigError, DataError
+from gradmod.file_kinds import check_kind, unreadable
 
 
 def seconds_of(path: Path) -> Iterator[Image.Image]:
@@ -21,8 +22,7 @@ def seconds_of(path: Path) -> Iterator[Image.Image]:
         import av
     except ImportError:
         raise ConfigError("reading videos needs PyAV: pip install av, or gradmod[video]") from None
-    if not path.is_file():
-        raise DataError(f"{path} is missing")
+    check_kind(path, "a video", "video sound")  # FFmpeg takes a picture for a video of one frame
     begin, seen, time = None, -1, 0.0
     try:
         with av.open(str(path)) as container:
@@ -34,6 +34,6 @@ def seconds_of(path: Path) -> Iterator[Image.Image]:
                     seen = int(time + 1e-6)
                     yield Image.fromarray(frame.to_ndarray(format="rgb24"))
     except (av.FFmpegError, IndexError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: truncated, or not a video ({error}); fetch it again") from None
+        raise DataError(unreadable(path, "a video", "video", str(error))) from None
     if seen < 0 or time + 1 < promised:
         raise DataError(f"{path} is truncated: it holds {time:.1f} of {promised:.1f} seconds; fetch it again")
