@@ -48,7 +48,7 @@ def show_inspection(facts: DatasetFacts, root: str) -> None:
     if facts.problems and facts.info.leaving_out and (facts.info.is_own or any(n for n, _ in facts.files.values())):
         unusable = f"{facts.unreadable} samples cannot be used as they are. " if facts.unreadable else ""
         console.print(
-            f"note: {unusable}What is damaged, fetch or make again; or, to leave a sample out, {facts.info.leaving_out}",
+            f"note: {unusable}Fetch or make again what is damaged; to leave a sample out, {facts.info.leaving_out}",
             soft_wrap=True,
             markup=False,
         )
