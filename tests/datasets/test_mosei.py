@@ -145,7 +145,7 @@ def test_forms_of_the_vectors(form: str, tmp_path: Path) -> None:
         (f"good {vector(1, 301)}\nat {vector(2, 301)}\n", r"its vectors have 301 numbers; expected"),
         (f"a b {vector(1, 299)}\nat {vector(2, 299)}\n", r"its vectors have 299 numbers; expected"),
         ("3 300\n\x00\x01\x02 \x03\n", r"no line near its start is a word and numbers; expected"),
-        ("", r"no line near its start is a word and numbers; expected"),
+        ("", r"it is empty \(0 bytes\)"),
         (f"Good {GOOD}\nunheard {GOOD}\n", r"has a vector of none of the 2 words of train \(the first is 'at'"),
         (f"a {GOOD}\ngood {vector(1, 299)}\n", r"line 2: expected a word and 300 finite numbers"),
         (f"a {GOOD}\ngood {vector(1, 299)} 1e99\n", r"line 2: expected a word and 300 finite numbers"),

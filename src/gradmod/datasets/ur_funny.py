@@ -105,10 +105,8 @@ class Content:
         if not isinstance(content, dict) or not set(PARTS) <= set(content):
             found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
             raise DataError(f"{path} holds {found}; expected a dict with {', '.join(PARTS)}")
-        parts, problems = [], Problems()
-        for name in PARTS:
-            with problems.kept():
-                parts.append(_part(path, name, content[name]))
+        problems = Problems()
+        parts = [_part(path, part, content[part], problems) for part in PARTS]
         problems.raise_any()
         values = np.unique(np.concatenate([labels for _, labels in parts]))
         if not any(set(values.tolist()) <= allowed for allowed in LABELS):
@@ -199,7 +197,7 @@ class Sequences:
         return {"x": torch.from_numpy(x), "mask": torch.from_numpy(mask)}
 
 
-def _part(path: Path, name: str, part: Any) -> tuple[dict[str, Array], Array]:
+def _part(path: Path, name: str, part: Any, problems: Problems) -> tuple[dict[str, Array], Array]:
     """One part's inputs {modality: [N, T, features] float32} and its labels [N]."""
     if not isinstance(part, dict) or not {*KEYS.values(), "labels"} <= set(part):
         raise DataError(f"{path}: {name} lacks some of {', '.join((*KEYS.values(), 'labels'))}")
@@ -224,16 +222,14 @@ def _part(path: Path, name: str, part: Any) -> tuple[dict[str, Array], Array]:
     inputs["audio"] = np.where(np.isneginf(inputs["audio"]), 0, inputs["audio"])
     with np.errstate(over="ignore"):
         inputs = {modality: array.astype(np.float32, copy=False) for modality, array in inputs.items()}
-    problems = Problems()
     for modality, array in inputs.items():
         for bad in np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1)):
             problems.add(f"{path}: {name}/{KEYS[modality]}: sample {bad} holds values that are not finite")
     if labels.dtype.kind not in "iufb" or labels.size != len(labels) or not np.isfinite(labels).all():
-        problems.add(
+        raise DataError(
             f"{path}: {name}/labels has shape {list(labels.shape)} and dtype {labels.dtype}; expected one finite "
             "number a sample"
         )
-    problems.raise_any()
     return inputs, labels.reshape(-1).astype(np.float64)
 
 
