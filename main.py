@@ -3,7 +3,7 @@
 import sys
 
 from gradmod.cli import guarded
-from gradmod.paper_cli import run
+from gradmod.paper_cli import in_flags, run
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:])))
+    sys.exit(guarded(lambda: run(sys.argv[1:]), in_flags))

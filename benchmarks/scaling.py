@@ -4,17 +4,14 @@
     python benchmarks/scaling.py --axes classes --rounds 5
 
 Late fusion of MLPs, which every way to evaluate the coalitions can run. One size grows at a time; how a step is
-measured: benchmarks/steps.py. Then what the limit on the coalitions' memory does (gradmod.coalitions.chunks): eight
-modalities, so 254 coalitions, with a small one and without.
+measured: benchmarks/steps.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import statistics
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,15 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradmod.coalitions import chunks
 from gradmod.models.fusion import LateFusion
 from gradmod.models.mlp import MLP
-from steps import Case, Step, hardware, median_ratio, peak_memory, take_turns, variant, variants
+from steps import Case, hardware, median_ratio, peak_memory, take_turns, variant, variants
 
 RESULTS = Path(__file__).parent / "results"
 STRATEGIES = ("additive", "reuse", "batched", "looped")
 INPUT = 64
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -64,10 +59,6 @@ AXES: dict[str, tuple[int, ...]] = {
     "classes": (10, 100, 1000, 10_000),
     "width": (64, 128, 256, 512, 1024, 2048),
 }
-BOUNDED = Sizes(batch=256, modalities=8, width=64)
-BOUNDED_CLASSES = (100, 1000)
-SHARE = 1 / 256
-"""Of the memory; with the package's own of a sixteenth it takes 10,000 classes to reach the limit here."""
 Row = dict[str, Any]
 
 
@@ -86,39 +77,6 @@ def grow(axis: str, rounds: int, device: torch.device) -> list[Row]:
             memory = round(peak_memory(partial(variant, case, name, device), device))
             rows.append({"axis": axis, "size": size, "strategy": name, "ratio": ratio, "memory_mib": memory})
             print(f"{axis} {size:6} {name:9} {ratio:7.2f} x joint {memory:8} MiB", flush=True)
-    return rows
-
-
-def limited(make: partial[Step], share: float) -> Step:
-    """The step with another share of the memory for the coalitions; infinite: all of them at once."""
-    step = make()
-
-    def with_share() -> None:
-        usual, chunks.MEMORY_SHARE = chunks.MEMORY_SHARE, share
-        try:
-            step()
-        finally:
-            chunks.MEMORY_SHARE = usual
-
-    return with_share
-
-
-def bound(rounds: int, device: torch.device) -> list[Row]:
-    """Time and memory with the limit on the coalitions' memory, and without."""
-    rows = []
-    for classes in BOUNDED_CLASSES:
-        case = replace(BOUNDED, classes=classes).case()
-        for strategy in ("reuse", "batched"):
-            make = partial(variant, case, strategy, device)
-            makers = {"limited": partial(limited, make, SHARE), "whole": partial(limited, make, math.inf)}
-            seconds = take_turns({name: maker() for name, maker in makers.items()}, rounds)
-            logits = 2 * (2 ** (BOUNDED.modalities - 1) - 1) * BOUNDED.batch * classes * 4 / MIB
-            row: Row = {"classes": classes, "strategy": strategy, "logits_mib": logits}
-            row |= {f"{name}_ms": 1000 * statistics.median(times) for name, times in seconds.items()}
-            row["ratio"] = median_ratio(seconds["limited"], seconds["whole"])
-            row |= {f"{name}_mib": peak_memory(maker, device) for name, maker in makers.items()}
-            rows.append(row)
-            print(f"{classes:6} classes {strategy:8} {row['limited_mib']:6.0f} MiB, {row['whole_mib']:6.0f} whole")
     return rows
 
 
@@ -147,20 +105,6 @@ def markdown(report: dict[str, Any]) -> str:
         of = {s: by_key[axis, size, s] for s in ("joint", *STRATEGIES)}
         cells = [axis, f"{size:,}", *(f"{of[s]['ratio']:.2f}" for s in STRATEGIES)]
         lines.append("| " + " | ".join([*cells, *(f"{row['memory_mib']:.0f}" for row in of.values())]) + " |")
-    lines += [
-        "",
-        f"With a limit of 1/{1 / SHARE:.0f} of the memory ({report['limit_mib']:,.0f} MiB; the package's own is "
-        f"1/{1 / chunks.MEMORY_SHARE:.0f}) for the coalitions' inputs and logits, and with all at once; "
-        f"{BOUNDED.modalities} modalities, batch {BOUNDED.batch}, width {BOUNDED.width}:",
-        "",
-        "| classes | strategy | coalitions' logits, MiB | peak, MiB | whole, MiB | ms | whole, ms | ratio |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['classes']:,} | {row['strategy']} | {row['logits_mib']:.0f} | {row['limited_mib']:.0f} | "
-        f"{row['whole_mib']:.0f} | {row['limited_ms']:.0f} | {row['whole_ms']:.0f} | {row['ratio']:.2f} |"
-        for row in report["bounded"]
-    ]
     return "\n".join(lines) + "\n"
 
 
@@ -207,11 +151,9 @@ def main() -> None:
         "command": " ".join(["python benchmarks/scaling.py", *sys.argv[1:]]),
         "hardware": hardware(device),
         "memory_gib": total_memory(device) / 2**30,
-        "limit_mib": SHARE * total_memory(device) / MIB,
         "torch": torch.__version__,
         "rounds": options.rounds,
         "growth": [row for axis in options.axes for row in grow(axis, options.rounds, device)],
-        "bounded": bound(max(3, options.rounds // 3), device),
     }
     stem = options.out / ("scaling" if device.type == "cpu" else f"scaling_{device.type}")
     stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")

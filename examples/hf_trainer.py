@@ -22,12 +22,12 @@ class ForTrainer(nn.Module):
         self.model = ModulatedModel(TwoTowers(), AGM(modalities=("image", "text"), alpha=1.0))
 
     def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Loss and logits."""
+        """Loss and logits; in prediction there are no labels."""
         inputs = {"image": pixel_values, "text": {"input_ids": input_ids, "attention_mask": attention_mask}}
         logits = self.model(inputs, labels)
-        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
 
 def main(epochs: float = 10, folder: str = "trainer_output", **more: object) -> tuple[nn.Module, float]:

@@ -7,10 +7,15 @@ import os
 # Tests run beside each other: with one thread each they do not fight for the cores. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# In a background job Ctrl-C is ignored, which the processes that tests start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test may depend on how fast the machine is.
 settings.register_profile("gradmod", deadline=None)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -130,7 +133,7 @@ def test_a_modality_without_encoder_is_an_error() -> None:
 
 def test_what_is_missing_is_named() -> None:
     net = Foreign()
-    with pytest.raises(ValueError, match="either call=, or fuse= and head="):
+    with pytest.raises(ValueError, match=r"either call= .* or fuse= and head="):
         adapt(net)
     with pytest.raises(ValueError, match="no encoders="):
         adapt(net, fuse=lambda n, f: f["audio"], head=lambda n, j: j)
@@ -144,3 +147,95 @@ def test_a_model_that_returns_something_else_is_an_error() -> None:
     )
     with pytest.raises(TypeError, match="the model returned dict"):
         model(*make_batch())
+
+
+class Frames(nn.Module):
+    """[B, T, 4] -> [B * T, 8], as encoders of frames do that fold them into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Linear(4, 8)
+
+    def forward(self, x: Tensor) -> object:
+        return self.f(x.flatten(0, 1))
+
+
+class Tower(Frames):
+    def forward(self, x: Tensor) -> object:
+        return {"pooled": self.f(x.mean(1)), "hidden": self.f(x)}
+
+
+class Pair(Frames):
+    def forward(self, x: Tensor) -> object:
+        return self.f(x), x.abs().sum(-1) > 0
+
+
+class Keywords(Frames):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> object:
+        return self.f(nn.functional.one_hot(input_ids % 4, 4).double().mean(1))
+
+
+TAKE = {
+    Frames: lambda f, b: f.reshape(b, -1, 8).mean(1),
+    Tower: lambda f, b: f["pooled"],
+    Pair: lambda f, b: (f[0] * f[1].unsqueeze(-1)).mean(1),
+    Keywords: lambda f, b: f,
+}
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("with_encode", [False, True])
+@pytest.mark.parametrize("kind", TAKE)
+def test_encoders_of_others_return_what_they_return(kind: type[Frames], with_encode: bool, norm: bool) -> None:
+    gradients = []
+    for coalitions in ("auto", "looped"):
+        torch.manual_seed(0)
+        net: Any = nn.Module()
+        net.v, net.a, net.out = kind(), nn.Linear(5, 8), nn.Linear(16, 3)
+        if norm:
+            net.v.f = nn.Sequential(nn.Linear(4, 8), nn.Unflatten(-1, (8, 1)), nn.Flatten(-2), nn.LayerNorm(8))
+            net.a = nn.Sequential(net.a, nn.BatchNorm1d(8))
+
+        def encode(net: Any, m: str, x: Any) -> Any:
+            return net.get_submodule(m)(**x) if isinstance(x, dict) else net.get_submodule(m)(x)
+
+        model = ModulatedModel(
+            adapt(
+                net.double(),
+                encoders={"a": net.a, "v": net.v},
+                encode=encode if with_encode else None,
+                fuse=lambda n, f: torch.cat([f["a"], TAKE[kind](f["v"], len(f["a"]))], 1),
+                head=lambda n, j: n.out(j),
+                mask=lambda m, x: {k: q * 0 for k, q in x.items()} if isinstance(x, dict) else x * 0,
+                mask_is_constant=True,
+            ),
+            AGM(("a", "v"), alpha=2.0),
+            coalitions=coalitions,
+        )
+        assert model.strategy.name == ("reuse" if coalitions == "auto" else "looped")
+        x: dict[str, Any] = {"a": torch.randn(4, 5).double(), "v": torch.randn(4, 3, 4).double()}
+        if kind is Keywords:
+            x["v"] = {"input_ids": torch.randint(1, 9, (4, 3)), "attention_mask": torch.ones(4, 3)}
+        y = torch.randint(3, (4,))
+        nn.functional.cross_entropy(model(x, y), y).backward()
+        assert model.strategy.name == ("reuse" if coalitions == "auto" else "looped")
+        gradients.append([p.grad for p in net.parameters()])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-13)
+
+
+def test_a_whole_model_is_saved_where_its_functions_can_be_found_again() -> None:
+    model = ModulatedModel(adapt(Foreign(), call), AGM(("audio", "image")))
+    inputs, target = make_batch()
+    model(inputs, target).logits.sum().backward()
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    again = torch.load(buffer, weights_only=False)
+    assert torch.equal(again.eval()(inputs).logits, model.eval()(inputs).logits)
+    shown = adapt(Foreign(), lambda net, inputs: call(net, inputs))
+    with pytest.raises(pickle.PicklingError, match=r"call= of gradmod.adapt is .*<lambda>.*Define it with `def`"):
+        torch.save(ModulatedModel(shown, AGM(("audio", "image"))), io.BytesIO())
+    by_value = pytest.importorskip("joblib.externals.cloudpickle", reason="joblib is not installed")
+    again = pickle.loads(by_value.dumps(shown))
+    assert isinstance(again(inputs), Output)

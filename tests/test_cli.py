@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 
 from avmnist_files import avmnist_arrays, write_avmnist
 from gradmod import __version__, cli
+from gradmod.training.run import train
+from runs import short
 
 ROOT = Path(__file__).resolve().parent.parent
 FAST = ["--device", "cpu", "--width", "8", "--epochs", "2", "--batch-size", "256"]
@@ -115,11 +118,16 @@ def test_damaged_data_from_the_command_line(tmp_path: Path) -> None:
             ["trian"],
             2,
             "unknown command 'trian'; expected one of train, resume, evaluate, compare, attribute, competition, "
-            "report, check, prepare, list",
+            "report, check, prepare, list; did you mean train?",
         ),
         (["train", "--epoch", "3"], 2, "did you mean --epochs"),
-        (["train", "--epochs", "0"], 2, "train.epochs is 0"),
-        (["train", "--dataset", "mnist"], 2, "data.dataset is 'mnist'"),
+        (["train", "--epochs", "0"], 2, "error: --epochs is 0"),
+        (["train", "--dataset", "mnist"], 2, "--dataset is 'mnist'"),
+        (["train", "--dataset", "AVMNIST"], 2, "did you mean av-mnist?"),
+        (["train", "--root", "data.csv"], 2, "--root makes no difference to --dataset av-digits"),
+        (["train", "--dataset", "av-mnist"], 2, "--root is empty"),
+        (["train", "--method", "AGM"], 2, "did you mean agm?"),
+        (["train", "--preset", "avdigit"], 2, "did you mean avdigits-quick?"),
         (["train", "--dataset", "mosei"], 2, "Looked for <root>/{train,valid,test}_sentences.p"),
         (["train", "--dataset", "av-mnist"], 2, "Looked for"),
         (["train", "--method", "mslr", "--lr-rule", "keep"], 2, "this is joint training. Give a factor"),
@@ -128,9 +136,10 @@ def test_damaged_data_from_the_command_line(tmp_path: Path) -> None:
         (["train", "--protocol", "published"], 2, "AV-Digits has heldout"),
         (["train", "--device", "cuda:9"], 2, "cuda:9"),
         (["train", "--strategy", "ddpp"], 2, "'ddpp'"),
-        (["train", "--encoder", "resnet18", "--width", "none", "--alpha", "60"], 2, "method.alpha * method.cap is 120"),
+        (["train", "--encoder", "resnet18", "--width", "none", "--alpha", "60"], 2, "--alpha * --cap is 120"),
         (["resume", "nowhere"], 2, "nowhere"),
-        (["resume"], 2, "run"),
+        (["resume"], 2, "there is no run in runs/; name a run's folder"),
+        (["evaluate"], 2, "there is no finished run in runs/; name a run's folder"),
         (["evaluate", "nowhere"], 2, "nowhere"),
         (["list", "everything"], 2, "everything"),
     ],
@@ -151,6 +160,31 @@ def test_errors_are_one_line_with_their_exit_code(
     assert printed.err.startswith("gradmod: error: ")
     assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_name_it_is_the_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "new"):
+        train(short(Path("runs"), name=name, epochs=1))
+    (tmp_path / "runs" / "begun").mkdir()
+    settings = (tmp_path / "runs" / "new" / "config.toml").read_text()
+    (tmp_path / "runs" / "begun" / "config.toml").write_text(settings)
+    written = time.time()
+    for age, name in ((30, "old"), (20, "new"), (10, "begun")):
+        for path in (tmp_path / "runs" / name).glob("*.*"):
+            os.utime(path, (written - age, written - age))
+    capsys.readouterr()
+    assert cli.main(["evaluate"]) == 0
+    printed = capsys.readouterr()
+    assert "so this is of the newest: runs/new" in printed.err
+    assert "runs/new, checkpoint best" in printed.out
+    assert cli.main(["resume"]) == 0  # finished or not
+    printed = capsys.readouterr()
+    assert "so this is of the newest: runs/begun" in printed.err
+    assert "epoch 1/1" in printed.err  # what it prints while it runs is seen
+    assert "run folder: runs/begun" in printed.out
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:

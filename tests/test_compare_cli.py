@@ -97,7 +97,7 @@ def error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_wrong_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     assert "did you mean --methods" in error(capsys, "--method-s", "agm")
-    assert "compare.methods is 'sgd'" in error(capsys, "--methods", "sgd")
+    assert "--methods is 'sgd'" in error(capsys, "--methods", "sgd")
     assert "Looked for" in error(capsys, "--dataset", "mosei", "--video", "true", "--root", "nowhere")
     assert "has one network" in error(capsys, "--dataset", "ave", "--root", "x", "--fusions", "late,early")
     assert not (tmp_path / "runs").exists()

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gradmod import AGM, ModulatedModel
-from gradmod.coalitions import chunks
 from networks import NAMES, batch, network
 
 TWO = NAMES[:2]
@@ -40,13 +39,6 @@ def assert_compiled_equals_eager(model: ModulatedModel, backend: str, tolerance:
 def test_without_graph_breaks(strategy: str, late: bool, layer: str) -> None:
     model = ModulatedModel(network(TWO, late=late, layer=layer), AGM(TWO), coalitions=strategy)
     assert_compiled_equals_eager(model, "aot_eager", 1e-12, sizes=(6, 6, 6))
-
-
-@pytest.mark.parametrize("strategy", ["batched", "reuse"])
-def test_a_few_samples_at_a_time(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "MEMORY_SHARE", 500 / chunks.HOST_MEMORY)
-    model = ModulatedModel(network(TWO, late=True, layer="layer-norm"), AGM(TWO), coalitions=strategy)
-    assert_compiled_equals_eager(model, "aot_eager", 1e-12, sizes=(6, 6))
 
 
 @pytest.mark.slow

@@ -184,6 +184,7 @@ def test_every_reader_names_what_it_found_in_the_place_of_its_file(reader: str, 
         message = str(caught.value)
         assert str(path) in message, form
         assert f"it is {name}" in message, form
+        assert ("truncated" in message) == (form == "empty"), form
         assert "\n" not in message, form
 
 
@@ -243,7 +244,11 @@ def test_a_file_of_another_user_is_not_called_truncated(tmp_path: Path, monkeypa
     """The mode itself would not do: root may read everything."""
     path = tmp_path / "file"
     path.write_bytes(FORMS["npy"][0])
-    monkeypatch.setattr("os.access", lambda *_: False)
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(GradmodError, match=r"file may not be read by this user; allow it"):
         open_array(path, (None,))
 
@@ -264,6 +269,11 @@ def test_text_cut_within_a_letter_is_the_text_that_it_was(text: str) -> None:
         kind = kind_of_bytes(long.encode()[:size])
         printable = not any(ord(letter) < 32 and letter not in "\t\n\r\f" for letter in long[:HEAD])
         assert (kind is not None and kind.group == "text") or not printable
+
+
+def test_what_only_begins_as_text_is_not_called_text() -> None:
+    assert kind_of_bytes(b"a header in letters" + bytes(range(160, 256)) * 4) is None
+    assert kind_of_bytes(b"a header in letters\0\0\0\1") is None
 
 
 def test_the_reason_is_said_where_the_first_bytes_tell_nothing(tmp_path: Path) -> None:

@@ -210,3 +210,40 @@ def test_compiles_without_graph_breaks() -> None:
     (gradient,) = torch.autograd.grad(compiled.square().sum(), values)
     torch.testing.assert_close(compiled, eager)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_games_of_nobody_have_values_of_nobody() -> None:
+    """An empty batch, or no replicate left."""
+    assert fn.shapley_values(torch.zeros(4, 0, 3)).shape == (2, 0, 3)
+
+
+def test_own_predictions_around_a_constant_by_hand() -> None:
+    """v(nothing) = c: each response holds c / M of it too much, and is c too low."""
+    responses = torch.tensor([[[1.0], [2.0]], [[3.0], [4.0]]])  # two modalities, two samples
+    constant = torch.tensor([[10.0], [20.0]])
+    torch.testing.assert_close(fn.own_predictions(responses, constant), responses + torch.tensor([[5.0], [10.0]]))
+    present = torch.tensor([[True, True], [True, False]])
+    found = fn.own_predictions(responses, constant, present)
+    torch.testing.assert_close(found[:, 0], responses[:, 0] + 5)
+    torch.testing.assert_close(found[0, 1], responses[0, 1])  # alone in its sample: its response is v(all), c in it
+    nobody = fn.own_predictions(responses, constant, torch.zeros(2, 2, dtype=torch.bool))
+    assert nobody.isfinite().all()
+    three = torch.zeros(3, 1, 2)
+    torch.testing.assert_close(fn.own_predictions(three, torch.tensor(6.0)), torch.full((3, 1, 2), 4.0))
+
+
+def test_only_modalities_that_have_a_score_are_compared() -> None:
+    scores, scored = torch.tensor([1.0, torch.nan, 4.0, 6.0]), torch.tensor([True, False, True, True])
+    torch.testing.assert_close(fn.relative_scores(scores, scored), torch.tensor([4.0, 0.0, -0.5, -3.5]))
+    one = torch.tensor([False, False, True, False])
+    assert fn.relative_scores(scores, one).tolist() == [0.0] * 4
+    assert fn.relative_scores(scores, ~scored & scored).tolist() == [0.0] * 4
+    torch.testing.assert_close(fn.relative_scores(scores[2:]), fn.relative_scores(scores, scored & (scores > 3))[2:])
+
+
+def test_ratios_are_bounded_on_both_sides() -> None:
+    most = -math.log(1e-8)
+    ratios = fn.discrepancy_ratio(torch.tensor([0.0, 1000.0], dtype=torch.float64))
+    assert ratios.tolist() == pytest.approx([math.exp(most), math.exp(-most)])
+    inside = fn.discrepancy_ratio(torch.tensor([0.0, 18.0], dtype=torch.float64))
+    assert inside.tolist() == pytest.approx([math.exp(18), math.exp(-18)])

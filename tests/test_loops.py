@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -157,6 +158,87 @@ def test_lightning_saves_and_goes_on(tmp_path: Path) -> None:
         assert torch.equal(resumed.state_dict()[key], value), key
 
 
+IN_TRAINER = """
+import json, sys
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+sys.path[:0] = [{examples!r}]
+import hf_trainer, hf_trainer_gradients as example
+from clip_towers import TwoTowers, data
+from gradmod import OGMGE, ModulatedModel
+
+quiet = {settings!r}
+found = {{"order": []}}
+
+def noted(owner, name, word):
+    plain = getattr(owner, name)
+    def call(*arguments, **more):
+        found["order"].append(word)
+        return plain(*arguments, **more)
+    setattr(owner, name, call)
+    return lambda: setattr(owner, name, plain)
+
+from accelerate import Accelerator
+undo = [noted(OGMGE, "change_gradients", "method"), noted(Accelerator, "clip_grad_norm_", "clip"),
+        noted(torch.optim.SGD, "step", "step")]
+example.main(epochs=1, optim="sgd", gradient_accumulation_steps=2, per_device_train_batch_size=64, **quiet)
+[back() for back in undo]
+
+# The whole data as one batch: the order of the samples makes no difference.
+whole = dict(optim="sgd", lr_scheduler_type="constant", per_device_train_batch_size=256, max_grad_norm=0.05, **quiet)
+trained, _ = example.main(epochs=3, **{{**whole, "learning_rate": 0.5}})
+torch.manual_seed(0)
+example.ForTrainer()  # draws what the example's drew
+by_hand = ModulatedModel(TwoTowers(), OGMGE(("image", "text"), noise=False))
+optimizer = torch.optim.SGD(by_hand.parameters(), 0.5)
+rows = data()
+batch = {{key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}}
+inputs = {{"image": batch["pixel_values"], "text": {{key: batch[key] for key in ("input_ids", "attention_mask")}}}}
+for _ in range(3):
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(by_hand(inputs, batch["labels"]), batch["labels"]).backward()
+    by_hand.after_backward()
+    nn.utils.clip_grad_norm_(by_hand.parameters(), 0.05)
+    optimizer.step()
+expected = by_hand.state_dict()
+found["off"] = max(float((value - expected[key]).abs().max()) for key, value in trained.state_dict().items()
+                   if value.is_floating_point())
+found["changed"] = min(by_hand.last_step.coefficients.tolist()) < 0.9
+
+def own_loss(outputs, labels, **more):
+    return nn.functional.cross_entropy(outputs["logits"], labels, label_smoothing=0.1)
+
+def without_labels():
+    arguments = TrainingArguments("out", report_to=[], **quiet)
+    Trainer(hf_trainer.ForTrainer(), arguments, train_dataset=rows, compute_loss_func=own_loss).train()
+
+def without_the_hook():
+    example.main(epochs=1, trainer=Trainer, **quiet)
+
+for call in (without_the_hook, without_labels):
+    try:
+        call()
+    except Exception as error:
+        found[call.__name__] = f"{{type(error).__name__}}: {{error}}"
+print(json.dumps(found))
+"""
+
+
+def test_a_method_that_changes_gradients_in_the_trainer_and_labels_that_it_takes_away(tmp_path: Path) -> None:
+    code = IN_TRAINER.format(examples=str(EXAMPLES), settings=SETTINGS["hf_trainer"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["order"] == ["method", "clip", "step"] * 2
+    assert found["off"] < 1e-5
+    assert found["changed"]
+    left_out = "RuntimeError: OGMGE changes gradients, but an optimizer step was made without it"
+    assert found["without_the_hook"].startswith(left_out)
+    assert found["without_labels"].startswith("ValueError: target is None in train mode")
+    assert "label_smoothing_factor" in found["without_labels"]
+
+
 @pytest.mark.parametrize("returns", ["logits", "dict", "tuple"])
 def test_a_foreign_network_trains_as_it_is(returns: str) -> None:
     losses = importlib.import_module("foreign_model").main(returns)
@@ -167,6 +249,12 @@ def test_numbers_in_place_of_classes() -> None:
     model, error = importlib.import_module("regression").main(epochs=20)
     assert error < 0.25  # the best constant is off by 0.8
     assert model.last_step.coefficients.shape == (3,)
+
+
+def test_a_task_of_ones_own() -> None:
+    model, error = importlib.import_module("own_task").main(epochs=20)
+    assert error < 0.1  # the best constant is off by 0.4
+    assert (model.last_step.coefficients != 1).any()
 
 
 def test_every_example_is_short() -> None:

@@ -92,7 +92,6 @@ def test_the_readme_command() -> None:
         ("--save_checkpoint True --local_rank 0", "train", "epochs", 10),
         ("--SHAPE_contribution True", "monitor", "shape_every", 1),
         ("--SHAPE_contribution False", "monitor", "shape_every", 0),
-        ("--SHAPE_contribution True --modality Audio", "monitor", "shape_every", 0),
         ("--dataset AV-Digits", "data", "protocol", "heldout"),
         *((f"--dataset {theirs}", "data", "dataset", ours) for theirs, ours in paper_cli.DATASETS.items()),
     ],
@@ -106,9 +105,18 @@ def test_every_data_set_has_a_paper_name() -> None:
     assert set(paper_cli.DATASETS.values()) == set(OURS)
 
 
-def test_shape_of_one_modality_is_said_to_be_nothing() -> None:
-    _, notes = mapped("--SHAPE_contribution True --modality Audio")
-    assert notes == ["--SHAPE_contribution: with --modality Audio there is nothing to divide"]
+def test_shape_of_one_modality_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--SHAPE_contribution: with --modality Audio there is nothing to divide"):
+        mapped("--SHAPE_contribution True --modality Audio")
+
+
+def test_settings_are_called_as_the_papers_flags() -> None:
+    assert paper_cli.in_flags("train.batch_size is 0") == "--batch_size is 0"
+    assert paper_cli.in_flags("AV-MNIST: data.root is empty") == "AV-MNIST: --data_root is empty"
+    assert paper_cli.in_flags("model.encoder is 'x', in a/train.epochs") == "model.encoder is 'x', in a/train.epochs"
+    known = {f"{section}.{name}" for section, part in vars(Config()).items() for name in vars(part)}
+    assert set(paper_cli.FIELDS) <= known
+    assert set(paper_cli.FIELDS.values()) <= set(FLAGS.split())
 
 
 def test_a_window_that_ends_before_the_run_is_said_aloud() -> None:

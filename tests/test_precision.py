@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from gradmod import AGM, OGMGE, Method, ModulatedModel
+from gradmod import AGM, OGMGE, Method, ModulatedModel, Regression
+from gradmod.coalitions.table import coalition_logits
 from gradmod.datasets.load import load_dataset
+from gradmod.methods.base import sums_and_counts
 from gradmod.models.fusion import EarlyFusion, LateFusion
 from gradmod.models.mlp import MLP
 from gradmod.training.run import train
@@ -55,6 +57,85 @@ def test_the_figures_of_a_step_are_those_of_32_bits_but_for_rounding(
         assert a.grad is not None
         assert b.grad is not None
         assert float((a.grad.cpu() - b.grad).norm() / b.grad.norm()) < 30 * EPSILON[precision], name
+
+
+def test_scores_are_summed_in_64_bits() -> None:
+    """2^24 + 1 + 1 + ... is 2^24 in 32 bits."""
+    scores = torch.ones(1, 65)
+    scores[0, 0] = 2.0**24
+    assert sums_and_counts(scores)[0].tolist() == [2.0**24 + 64]
+    present = torch.ones(65, 1, dtype=torch.bool)
+    present[-1] = False
+    assert sums_and_counts(scores, present).tolist() == [[2.0**24 + 63], [64.0]]
+
+
+@pytest.mark.parametrize(("error", "expected"), [("squared", 300.0**2), ("absolute", 300.0)])
+@pytest.mark.parametrize("precision", list(HALF))
+def test_a_regression_is_scored_in_32_bits(precision: str, error: str, expected: float) -> None:
+    """The square of 300 is infinite in float16; 300 + 1/8 is 300 in bfloat16."""
+    responses = torch.full((2, 1, 1), 300.0, dtype=HALF[precision])
+    scores = Regression(error).scores(responses, torch.zeros(1, 1))
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == [[expected], [expected]]
+    near = Regression(error).scores(responses, torch.full((1, 1), 300.125))
+    assert near.flatten().tolist() == pytest.approx([0.125**2 if error == "squared" else 0.125] * 2)
+
+
+class Large(nn.Module):
+    """Additive, each modality's term as large as float32 holds; hidden, of the other sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({m: nn.Identity() for m in TWO})
+
+    def mask(self, modality: str, x: Tensor) -> Tensor:
+        return -x
+
+    def encode(self, modality: str, x: Tensor) -> Tensor:
+        encoded: Tensor = self.encoders[modality](x)
+        return encoded * 3e38
+
+    def contribution(self, modality: str, feature: Tensor) -> Tensor:
+        return feature
+
+    def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([features[m] for m in TWO])
+
+    def head(self, joint: Tensor) -> Tensor:
+        return joint.sum(0)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self.head(self.fuse({m: self.encode(m, inputs[m]) for m in TWO}))
+
+
+def test_responses_beyond_what_32_bits_hold_are_the_largest_number() -> None:
+    """phi^audio is 3e38 - (-3e38), phi^visual its negative."""
+    inputs = {"audio": torch.ones(2, 1), "visual": -torch.ones(2, 1)}
+    largest = torch.finfo(torch.float32).max
+    for strategy in ("additive", "looped"):
+        model = ModulatedModel(Large(), AGM(TWO), coalitions=strategy)
+        responses = model.responses(inputs).responses
+        assert responses[:, :, 0].tolist() == [[largest] * 2, [-largest] * 2]
+
+
+def test_passes_without_gradient_leave_no_cast_behind() -> None:
+    """In torch 2.6 a weight that autocast has cast without gradient gets none in a later pass either."""
+    kept: list[bool] = []
+    net = network(TWO, late=True, layer="plain").float()
+    net.out.register_forward_pre_hook(lambda *_: kept.append(torch.is_autocast_cache_enabled()))
+    model = ModulatedModel(net, AGM(TWO), coalitions="looped")
+    inputs, target = batch(TWO, 6, 3)
+    inputs = {m: x.float() for m, x in inputs.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        model.responses(inputs)
+        model.own_predictions(inputs)
+        coalition_logits(net, inputs, TWO)
+        assert kept == [False] * len(kept)
+        kept.clear()
+        loss = F.cross_entropy(model(inputs, target).float(), target)
+        assert kept == [True] * len(kept)
+    loss.backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in net.parameters())
 
 
 class Digits:

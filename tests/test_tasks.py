@@ -135,7 +135,7 @@ def test_which_value_is_better() -> None:
 
 
 TASKS_AND_TARGETS = {
-    "classification": (Classification(), lambda g: torch.randint(3, (8, 3), generator=g)),
+    "classification": (Classification(class_axis=-1), lambda g: torch.randint(3, (8, 3), generator=g)),
     "multi-label": (MultiLabel(), lambda g: torch.randint(2, (8, 3, 3), generator=g).float()),
     "regression": (Regression(), lambda g: torch.randn(8, 3, 3, generator=g)),
 }

@@ -9,8 +9,9 @@ import io
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, update_bn
 
-from gradmod import AGM, Joint, Method, ModulatedModel
+from gradmod import AGM, MSES, MSLR, OGMGE, Joint, Method, ModulatedModel
 from networks import NAMES, batch, network
 
 TWO = NAMES[:2]
@@ -157,12 +158,46 @@ def test_statistics_stay_float64_when_the_model_is_cast() -> None:
 def test_a_copy_is_independent_and_can_be_made_while_a_backward_is_pending() -> None:
     model = modulated()
     inputs, target = batch(TWO, 6, 3)
-    with torch.no_grad():
-        model(inputs, target)
+    model(inputs, target)
     twin = copy.deepcopy(model)
     twin(inputs, target).sum().backward()
     assert twin.method.get_buffer("steps").tolist() == [2, 2]
     assert model.method.get_buffer("steps").tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("method", [AGM(TWO), OGMGE(TWO), MSES(TWO), MSLR(TWO, initial={"audio": 2.0}), Joint(TWO)])
+def test_without_gradient_a_forward_is_the_networks_own_and_no_step(method: Method) -> None:
+    """Also in train mode: statistics of batch norm are recalibrated so, without any target."""
+    net = network(TWO, late=True, layer="batch-norm")
+    model, twin = ModulatedModel(net, method), copy.deepcopy(net).train()
+    inputs, target = batch(TWO, 6, 3)
+    before = copy.deepcopy(method.state_dict())
+    with torch.no_grad():
+        for arguments in ((inputs,), (inputs, target)):
+            torch.testing.assert_close(model(*arguments), twin(inputs), rtol=0, atol=0)
+    for ours, theirs in zip(net.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    after = method.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert model.last_step is None
+
+
+def test_statistics_of_an_averaged_model_are_those_of_the_network() -> None:
+    model = modulated("batch-norm")
+    inputs, target = batch(TWO, 6, 3)
+    averaged, plain = AveragedModel(model), AveragedModel(copy.deepcopy(model.model))
+    update_bn([(inputs, target)], averaged)
+    update_bn([(inputs, target)], plain)
+    ours = {key.removeprefix("module.model."): value for key, value in averaged.state_dict().items()}
+    for key, value in plain.state_dict().items():
+        assert torch.equal(ours[key.removeprefix("module.")], value), key
+    assert model.method.get_buffer("steps").tolist() == [0, 0]
+
+
+def test_a_missing_target_is_told_with_what_to_do() -> None:
+    inputs, _ = batch(TWO, 6, 3)
+    with pytest.raises(ValueError, match=r"label_smoothing_factor or compute_loss_func.*label_smoothing=0\.1.*no_grad"):
+        modulated()(inputs)
 
 
 @pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
@@ -171,6 +206,7 @@ def test_no_host_synchronisation_in_forward_modulation_and_backward(
 ) -> None:
     model = ModulatedModel(network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy)
     inputs, target = batch(TWO, 6, 3)
+    model.check_network(inputs)  # what the first step does once
 
     def refuse(self: Tensor, *args: object) -> None:
         raise AssertionError("read a tensor on the host")

@@ -1,75 +1,25 @@
-"""What a trained model says on every coalition of a split, and SHAPE scores with intervals from it."""
+"""SHAPE scores of a trained model, with intervals, from what it says on every coalition."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.masking import map_tensors
-from gradmod.coalitions.table import coalition_logits
 from gradmod.functional import shapley_values
 from gradmod.metrics.shape import ShapeScores, cooperation, pair_interaction, shape_scores
+from gradmod.predictions import CoalitionPredictions as CoalitionPredictions
+from gradmod.predictions import coalition_name
+from gradmod.predictions import predict_coalitions as predict_coalitions
+from gradmod.scores import Metric, score_of
 from gradmod.tasks import Task
 
-LOWER_IS_BETTER = ("loss", "mae")
 Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class CoalitionPredictions:
-    """Logits of every coalition on a split.
-
-    Attributes:
-        modalities: the players.
-        logits: [2^M, N, ..., K]; row i shows the modalities whose bits are set in i, row 0 none.
-        target: [N, ...].
-    """
-
-    modalities: tuple[str, ...]
-    logits: Tensor
-    target: Tensor
-
-    def game(self, task: Task, metric: str, rows: Tensor | None = None) -> Tensor:
-        """[2^M] float64 score of every coalition; row 0 is that of the best constant answer.
-
-        Args:
-            task: what the targets are.
-            metric: one of those that the task reports. Where lower is better (loss, mae) the score is its negative.
-            rows: samples to take, with repetitions; None: all of them once.
-
-        Raises:
-            ValueError: the task has no such metric.
-        """
-        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-        target = self.target if rows is None else self.target[rows]
-        scores = []
-        for logits in self._with_constant(task):
-            metrics = task.metrics(logits if rows is None else logits[rows], target)
-            if metric not in metrics:
-                raise ValueError(f"metric is {metric!r}; expected one of {', '.join(metrics)}")
-            scores.append(sign * float(metrics[metric]))
-        return torch.tensor(scores, dtype=torch.float64)
-
-    def resampled_games(self, task: Task, metric: str, replicates: int, seed: int) -> Tensor:
-        """[2^M, replicates] the same for samples drawn with replacement."""
-        generator = torch.Generator().manual_seed(seed)
-        count = len(self.target)
-        draws = (torch.randint(count, (count,), generator=generator) for _ in range(replicates))
-        if metric != task.sample_metric:
-            return torch.stack([self.game(task, metric, rows) for rows in draws], 1)
-        # A mean over samples: their terms, weighted by how often each was drawn.
-        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-        terms = torch.stack([task.per_sample(logits, self.target) for logits in self._with_constant(task)])
-        return torch.stack([sign * terms @ rows.bincount(minlength=count).double() / count for rows in draws], 1)
-
-    def _with_constant(self, task: Task) -> list[Tensor]:
-        constant = task.constant(self.target, self.logits.shape[-1]).to(self.logits.dtype)
-        return [constant.expand_as(self.logits[0]), *self.logits[1:]]
 
 
 @dataclass(frozen=True)
@@ -127,52 +77,44 @@ class Attribution:
         }
 
 
-def predict_coalitions(
-    model: nn.Module, loader: Iterable[tuple[Mapping[str, Any], Tensor]], modalities: Sequence[str], device: Any = None
-) -> CoalitionPredictions:
-    """A trained model on every coalition of every sample, in one pass over the data, in eval mode.
-
-    Args:
-        model: the network, called with a dict of inputs.
-        loader: batches (inputs by modality, target).
-        modalities: the players.
-        device: where the batches are moved to; None: they stay where they are.
-
-    Raises:
-        ValueError: no batch; inputs without one of the modalities.
-    """
-    logits, targets = [], []
-    with in_eval_mode(model):
-        for inputs, target in loader:
-            shown = inputs if device is None else map_tensors(lambda leaf: leaf.to(device), inputs)
-            logits.append(coalition_logits(model, shown, modalities).float().cpu())
-            targets.append(target.cpu())
-    if not targets:
-        raise ValueError("the loader gave no batch; expected (inputs, target) pairs")
-    return CoalitionPredictions(tuple(modalities), torch.cat(logits, 1), torch.cat(targets))
-
-
 def attribute(
-    predictions: CoalitionPredictions, task: Task, metric: str | None = None, *, replicates: int = 1000, seed: int = 0
+    predictions: CoalitionPredictions,
+    task: Task,
+    metric: str | Metric | None = None,
+    *,
+    lower_is_better: bool | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
 ) -> Attribution:
     """SHAPE scores of a model, with bootstrap intervals over samples.
 
     Args:
         predictions: what it says on every coalition.
         task: what the targets are.
-        metric: the score; None: the task's metric that is a mean over samples (accuracy; for numbers mae).
+        metric: the score: one of the metrics that the task reports, `auroc` (for classes and labels), or a function
+            (logits [N, ..., K], target [N, ...]) that gives a number over all samples; None: the task's metric that is
+            a mean over samples (accuracy; for numbers mae).
+        lower_is_better: whether the score is the metric's negative. None: known of a metric by name; of a function
+            what its attribute `higher_is_better` says (torchmetrics), else False.
         replicates: of the bootstrap; 0: no intervals.
         seed: of its draws.
 
     Raises:
-        ValueError: the task has no such metric.
+        ValueError: the task has no such metric, or it is not finite; logits that are not finite; a target that does not
+            go with them; replicates below 0.
+        TypeError: a metric that is neither a name nor a function, or gives no number.
     """
-    metric = task.sample_metric if metric is None else metric
+    if replicates < 0:
+        raise ValueError(f"replicates is {replicates}; expected a number >= 0 (0: no intervals)")
+    score = score_of(task, metric, lower_is_better)
     names = predictions.modalities
-    game = predictions.game(task, metric)
+    if not len(predictions.target):
+        raise ValueError("there is no sample to score: every batch was empty")
+    predictions.check(task)
+    game = predictions.game(task, score)
     found = Attribution(
         names,
-        metric,
+        score.name,
         len(predictions.target),
         {
             coalition_name([m for bit, m in enumerate(names) if code >> bit & 1]): float(value)
@@ -180,22 +122,27 @@ def attribute(
         },
         shape_scores(game, names),
     )
+    bad = [coalition for coalition, value in found.game.items() if not math.isfinite(value)]
+    if bad:
+        raise ValueError(
+            f"{score.name} is {found.game[bad[0]]} over the {found.samples} samples when the model is shown {bad[0]}; "
+            "expected a finite number: take another metric, or more samples"
+        )
     if not replicates:
         return found
-    games = predictions.resampled_games(task, metric, replicates, seed)
+    games = predictions.resampled_games(task, score, replicates, seed)
+    games = games[:, games.isfinite().all(0)]  # a draw of samples of one class, say, has no AUROC
     values = shapley_values(games)
     shares = values / games[-1].where(games[-1] > 0, torch.nan)
     positions = {m: number for number, m in enumerate(names)}
-    return Attribution(
-        found.modalities,
-        found.metric,
-        found.samples,
-        found.game,
-        found.scores,
-        {m: _interval(shares[number]) for m, number in positions.items()},
-        {m: _interval(values[number]) for m, number in positions.items()},
-        _interval(cooperation(games)),
-        {(a, b): _interval(pair_interaction(games, positions[a], positions[b])) for a, b in found.scores.pairs},
+    return replace(
+        found,
+        contribution_intervals={m: _interval(shares[number]) for m, number in positions.items()},
+        value_intervals={m: _interval(values[number]) for m, number in positions.items()},
+        cooperation_interval=_interval(cooperation(games)),
+        pair_intervals={
+            (a, b): _interval(pair_interaction(games, positions[a], positions[b])) for a, b in found.scores.pairs
+        },
     )
 
 
@@ -211,11 +158,8 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def coalition_name(shown: Sequence[str]) -> str:
-    """Name of a coalition by its members, which stand in the order of the modalities."""
-    return "+".join(shown) or "nothing"
-
-
 def _interval(draws: Tensor) -> Interval:
+    if not draws.numel():
+        return math.nan, math.nan
     low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=draws.dtype)).tolist()
     return low, high

@@ -15,10 +15,12 @@ from rich.live import Live
 from gradmod.datasets.registry import dataset_info
 from gradmod.errors import ConfigError, FailedRunsError, TrainingError, damage_in
 from gradmod.experiments.arguments import parse_settings
+from gradmod.experiments.claims import SETTINGS, refuse_foreign_comparison
 from gradmod.experiments.comparison import Comparison, PlannedRun, planned_runs, trials
 from gradmod.experiments.launchers import Launcher, LocalLauncher, SubmititLauncher
 from gradmod.experiments.scheduling import FAILED, FINISHED, State, run_all
 from gradmod.experiments.toml import save_config
+from gradmod.experiments.warnings import setting_warnings
 from gradmod.files import write_json, write_text
 from gradmod.reporting.comparison import ComparisonTable, RunRecord, compare
 from gradmod.reporting.formats import as_csv, latex, markdown, terminal
@@ -26,18 +28,24 @@ from gradmod.reporting.plots.comparison import plot_comparison
 from gradmod.reporting.records import read_result
 from gradmod.reporting.states import RunState, progress_table
 from gradmod.reporting.tables import show_table, terminal_width
-from gradmod.tasks import TASKS
+from gradmod.tasks import task_of_record
 
 Chosen = dict[tuple[str, str], dict[str, Any]]
 
 
-def run(words: Sequence[str]) -> None:
+def run(words: Sequence[str], more_help: str = "") -> None:
     """Run `gradmod compare WORDS`.
+
+    Args:
+        words: the flags.
+        more_help: what --help says last.
 
     Raises:
         GradmodError: what was wrong; after the table, if single runs failed.
     """
-    comparison = parse_settings(words, "gradmod compare", Comparison())
+    comparison = parse_settings(words, "gradmod compare", Comparison(), more_help)
+    for warning in setting_warnings(comparison):
+        print(f"gradmod: note: {warning}", file=sys.stderr)
     compare_settings = comparison.compare
     folder = Path(comparison.train.out) / (comparison.train.name or f"compare-{comparison.data.short_name}")
     modalities = _modalities(comparison)
@@ -47,8 +55,9 @@ def run(words: Sequence[str]) -> None:
     else:
         options = dict(option.split("=", 1) for option in compare_settings.launcher_options)
         launcher = SubmititLauncher(folder / "submitit", options)
+    refuse_foreign_comparison(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(comparison, folder / "comparison.toml")
+    save_config(comparison, folder / SETTINGS)
     chosen = choose(comparison, folder, launcher)
     runs = planned_runs(comparison, modalities, chosen)
     states = _run(runs, folder / "runs", launcher, compare_settings.jobs, "runs")
@@ -58,7 +67,7 @@ def run(words: Sequence[str]) -> None:
         with damage_in(folder / "runs"):
             table = compare(finished)
             plot_comparison(finished, table, folder)
-        _write(table, finished, folder, chosen, failed, comparison.data.dataset)
+        _write(table, finished, folder, chosen, failed, comparison)
     if failed:
         reasons = "; ".join(f"{state.run.name}: {state.reason}" for state in failed[:3])
         raise FailedRunsError(
@@ -91,9 +100,11 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher) -> Chosen:
                 continue
             results = [read_result(states[run.name].folder) for run in members]
             with damage_in(folder / "trials"):
-                task = TASKS[results[0]["task"]]()
-                value = fmean(result["splits"]["validation"][task.headline] for result in results)
-            written.append({"method": method, "fusion": fusion, **candidate, "validation": value})
+                task = task_of_record(results[0])
+                values = [float(result["splits"]["validation"][task.headline]) for result in results]
+            value = round(fmean(values), 12)  # as many right answers are a tie, however the seeds share them
+            by_seed = {str(run.seed): value for run, value in zip(members, values, strict=True)}
+            written.append({"method": method, "fusion": fusion, **candidate, "validation": value, "by_seed": by_seed})
             if task.improves(value, best_value):
                 best, best_value = candidate, value
         if best is None:
@@ -133,22 +144,26 @@ def _write(
     folder: Path,
     chosen: Chosen,
     failed: Sequence[State],
-    dataset: str,
+    comparison: Comparison,
 ) -> None:
+    seeds = comparison.compare.tune_seed_numbers
     for fusion in dict.fromkeys(fusion for _, fusion in chosen):
         of_methods = (
             f"{method} {', '.join(f'{name} {value}' for name, value in settings.items())}"
             for (method, other), settings in chosen.items()
             if other == fusion
         )
-        table.notes.append(f"chosen on the validation split, {fusion} fusion: {'; '.join(of_methods)}")
+        table.notes.append(
+            f"chosen on the validation split (mean of seeds {', '.join(map(str, seeds))}), {fusion} fusion: "
+            f"{'; '.join(of_methods)}"
+        )
     if failed:
         table.notes.append(f"left out, because they failed: {', '.join(state.run.name for state in failed)}")
     records = [{**asdict(record), "folder": str(record.folder.relative_to(folder))} for record in finished]
     write_json(folder / "comparison.json", records)
     for name, text in (("table.md", markdown(table)), ("table.tex", latex(table)), ("table.csv", as_csv(table))):
         write_text(folder / name, text)
-    show_table(terminal(table, f"comparison on {dataset}", terminal_width()))
+    show_table(terminal(table, f"comparison on {comparison.data.dataset}", terminal_width()))
     for note in table.notes:
         print(note)
     print(f"{folder}: table.md, table.tex, table.csv, curves.svg, methods.svg, runs/")

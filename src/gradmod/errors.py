@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,10 @@ class ConfigError(GradmodError, ValueError):
     """A setting has a value that it cannot have."""
 
     exit_code = 2
+
+
+class SettingsFileError(ConfigError):
+    """The same in a file: its settings are called as they are there, not as the flags are."""
 
 
 class DataError(GradmodError, ValueError):
@@ -61,6 +66,35 @@ class FailedRunsError(GradmodError):
     """Some runs of a comparison failed; the others are in its table."""
 
     exit_code = 1
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Which of the `known` words was meant by `word`; empty: none of them.
+
+    Capitals, hyphens and underscores count for nothing, and a word that another begins with is taken for it:
+    `AVMNIST` means av-mnist, and `late_fusion` late.
+    """
+
+    def bare(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "").replace(" ", "")
+
+    asked = bare(word)
+    if not asked:
+        return ""
+    by_bare = {bare(name): name for name in reversed(list(known)) if bare(name)}
+    if asked in by_bare:
+        return by_bare[asked]
+    close = difflib.get_close_matches(asked, by_bare, 1)
+    if close:
+        return by_bare[close[0]]
+    begun = [name for name in by_bare if asked.startswith(name) or (len(asked) > 2 and name.startswith(asked))]
+    return by_bare[max(begun, key=len)] if begun else ""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, to stand behind a message on an unknown word; empty where nothing comes close."""
+    meant = closest(word, known)
+    return f"; did you mean {meant}?" if meant else ""
 
 
 _OF_DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)

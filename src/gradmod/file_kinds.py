@@ -6,7 +6,6 @@ a login, an archive that nobody unpacked. Its first bytes say so, and that helps
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,8 +251,10 @@ def check_there(path: Path) -> None:
         DataError: it is missing, a folder, a link to what is missing, or not for this user.
     """
     if path.is_file():
-        if not os.access(path, os.R_OK):
-            raise DataError(f"{path} may not be read by this user; allow it, with chmod u+r")
+        try:
+            path.open("rb").close()
+        except PermissionError:
+            raise DataError(f"{path} may not be read by this user; allow it, with chmod u+r") from None
         return
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected a file")

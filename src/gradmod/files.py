@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
+import re
 import secrets
+import shutil
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,6 +22,8 @@ from gradmod.file_kinds import another_kind
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,9})-[0-9a-f]{8}\.(tmp|making)")
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -42,9 +49,27 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         raise
 
 
-def temporary_beside(path: Path) -> Path:
-    """A name for what is to be renamed to `path`, no other process' and no other call's; it ends with .tmp."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+def temporary_beside(path: Path, ending: str = "tmp") -> Path:
+    """A name for what is to be renamed to `path`, no other process' and no other call's; see `is_leftover`."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{ending}")
+
+
+def making_beside(path: Path) -> Path:
+    """A name for a folder that is to be renamed to `path`; what killed processes left of the same is removed."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.making"):
+        if is_leftover(left):
+            shutil.rmtree(left, ignore_errors=True)
+    return temporary_beside(path, "making")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether `path` has a name of `temporary_beside`, given by a process of this machine that has ended.
+
+    Only that can be removed: what a process of another machine (or container) writes may be in use, and no other name
+    is ours.
+    """
+    found = _TEMPORARY.fullmatch(path.name)
+    return found is not None and found["machine"] == _machine() and _has_ended(int(found["process"]))
 
 
 def sync(path: Path) -> None:
@@ -140,3 +165,24 @@ def _failure_to_write(error: BaseException | None) -> OSError | None:
 
 def _write(file: IO[bytes], text: str) -> None:
     file.write(text.encode())
+
+
+def _machine() -> str:
+    """What tells machines apart whose processes have numbers of their own: containers, and one machine's boots, too."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # Linux alone has them
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
+
+
+def _has_ended(process: int) -> bool:
+    if os.name != "posix" or process == 0:  # elsewhere, asking ends it
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's
+        return False
+    return False

@@ -56,7 +56,7 @@ def shapley_values(values: Tensor) -> Tensor:
     for player in range(players):
         axis = players - 1 - player  # the last axis of the grid is the lowest bit
         gains = grid.select(axis, 1) - grid.select(axis, 0)
-        shares.append((weights * gains.reshape(-1, *values.shape[1:])).sum(0))
+        shares.append((weights * gains.reshape(len(weights), *values.shape[1:])).sum(0))
     limit = torch.finfo(values.dtype).max / 4
     return torch.stack(shares).clamp(-limit, limit) * 4
 
@@ -77,14 +77,19 @@ def floored_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: [..., K], any floating dtype.
-        target: [...] int64 classes, broadcast against the leading axes of `logits`.
+        target: [...] int64 classes; or [..., K] floats, a distribution over the classes (a soft target), whose
+            cross-entropy is the mean over the classes by it, each probability floored. Both are broadcast against the
+            leading axes of `logits`.
 
     Returns:
         [...], at least float32, from 0 to 18.42 (-log 1e-8).
     """
     log_probability = torch.log_softmax(at_least_float32(logits), dim=-1)
+    floor = math.log(PROBABILITY_FLOOR)
+    if target.is_floating_point():
+        return -(target.to(log_probability.dtype) * log_probability.clamp(min=floor)).sum(-1)
     target = target.expand(logits.shape[:-1]).unsqueeze(-1)
-    return -log_probability.gather(-1, target).squeeze(-1).clamp(min=math.log(PROBABILITY_FLOOR))
+    return -log_probability.gather(-1, target).squeeze(-1).clamp(min=floor)
 
 
 def floored_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -92,14 +97,42 @@ def floored_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
     Args:
         logits: [..., K], any floating dtype.
-        target: [..., K] labels 0 or 1, broadcast against the leading axes of `logits`.
+        target: [..., K] labels 0 or 1, or in between (soft labels): the mean over both answers by it, each floored.
+            Broadcast against the leading axes of `logits`.
 
     Returns:
         [..., K], at least float32, from 0 to 18.42 (-log 1e-8).
     """
     logits = at_least_float32(logits)
-    signed = torch.where(target > 0.5, logits, -logits)
-    return -torch.nn.functional.logsigmoid(signed).clamp(min=math.log(PROBABILITY_FLOOR))
+    on, floor = target.to(logits.dtype), math.log(PROBABILITY_FLOOR)
+    yes, no = (torch.nn.functional.logsigmoid(signed).clamp(min=floor) for signed in (logits, -logits))
+    return -(on * yes + (1 - on) * no)
+
+
+def own_predictions(responses: Tensor, constant: Tensor, present: Tensor | None = None) -> Tensor:
+    """What each modality alone predicts, where the answer to no input is a constant and not 0.
+
+    The responses share v(all) with v(nothing) = 0, so each of them holds an equal part of whatever constant the model
+    answers. With v(nothing) = c the game is v(S) - c for every S but nothing, and its Shapley values are phi^m - c/M:
+    they sum to v(all) - c, and modality m alone predicts
+
+        c + phi^m - c/M
+
+    A constant added to c and to every v(S) is added to that, and to nothing else.
+
+    Args:
+        responses: [M, B, ...] mono-modal responses phi^m, with v(nothing) = 0.
+        constant: c, broadcast against one response.
+        present: [B, M] bool, which sample has which modality, where some lack one: M is then the number of those that
+            a sample has. What a modality that is absent predicts means nothing.
+
+    Returns:
+        [M, B, ...].
+    """
+    if present is None:
+        return responses + constant * (1 - 1 / len(responses))
+    players = present.sum(1).clamp(min=1).to(responses.dtype)
+    return responses + constant * (1 - 1 / players.reshape((-1,) + (1,) * (responses.dim() - 2)))
 
 
 def mono_modal_scores(responses: Tensor, target: Tensor) -> Tensor:
@@ -191,7 +224,7 @@ def scale_gradient(tensor: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         [M, ...].
     """
-    result: Tensor = _ScaleGradient.apply(tensor, coefficients.to(tensor.dtype))  # type: ignore[no-untyped-call]
+    result: Tensor = _ScaleGradient.apply(tensor, coefficients.to(tensor.dtype).to(tensor.device))  # type: ignore[no-untyped-call]
     return result
 
 

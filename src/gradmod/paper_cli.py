@@ -1,15 +1,19 @@
 """The command line of the paper's published code, mapped on our settings.
 
-Every flag of it is accepted, with its default there. What it cannot do here is an error, never ignored.
+Every flag of it is there, with its default. What it cannot do here, or what makes no difference, is an error; with one
+exception, which is said: the published README itself gives --alpha to --methods Normal.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Collection, Sequence
 from typing import NoReturn
 
-from gradmod.errors import ConfigError
+from gradmod.datasets.registry import DATASETS as REGISTERED
+from gradmod.errors import ConfigError, closest, did_you_mean
 from gradmod.experiments.config import (
     Config,
     DataConfig,
@@ -43,15 +47,63 @@ PUBLISHED_PATIENCE = {"AV-MNIST": "10", "URFunny": "30", "CREMAD": "80"}
 """MSLR's initial factors and MSES' patience in the published code, which has neither for the other data sets."""
 CONVOLUTIONAL = ("AV-MNIST", "CREMAD")
 """Data sets of ResNets, where OGM-GE's published filter (convolutions) finds something."""
+WITH_A_NETWORK = frozenset(name for name, info in REGISTERED.items() if info.network is not None)
+"""Data sets that have one network, whatever the fusion."""
 PUBLISHED_CLIP_NORM = 1.0
 """AV-MNIST and CREMA-D: all gradients to norm 1, when an entry of the head's weight gradient exceeds 1 in size."""
+
+
+MODULATING = ("AGM", "OGM-GE")
+"""Methods with a strength and a window of epochs."""
+FIELDS = {
+    "data.dataset": "dataset",
+    "data.root": "data_root",
+    "data.modality": "modality",
+    "model.fusion": "fusion_type",
+    "method.method": "methods",
+    "method.alpha": "alpha",
+    "method.modulation_starts": "modulation_starts",
+    "method.modulation_ends": "modulation_ends",
+    "optimizer.optimizer": "optim",
+    "optimizer.lr": "learning_rate",
+    "optimizer.schedule": "lr_scalar",
+    "optimizer.decay_every": "lr_decay_step",
+    "optimizer.decay_factor": "lr_decay_ratio",
+    "train.epochs": "EPOCHS",
+    "train.batch_size": "batch_size",
+    "train.seed": "random_seed",
+    "train.device": "device",
+    "train.out": "expt_dir",
+    "train.name": "expt_name",
+}
+"""Our settings, and the paper's flags that set them."""
 
 
 class _Parser(argparse.ArgumentParser):
     """argparse whose complaint is one of our errors."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see python main.py --help)")
+        raise ConfigError(f"{message}{self._meant(message)} (see python main.py --help)")
+
+    def _meant(self, message: str) -> str:
+        """What was meant by a wrong flag, or a wrong choice for one."""
+        flag, _, rest = message.partition(": invalid choice: ")
+        for action in self._actions:
+            if rest and action.option_strings == [flag.removeprefix("argument ")] and action.choices is not None:
+                return did_you_mean(rest.split("'")[1], map(str, action.choices))
+        word = message.removeprefix("unrecognized arguments: ").split()[0]
+        if not message.startswith("unrecognized arguments: --"):
+            return ""
+        meant = closest(word.partition("=")[0].lstrip("-"), [action.dest for action in self._actions])
+        return f"; did you mean --{meant}?" if meant else ""
+
+
+def given(arguments: Sequence[str]) -> set[str]:
+    """Names of the flags that the words give."""
+    bare = parser()
+    for action in bare._actions:
+        action.default = argparse.SUPPRESS
+    return set(vars(bare.parse_args(arguments)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,6 +113,8 @@ def parser() -> argparse.ArgumentParser:
         description="The command line of the paper's code (ICCV 2023, arXiv 2308.07686), run by gradmod. Our own, with "
         "more to choose from: gradmod train --help.",
         allow_abbrev=False,
+        epilog="Example: python main.py --dataset AV-Digits --methods AGM --alpha 0.3 --EPOCHS 20 --learning_rate 0.01 "
+        "--batch_size 64",
     )
     add = parse.add_argument
     add("--data_root", default="", help="folder of the data set (UR-Funny: a file)")
@@ -90,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     add("--optim", default="sgd", choices=["sgd", "adam", "adamw"])
     add("--lr_scalar", default="lrstep", choices=list(SCHEDULES))
     add("--use_mgpu", type=_boolean, default=False, metavar="BOOL")
-    add("--gpu_ids", default="0,1,2", help="with --use_mgpu True")
+    add("--gpu_ids", default="0,1,2", help="as in 0,1,2, with --use_mgpu True")
     add("--save_checkpoint", type=_boolean, default=False, metavar="BOOL", help="checkpoints are always written")
     add("--local_rank", type=int, default=-1, help="accepted; the launcher's own environment says the rank")
     add(
@@ -118,7 +172,7 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
     """
     notes: list[str] = []
     device, devices = _device(options, cuda, notes)
-    windowed = options.methods in ("AGM", "OGM-GE")
+    windowed = options.methods in MODULATING
     multimodal = options.modality == "Multimodal"
     method = MethodConfig(
         method=METHODS[options.methods] if multimodal else "joint",
@@ -130,6 +184,11 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
         lr_factors=PUBLISHED_LR_FACTORS.get(options.dataset, ""),
         patience=PUBLISHED_PATIENCE.get(options.dataset, "10"),
     )
+    if options.methods in MODULATING and options.modulation_starts > options.EPOCHS:
+        raise ConfigError(
+            f"--modulation_starts is {options.modulation_starts}, after the last of {options.EPOCHS} epochs: "
+            f"{options.methods} would be joint training. Start earlier, or train longer"
+        )
     if not multimodal and options.methods != "Normal":
         raise ConfigError(
             f"--methods {options.methods} needs several modalities; --modality {options.modality} goes with --methods "
@@ -141,7 +200,7 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
             f"training after it: this is the published default. For the whole run: --modulation_ends {options.EPOCHS}"
         )
     if options.SHAPE_contribution and not multimodal:
-        notes.append(f"--SHAPE_contribution: with --modality {options.modality} there is nothing to divide")
+        raise ConfigError(f"--SHAPE_contribution: with --modality {options.modality} there is nothing to divide")
     embedded = options.dataset == "AV-Digits"
     config = Config(
         DataConfig(
@@ -182,9 +241,10 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         GradmodError: whatever is wrong.
     """
-    options = parser().parse_args(arguments)
+    options, named = parser().parse_args(arguments), given(arguments)
     if options.checkpoint_path and options.breakpoint_path:
         raise ConfigError("--checkpoint_path evaluates and --breakpoint_path goes on training; give one of them")
+    notes = refuse_without_effect(options, named, os.environ.get("LOCAL_RANK"))
     import torch
 
     from gradmod.reporting.tables import figures_table, show_run, show_table
@@ -195,20 +255,85 @@ def run(arguments: Sequence[str]) -> None:
         folder, checkpoint = locate(options.checkpoint_path, default="best")
         config = run_config(folder)
         split = "test" if config.data.protocol == "heldout" else "validation"
-        figures = runs.evaluate(folder, split=split, checkpoint=checkpoint)
+        figures = runs.evaluate(folder, split=split, checkpoint=checkpoint, root=options.data_root)
         show_table(figures_table({split: figures}, title=f"{folder}, checkpoint {checkpoint}"))
         return
     if options.breakpoint_path:
         folder, checkpoint = locate(options.breakpoint_path, default="last")
-        epochs = options.EPOCHS if run_config(folder).train.epochs < options.EPOCHS else None
-        summary = runs.resume(folder, checkpoint=checkpoint, epochs=epochs)
+        epochs = options.EPOCHS if "EPOCHS" in named else None
+        summary = runs.resume(folder, checkpoint=checkpoint, epochs=epochs, root=options.data_root)
     else:
-        config, notes = settings(options, cuda=torch.cuda.is_available())
-        for note in notes:
+        config, more = settings(options, cuda=torch.cuda.is_available())
+        for note in [*notes, *more]:
             print(f"note: {note}", flush=True)
         summary = runs.train(config, unique=True)
     if summary is not None:
         show_run(summary.folder, summary.result)
+
+
+def refuse_without_effect(options: argparse.Namespace, named: Collection[str], rank: str | None) -> list[str]:
+    """Refuse flags that make no difference.
+
+    Args:
+        options: all values.
+        named: the flags that were given.
+        rank: of this process on its machine, by the launcher's environment; None: there is no launcher.
+
+    Returns:
+        What is to be said of a flag that makes none and is let through.
+
+    Raises:
+        ConfigError: names them, and why.
+    """
+    if options.local_rank not in (-1, int(rank or 0)):
+        raise ConfigError(
+            f"--local_rank is {options.local_rank}, but the environment of the launcher says "
+            f"{rank or 'that there is none'}: start several processes with torchrun, or --use_mgpu True"
+        )
+    saved = {
+        "checkpoint_path": ("checkpoint_path", "data_root"),
+        "breakpoint_path": ("breakpoint_path", "EPOCHS", "data_root"),
+    }
+    for path, used in saved.items():
+        idle = [f"--{name}" for name in sorted(set(named) - {*used, "local_rank"})]
+        if getattr(options, path) and idle:
+            raise ConfigError(
+                f"{', '.join(idle)} makes no difference with --{path}: the run's own settings hold. Leave out what "
+                f"changes nothing; used are {', '.join(f'--{name}' for name in used)}"
+            )
+    found: dict[str, str] = {}
+    if options.dataset == "AV-Digits" and options.data_root:
+        found["data_root"] = "to --dataset AV-Digits, which is embedded"
+    if DATASETS[options.dataset] in WITH_A_NETWORK:
+        found["fusion_type"] = f"to --dataset {options.dataset}, which has one network of its own"
+    if options.methods not in MODULATING:
+        for name in ("modulation_starts", "modulation_ends"):
+            found[name] = f"to --methods {options.methods}"
+    if options.lr_scalar != "lrstep":
+        for name in ("lr_decay_step", "lr_decay_ratio"):
+            found[name] = f"to --lr_scalar {options.lr_scalar}"
+    if options.use_mgpu:
+        found["device"] = "with --use_mgpu True, where --gpu_ids says it"
+    else:
+        found["gpu_ids"] = "without --use_mgpu True"
+    if not options.save_checkpoint:
+        found["save_checkpoint"] = "as False: checkpoints are always written"
+    idle = [f"--{name} makes no difference {reason}" for name, reason in found.items() if name in named]
+    if idle and not (options.checkpoint_path or options.breakpoint_path):
+        raise ConfigError(f"{'; '.join(idle)}. Leave out what changes nothing")
+    notes = []
+    if "alpha" in named and options.methods not in MODULATING:
+        notes.append(f"--alpha makes no difference to --methods {options.methods}")
+    if options.lr_scalar == "lrstep" and options.lr_decay_step >= options.EPOCHS and "lr_decay_step" in named:
+        notes.append(f"--lr_decay_step {options.lr_decay_step} makes no difference in {options.EPOCHS} epochs")
+    return notes
+
+
+def in_flags(message: str) -> str:
+    """An error, in which settings are called as the paper's flags that set them."""
+    for field, flag in FIELDS.items():
+        message = re.sub(rf"(?<![\w./\\:-]){re.escape(field)}\b(?!\.\w)", f"--{flag}", message)
+    return message.replace("say --epochs ", "say --EPOCHS ").replace("--root", "--data_root")
 
 
 def _device(options: argparse.Namespace, cuda: bool, notes: list[str]) -> tuple[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, did_you_mean
 from gradmod.experiments.arguments import parse
 from gradmod.reporting.progress import counting
 
@@ -28,13 +28,23 @@ def run(words: Sequence[str]) -> None:
         GradmodError: what was wrong.
     """
     if words and words[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        print(USAGE + "\nexamples:\n" + "".join(f"  {example}\n" for example in EXAMPLES.values()), end="")
         return
-    name = words[0] if words else ""
-    command = next((make for known, make in COMMANDS.items() if name in (known, known.replace("-", ""))), None)
+    command = command_of(words)
     if command is None:
-        raise ConfigError(f"gradmod prepare makes {', '.join(COMMANDS)}; found {name!r} (see gradmod prepare --help)")
-    parse(command, words[1:], f"gradmod prepare {name}")
+        name = words[0] if words else ""
+        raise ConfigError(
+            f"gradmod prepare makes {', '.join(COMMANDS)}; found {name!r}{did_you_mean(name, COMMANDS)} (see gradmod "
+            "prepare --help)"
+        )
+    name = command.__name__.replace("_", "-")
+    parse(command, words[1:], f"gradmod prepare {name}", more_help=f"\nexample:\n  {EXAMPLES[name]}\n")
+
+
+def command_of(words: Sequence[str]) -> Callable[..., None] | None:
+    """What prepares the data set that the words begin with; None: there is none of that name."""
+    name = words[0] if words else ""
+    return next((make for known, make in COMMANDS.items() if name in (known, known.replace("-", ""))), None)
 
 
 def av_mnist(
@@ -127,4 +137,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "crema-d": crema_d,
     "ur-funny": ur_funny,
     "mosei": mosei,
+}
+EXAMPLES = {
+    "av-mnist": "gradmod prepare av-mnist --mnist MNIST --speech FSDD/recordings --noise NOISES --out FOLDER",
+    "crema-d": "gradmod prepare crema-d --root FOLDER --out FAST --shorter-side 256",
+    "ur-funny": "gradmod prepare ur-funny --root FILE.pkl --out FAST",
+    "mosei": "gradmod prepare mosei --root FOLDER --out FAST --embeddings glove.840B.300d.txt",
 }

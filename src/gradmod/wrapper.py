@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from gradmod.coalitions.choice import choose_strategy
+from gradmod.coalitions.choice import possible_strategies
+from gradmod.coalitions.first_step import CheckedStrategy
 from gradmod.coalitions.masking import check_inputs
 from gradmod.coalitions.modes import has_training_batch_norm
-from gradmod.coalitions.presence import hide_absent, presence_table
-from gradmod.coalitions.protocols import HasOwnHeads, Output, split_output
+from gradmod.coalitions.no_gradient import without_gradient
+from gradmod.coalitions.outputs import scalar_losses
+from gradmod.coalitions.presence import hide_absent, presence_table, without_missing
+from gradmod.coalitions.protocols import Output, declared_modules, declares_own_heads, logits_of
 from gradmod.coalitions.strategy import Evaluation
 from gradmod.groups import modality_modules
 from gradmod.methods.base import Method, StepRecord, ValidationFigures
@@ -37,13 +40,27 @@ class ModulatedModel(nn.Module):
         task: what the targets are; default one class a sample (or a segment).
         coalitions: how coalitions are evaluated: `auto` (the cheapest exact way), `looped`, `batched`, `reuse`,
             `additive`, or `shared` (approximate where an encoder has batch norm or dropout).
+        batch_axis: on which axis the samples of the inputs lie; or a dict by the inputs' keys, in which `logits` is the
+            output. 0 where nothing is said.
+        check: look at the first batch: whether each mask hides something, whether the cheap way to evaluate coalitions
+            computes for this network what looping over them does (else a slower one is taken, with a warning), and what
+            its forward changes. It costs a few passes without gradient, once; nothing is left changed by it.
 
     Raises:
         ValueError: the strategy does not go with the model, or its `encoders` do not go with the modalities.
         TypeError: `model` is wrapped for several processes already.
     """
 
-    def __init__(self, model: nn.Module, method: Method, *, task: Task | None = None, coalitions: str = "auto") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        *,
+        task: Task | None = None,
+        coalitions: str = "auto",
+        batch_axis: int | Mapping[str, int] = 0,
+        check: bool = True,
+    ) -> None:
         super().__init__()
         if isinstance(model, (DistributedDataParallel, DataParallel)):
             raise TypeError(
@@ -53,33 +70,39 @@ class ModulatedModel(nn.Module):
             )
         if any(isinstance(module, ModulatedModel) for module in model.modules()):
             raise TypeError("ModulatedModel was given a model with a ModulatedModel in it; one model has one method")
-        modules = modality_modules(getattr(model, "encoders", None), method.modalities, getattr(model, "heads", None))
-        self.strategy = choose_strategy(model, method.modalities, coalitions)
+        names = method.modalities
+        encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
+        modules = modality_modules(encoders, names, heads)
+        axes = _by_key(batch_axis, names)
+        self.strategy = CheckedStrategy(possible_strategies(model, names, coalitions, axes), check)
         method.bind(modules)
         self.model = model
         self.method = method
         self.task = task if task is not None else Classification()
         self._last_forward: weakref.ref[_BackwardSeen] | None = None
+        self._last_reached: _Reached | None = None
 
     def forward(
         self,
         inputs: Mapping[str, Any],
         target: Tensor | None = None,
         present: Mapping[str, Tensor] | None = None,
-    ) -> Tensor | Output:
+    ) -> Any:
         """Logits of `inputs`.
 
         Args:
-            inputs: the batch: for each modality a tensor [B, ...], or what the model takes in its place.
-            target: [B] (or [B, T]) targets; needed in train mode, not read in eval mode.
+            inputs: the batch: for each modality a tensor [B, ...], or what the model takes in its place; None where no
+                sample has it.
+            target: [B] (or [B, T]) targets; needed in train mode, not read in eval mode or under `torch.no_grad()`.
             present: for each modality that some samples lack, [B] bool: True where the sample has it. The others'
                 rows of that input are not read, whatever stands in them: the model sees what it sees of a hidden
                 modality. None: every sample has every modality.
 
         Returns:
-            What the model returns: logits [..., K], or `Output` with the extra loss as it is. A sample that lacks
-            modalities has responses for the others alone; one that has none has none, and while AGM modulates teaches
-            the model nothing.
+            What the model returns: logits [..., K], `Output`, or a type of its own (`adapt(..., logits=)`) with its
+            logits modulated, and the losses in it that it computed from them; under `torch.no_grad()` in train mode its
+            own answer, where the method does nothing and counts no step. A sample that lacks modalities has responses
+            for the others alone; one that has none has none, and while AGM modulates teaches the model nothing.
 
         Raises:
             ValueError: target missing in train mode, or of the wrong shape or dtype; inputs without one of the
@@ -89,14 +112,18 @@ class ModulatedModel(nn.Module):
         """
         if self.training or present is not None:
             check_inputs(inputs, self.method.modalities)
+            present = without_missing(inputs, present, self.method.modalities, target)
         table = None
         if present is not None:
-            table = presence_table(present, self.method.modalities)
-            inputs = hide_absent(self.model, inputs, present)
-        if not self.training:
-            output: Tensor | Output = self.model(inputs)
+            table, inputs = self._hide_absent(inputs, present)
+        # Without gradient nothing is learnt: statistics alone, as swa_utils.update_bn and reentrant checkpointing want.
+        if not self.training or not torch.is_grad_enabled():
+            if self.training and target is not None:  # a reentrant checkpoint makes the step itself in the backward
+                self.method.begin_step(self)
+                self.method.begin_without_gradient(target)
+            output = self.model(inputs)
             if target is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                _refuse_backward(output)
+                _refuse_backward(logits_of(self.model, output))
             return output
         if getattr(self, "_is_replica", False):
             raise RuntimeError(
@@ -106,18 +133,41 @@ class ModulatedModel(nn.Module):
             )
         if target is None:
             raise ValueError(
-                "target is None in train mode; the method scores each modality against it: call model(inputs, target)"
+                "target is None in train mode; the method scores each modality against it: call model(inputs, target). "
+                "Where something took the labels out of the batch before (label_smoothing_factor or compute_loss_func "
+                "of the Hugging Face Trainer, a collator), leave them in and let the task smooth them, "
+                "task=Classification(label_smoothing=0.1). A forward for statistics alone goes under torch.no_grad()"
             )
         watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
         if watches:
             self._refuse_pending_backward()
-        result: Tensor | Output = self.method(self.model, self.strategy, inputs, target, self.task, table)
-        logits, _ = split_output(result)
-        if watches and logits.requires_grad:
-            seen = _BackwardSeen()
-            logits.register_hook(seen)  # type: ignore[no-untyped-call]
-            self._last_forward = weakref.ref(seen)
+        self.method.begin_step(self)
+        result = self.method(self.model, self.strategy, inputs, target, self.task, table)
+        if watches:
+            self._watch_backward(result)
         return result
+
+    def check_network(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> str:
+        """Check the network on a batch, as the first training step does; before `torch.compile`, which skips that.
+
+        Args:
+            inputs: as in `forward`.
+            present: as in `forward`.
+
+        Returns:
+            How coalitions are evaluated: `looped`, `batched`, `reuse`, `additive` or `shared`.
+
+        Raises:
+            ValueError: a mask that hides nothing; a strategy asked for by name that is not right for the network.
+        """
+        names = self.method.modalities
+        check_inputs(inputs, names)
+        present = without_missing(inputs, present, names, None)
+        table = None
+        if present is not None:
+            table, inputs = self._hide_absent(inputs, present)
+        self.strategy.check(self.model, inputs, names, table)
+        return self.strategy.name
 
     def responses(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Evaluation:
         """Logits and mono-modal responses of `inputs` in the present mode, without a target and without gradient.
@@ -132,13 +182,12 @@ class ModulatedModel(nn.Module):
         """
         modalities = self.method.modalities
         check_inputs(inputs, modalities)
-        with torch.no_grad():
-            if present is None:
-                return self.strategy.evaluate(self.model, inputs, modalities)
-            table = presence_table(present, modalities)
-            return self.strategy.evaluate(
-                self.model, hide_absent(self.model, inputs, present), modalities, present=table
-            )
+        present = without_missing(inputs, present, modalities, None)
+        table = None
+        if present is not None:
+            table, inputs = self._hide_absent(inputs, present)
+        with without_gradient():
+            return self.strategy.evaluate(self.model, inputs, modalities, present=table)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is being trained, counted from 1; see `Method.set_epoch`."""
@@ -163,10 +212,12 @@ class ModulatedModel(nn.Module):
 
     def own_predictions(self, inputs: Mapping[str, Any]) -> Tensor:
         """[M, ..., K] what each modality alone predicts: from its own head where it has one, else its response."""
-        if not isinstance(self.model, HasOwnHeads):
+        model: Any = self.model
+        if not declares_own_heads(model, self.method.modalities):
             return self.responses(inputs).responses
-        with torch.no_grad():
-            return self.model.mono_logits({m: self.model.encode(m, inputs[m]) for m in self.method.modalities})
+        with without_gradient():
+            logits: Tensor = model.mono_logits({m: model.encode(m, inputs[m]) for m in self.method.modalities})
+        return logits
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for an optimizer: a group for each modality, marked `modality`, and one for all others.
@@ -202,9 +253,38 @@ class ModulatedModel(nn.Module):
         """Scores, ratios, coefficients and accuracies of the last training step."""
         return self.method.last_step
 
+    def _hide_absent(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """Which sample has which modality, and the inputs with what is absent hidden."""
+        if self.strategy.batch_axes.get("logits", 0):
+            raise ValueError(
+                f"samples lack modalities and batch_axis says that the logits have their samples on axis "
+                f"{self.strategy.batch_axes['logits']}; expected 0 there. Let the network, or adapt's call, move them"
+            )
+        table = presence_table(present, self.method.modalities)
+        return table, hide_absent(self.model, inputs, present, self.strategy.batch_axes)
+
+    def _watch_backward(self, result: Any) -> None:
+        """See to it that the loss comes from the modulated logits, and not past them."""
+        logits = logits_of(self.model, result)
+        if not logits.requires_grad:
+            return
+        reached = _Reached()
+        seen = _BackwardSeen(reached)
+        logits.register_hook(seen)  # type: ignore[no-untyped-call]
+        self._last_forward, self._last_reached = weakref.ref(seen), reached
+        before = self.strategy.last_logits()
+        if before is not None and before is not logits and before.requires_grad:
+            before.register_hook(reached.expect_now)  # type: ignore[no-untyped-call]
+        # An extra loss, declared as one, may have a backward of its own before that of the logits.
+        hook = reached.expect_later if isinstance(result, Output) else reached.expect_soon
+        for loss in scalar_losses(result):
+            loss.register_hook(hook)  # type: ignore[no-untyped-call]
+
     def _refuse_pending_backward(self) -> None:
+        if self._last_reached is not None:
+            self._last_reached.refuse_bypass()
         last = self._last_forward() if self._last_forward is not None else None
-        if last is not None and not last.done and has_training_batch_norm(self.model):
+        if last is not None and not last.reached.logits and has_training_batch_norm(self.model):
             raise RuntimeError(
                 "a second training forward before the backward of the first: batch norm would change the running "
                 "statistics under the first one's masked passes and its gradients would be silently wrong. Call "
@@ -212,12 +292,19 @@ class ModulatedModel(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_forward": None}
+        return {**self.__dict__, "_last_forward": None, "_last_reached": None}
 
 
-def _refuse_backward(output: Tensor | Output) -> None:
+def _by_key(batch_axis: int | Mapping[str, int], modalities: Sequence[str]) -> dict[str, int]:
+    axes = dict.fromkeys(modalities, batch_axis) if isinstance(batch_axis, int) else dict(batch_axis)
+    wrong = {key: axis for key, axis in axes.items() if not isinstance(axis, int) or axis < 0}
+    if wrong:
+        raise ValueError(f"batch_axis is {wrong}; expected numbers >= 0, counted from the first axis")
+    return axes
+
+
+def _refuse_backward(logits: Tensor) -> None:
     """Make the backward of a forward in eval mode raise: it would be joint training, and in silence."""
-    logits, _ = split_output(output)
 
     def refuse(gradient: Tensor) -> None:
         raise RuntimeError(
@@ -230,10 +317,44 @@ def _refuse_backward(output: Tensor | Output) -> None:
 
 
 class _BackwardSeen:
-    """Gradient hook that remembers that it was called; it lives as long as the graph it hangs on."""
+    """Gradient hook of the logits; it lives as long as the graph it hangs on."""
 
-    def __init__(self) -> None:
-        self.done = False
+    def __init__(self, reached: _Reached) -> None:
+        self.reached = reached
 
     def __call__(self, gradient: Tensor) -> None:
-        self.done = True
+        self.reached.logits = True
+
+
+class _Reached:
+    """What the backward of one forward has reached."""
+
+    def __init__(self) -> None:
+        self.logits = False
+        self._others = False
+
+    def expect_now(self, gradient: Tensor) -> None:
+        """Hook of what the logits were modulated from; a gradient that comes by way of them reaches them first."""
+        self._others = True
+        self.refuse_bypass()
+
+    def expect_soon(self, gradient: Tensor) -> None:
+        """Hook of a loss in the network's output: the logits must be reached in the same backward."""
+        self._others = True
+        if not self.logits:
+            torch.autograd.Variable._execution_engine.queue_callback(self.refuse_bypass)
+
+    def expect_later(self, gradient: Tensor) -> None:
+        """Hook of an extra loss: the logits must be reached before the next forward."""
+        self._others = True
+
+    def refuse_bypass(self) -> None:
+        """Raise where something else was reached and the logits were not."""
+        if self._others and not self.logits:
+            self._others = False  # said once
+            raise RuntimeError(
+                "the backward went past the logits that the model returned, so that the method acted on nothing: the "
+                "loss was computed from logits that the network kept, or inside the network from others than it "
+                "returned. Compute the loss from the returned logits, and add losses of the network to it before one "
+                "backward(). gradmod.adapt(net, logits=lambda out: out.logits) says where the network's logits are"
+            )

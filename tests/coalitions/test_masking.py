@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradmod import AGM, ModulatedModel, adapt
-from gradmod.coalitions.masking import concatenate, map_tensors, mask, proper_coalitions
+from gradmod.coalitions.masking import map_tensors, mask, proper_coalitions, stack_samples
 
 
 class Text(NamedTuple):
@@ -103,7 +103,7 @@ def test_a_mask_given_to_adapt_is_used_and_rows_that_differ_are_all_encoded() ->
 
 def test_trees_are_concatenated_leaf_by_leaf() -> None:
     tree = Text(torch.tensor([[1, 2]]), torch.tensor([2]))
-    both = concatenate([tree, map_tensors(lambda leaf: leaf + 1, tree)])
+    both = stack_samples([tree, map_tensors(lambda leaf: leaf + 1, tree)], 1, 0, "text")
     assert both.ids.tolist() == [[1, 2], [2, 3]]
     assert both.lengths.tolist() == [2, 3]
 

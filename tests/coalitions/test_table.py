@@ -33,7 +33,7 @@ def test_each_encoder_runs_twice_however_many_coalitions() -> None:
     for encoder in model.encoders.values():
         encoder.register_forward_hook(lambda module, *_: calls.append(module))
     coalition_logits(model, {m: torch.randn(5, SIZES[m]) for m in names}, names)
-    assert len(calls) == 8
+    assert len(calls) == 16
 
 
 def test_what_is_refused() -> None:

@@ -335,4 +335,4 @@ def test_one_class_and_classes_that_train_lacks(tmp_path: Path) -> None:
 
 def test_unknown_data_sets(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["check", "mnist", "x"]) == 2
-    assert "data.dataset is 'mnist'" in capsys.readouterr().err
+    assert "dataset is 'mnist'" in capsys.readouterr().err

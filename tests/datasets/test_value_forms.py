@@ -44,8 +44,19 @@ def standardised(images: Array) -> Array:
     return np.asarray((images - images.mean()) / images.std())
 
 
+def with_rows(count: int, row: Array) -> Array:
+    """The centred images, every third of them replaced by `row`."""
+    images = centred(count)
+    images[::3] = row
+    return images
+
+
 KNOWN: dict[str, tuple[Array, Form]] = {
     "uint8": (grey().astype(np.uint8), BYTES),
+    "dark uint8": ((grey() / 4).astype(np.uint8), BYTES),
+    "dim rows, yet above 1": (with_rows(60, np.linspace(-0.3, 1.5, 784)), CENTRED),
+    "rows that reach far below 0 alone": (with_rows(60, np.linspace(-90.5, 0.5, 784)), CENTRED),
+    "logarithms": (np.random.default_rng(0).normal(-6, 2, (60, 50)), SIGNED),
     "uint16 of bytes": (grey().astype(np.uint16), BYTES),
     "int64 of bytes": (grey().astype(np.int64), BYTES),
     "big-endian": (grey().astype(">f4"), BYTES),
@@ -91,6 +102,9 @@ REFUSED: dict[str, tuple[Sequence[Array], str]] = {
     "percent": ([grey() / 2.55], "cannot be told"),
     "16 bits": ([(grey() * 257).astype(np.uint16)], "more than 8 bits"),
     "12 bits": ([(grey() * 16).astype(np.int32)], "more than 8 bits"),
+    "signed, of small spread": ([np.insert(centred(60) / 12, 0, 90, axis=1)], "cannot be told"),
+    "small whole numbers of both signs": ([(standardised(grey()) * 3).round().astype(np.int16)], "cannot be told"),
+    "black and white bytes beside 0..1": ([(grey() > 99).astype(np.uint8), grey() / 255], "cannot be told"),
     "sound samples": ([centred() * 120], r"holds .*expected values from 0 to 255"),
     "too bright": ([np.where(np.arange(784) == 7, 300.0, grey())], "sample 0 holds 300"),
     "int8": ([(grey() - 128).astype(np.int8)], "int8 does not hold 0..255"),
@@ -126,8 +140,11 @@ def test_what_cannot_be_told_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("scale", [1.0, 1 / 255])
-def test_values_that_are_not_finite_are_named_with_their_sample(value: float, scale: float) -> None:
+def test_values_that_are_not_finite_are_named_with_their_sample(
+    value: float, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     array = grey() * scale
+    monkeypatch.setattr(value_forms, "_CHUNK_BYTES", 30 * array[0].nbytes)
     array[41, 5] = value
     with pytest.raises(DataError, match=rf"train\.npy: sample 41 holds {value}; expected finite values"):
         facts(array)
@@ -193,8 +210,9 @@ def test_brief_facts_of_bytes_decide_the_same_without_reading_all(monkeypatch: p
 
 def test_what_was_found_is_described() -> None:
     array = np.array([[-189.0, 256.0, -1.0, 3.0]] * 3)
-    words = described([facts(array), facts(array * 0.5)], CENTRED)
-    assert words == "float64, -189 to 256, 50 % negative: centred, divided by 255 as they are"
+    for files in ([array, array * 0.5], [array * 0.5, array]):
+        words = described([facts(file) for file in files], CENTRED)
+        assert words == "float64, -189 to 256, 50 % negative: centred, divided by 255 as they are"
     assert "float32 and float64" in described([facts(array.astype(np.float32)), facts(array)], CENTRED)
     rare = np.ones((100, 5))
     rare[0, 0] = -1

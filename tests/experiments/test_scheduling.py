@@ -15,6 +15,7 @@ import pytest
 
 from gradmod import cli
 from gradmod.errors import ConfigError, InterruptedRunError
+from gradmod.experiments import scheduling
 from gradmod.experiments.comparison import PlannedRun
 from gradmod.experiments.launchers import LocalLauncher, SubmititLauncher
 from gradmod.experiments.locks import is_taken, take
@@ -118,13 +119,139 @@ def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
 
 def test_an_unfinished_beginning_is_begun_again(tmp_path: Path) -> None:
     """Killed before the first checkpoint: a folder with settings, and half a line of the log."""
-    run_all([planned("a")], tmp_path, InProcess(), 1, quiet)
-    (tmp_path / "a" / "result.json").unlink()
-    for checkpoint in (tmp_path / "a" / "checkpoints").iterdir():
-        checkpoint.unlink()
+    (whole,) = run_all([planned("a")], tmp_path / "whole", InProcess(), 1, quiet)
+    begun = tmp_path / "cut" / "a"
+    begun.mkdir(parents=True)
+    settings = (whole.folder / "config.toml").read_text()
+    (begun / "config.toml").write_text(settings.replace(str(tmp_path / "whole"), str(tmp_path / "cut")))
+    start = (whole.folder / "metrics.jsonl").read_text().splitlines()[0]
+    (begun / "metrics.jsonl").write_text(f'{start}\n{{"kind": "st')
+    (begun / "notes.txt").write_text("mine")
+    launcher = InProcess()
+    (state,) = run_all([planned("a")], tmp_path / "cut", launcher, 1, quiet)
+    assert (state.status, launcher.started) == (FINISHED, [("resume", 0)])
+    assert log_lines(state.folder) == log_lines(whole.folder)
+    assert (begun / "notes.txt").read_text() == "mine"
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_whose_checkpoints_were_moved_away_is_not_lost(finished: bool, tmp_path: Path) -> None:
+    (state,) = run_all([planned("a")], tmp_path, InProcess(), 1, quiet)
+    (state.folder / "checkpoints").rename(tmp_path / "elsewhere")
+    if not finished:
+        (state.folder / "result.json").unlink()
+    before = content_of(state.folder)
+    assert cli.main(["resume", str(state.folder)]) == 2
+    assert content_of(state.folder) == before
     launcher = InProcess()
     (state,) = run_all([planned("a")], tmp_path, launcher, 1, quiet)
-    assert (state.status, launcher.started) == (FINISHED, [("train", 0)])
+    assert state.status == (FINISHED if finished else FAILED)
+    assert content_of(state.folder) == before
+
+
+@pytest.mark.parametrize("name", ["my_notes.txt", "result.json", "checkpoints/last.pt", "metrics.jsonl", ".hidden"])
+def test_a_folder_that_is_no_run_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "b" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("three days of work")
+    launcher = InProcess()
+    with pytest.raises(ConfigError, match=r"b is no run's folder.*choose another --name"):
+        run_all([planned("a"), planned("b")], tmp_path, launcher, 1, quiet)
+    assert launcher.started == []
+    assert content_of(tmp_path) == {f"b/{name}": b"three days of work"}
+
+
+def test_files_beside_the_runs_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(ConfigError, match="no run's folder"):
+        run_all([planned("a")], tmp_path, InProcess(), 1, quiet)
+    (tmp_path / "b.toml").write_text("my = 'settings'")
+    with pytest.raises(ConfigError, match=r"b.toml.*no comparison wrote it"):
+        run_all([planned("b")], tmp_path, InProcess(), 1, quiet)
+    assert content_of(tmp_path) == {"a": b"a file", "b.toml": b"my = 'settings'"}
+    (tmp_path / "c").mkdir()  # an empty one is nobody's
+    (state,) = run_all([planned("c")], tmp_path, InProcess(), 1, quiet)
+    assert state.status == FINISHED
+
+
+class Printing(InProcess):
+    """Prints into the log as a process would, and fails."""
+
+    def start(self, words: Sequence[str], log: Path, slot: int) -> InProcess.Job:
+        self.started.append((words[0], slot))
+        with log.open("a") as file:
+            file.write(self.text)
+        return InProcess.Job(1)
+
+    text = ""
+
+
+def test_logs_of_earlier_tries_are_kept_but_not_told(tmp_path: Path) -> None:
+    launcher = Printing()
+    for launcher.text, reason in (("gradmod: error: first\n", "gradmod: error: first"), ("", "exit code 1")):
+        (state,) = run_all([planned("a")], tmp_path, launcher, 1, quiet)
+        assert state.reason == reason
+    assert (tmp_path / "a.log").read_text() == "gradmod: error: first\n"
+
+
+class Counting(InProcess):
+    """Jobs that last a few looks; says which slots are in use at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs: dict[str, Counting.Lasting] = {}
+        self.most = 0
+
+    def start(self, words: Sequence[str], log: Path, slot: int) -> Counting.Lasting:
+        going_on = [job.slot for job in self.jobs.values() if job.left]
+        assert slot not in going_on
+        self.most = max(self.most, len(going_on) + 1)
+        # Of different lengths, so that slots come free out of order.
+        self.jobs[log.stem] = Counting.Lasting(slot, 1 + 2 * (len(self.jobs) % 3))
+        return self.jobs[log.stem]
+
+    class Lasting(InProcess.Job):
+        def __init__(self, slot: int, left: int) -> None:
+            super().__init__(1)
+            self.slot, self.left = slot, left
+
+        def poll(self) -> int | None:
+            self.left = max(0, self.left - 1)
+            return None if self.left else 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_no_two_runs_at_a_time_have_the_same_slot(jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "PAUSE", 0)
+    launcher = Counting()
+    states = run_all([planned(f"run{n}", seed=n) for n in range(9)], tmp_path, launcher, jobs, quiet)
+    assert all(state.status == FAILED for state in states)
+    assert launcher.most == jobs
+    assert {job.slot for job in launcher.jobs.values()} == set(range(jobs))
+
+
+def test_ctrl_c_reaches_every_job_and_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "PAUSE", 0)
+    launcher, interrupted = Counting(), []
+
+    def interrupt(job: Counting.Lasting) -> None:
+        interrupted.append(job)
+        job.left = 3  # it saves itself first
+
+    def look(states: Sequence[State]) -> None:
+        if len(launcher.jobs) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Counting.Lasting, "interrupt", interrupt)
+    with pytest.raises(InterruptedRunError, match="0 of 9 runs are finished"):
+        run_all([planned(f"run{n}", seed=n) for n in range(9)], tmp_path, launcher, 2, look)
+    assert interrupted
+    assert {id(job) for job in launcher.jobs.values() if job in interrupted} == {id(job) for job in interrupted}
+    assert all(job.left == 0 for job in launcher.jobs.values())
 
 
 def test_ctrl_c_is_passed_on_and_says_how_to_go_on(tmp_path: Path) -> None:

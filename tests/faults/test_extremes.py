@@ -130,5 +130,5 @@ def test_the_trainer_refuses_batches_of_one_under_batch_norm(
 ) -> None:
     flags = ["--batch-size", "1", "--epochs", "1", "--width", "8", "--device", "cpu", "--out", str(tmp_path)]
     assert main(["train", "--dataset", "av-digits", *flags]) == 2
-    assert "train.batch_size is 1" in capsys.readouterr().err
+    assert "--batch-size is 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -66,12 +66,12 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("prepare crema-d --root . --out FILE/x", "Not a directory: FILE is a file; name a folder"),
         ("compare --methods joint --name LONG", "File name too long"),
         ("train --device cpu --name LONG", "File name too long"),
-        ("train --devices 2 --timeout 1e13", "train.timeout is 10000000000000.0; expected a number > 0 and <= 525600"),
+        ("train --devices 2 --timeout 1e13", "--timeout is 10000000000000.0; expected a number > 0 and <= 525600"),
         ("train --epochs DIGITS", "--epochs: Exceeds the limit"),
-        (f"train --seed {10**30}", f"train.seed is {10**30}; expected a whole number >= 0 and <= {2**63 - 1}"),
-        ("train --device cuda:DIGITS", "train.device is 'cuda:111"),
-        ("train --out BYTE", r"train.out is '\udcff'; expected text in UTF-8"),
-        ("train --devices 2 --device cpu --strategy ddp_spawn", "train.strategy is 'ddp_spawn', whose processes are"),
+        (f"train --seed {10**30}", f"--seed is {10**30}; expected a whole number >= 0 and <= {2**63 - 1}"),
+        ("train --device cuda:DIGITS", "--device is 'cuda:111"),
+        ("train --out BYTE", r"--out is '\udcff'; expected text in UTF-8"),
+        ("train --devices 2 --device cpu --strategy ddp_spawn", "--strategy is 'ddp_spawn', whose processes are"),
     ],
 )
 def test_paths_and_numbers_that_cannot_be(words: str, message: str, refused: Callable[..., str]) -> None:

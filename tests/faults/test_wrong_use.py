@@ -98,10 +98,10 @@ def test_a_head_or_a_contribution_of_another_shape() -> None:
     head = early.head
     early.head = lambda joint: head(joint)[: 7 if len(joint) > 6 else None]  # type: ignore[method-assign,misc]
     with pytest.raises(ValueError, match=r"shape \[7, 3\] with modalities hidden"):
-        ModulatedModel(early, AGM(TWO))(*batch(TWO, 6, 3))
+        ModulatedModel(early, AGM(TWO), coalitions="reuse")(*batch(TWO, 6, 3))
     late.contribution = lambda modality, feature: feature  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"contribution\('audio', ...\) has shape \[7, 6\] and the logits \[6, 3\]"):
-        ModulatedModel(late, AGM(TWO))(*batch(TWO, 6, 3))
+        ModulatedModel(late, AGM(TWO), coalitions="additive")(*batch(TWO, 6, 3))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_output_that_is_no_batch_of_logits(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("bad", [3, -1, -100])
+@pytest.mark.parametrize("bad", [3, -1, -101])
 def test_a_class_that_there_is_not(strategy: str, bad: int) -> None:
     inputs, target = batch(TWO, 6, 3)
     target[2] = bad

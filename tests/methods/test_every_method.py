@@ -45,7 +45,7 @@ def settings(method: str) -> dict[str, Any]:
 def own(out: Path, method: str, modalities: int, **changes: Any) -> Config:
     """A run on the data set of this test: noisy enough that a modality's validation loss rises again."""
     more = {"dataset": OWN, "root": str(modalities), "encoder": "mlp", "batch_size": 32, "lr": 0.1, "save_every": 3}
-    return short(out, epochs=5, **settings(method), **more, **changes)
+    return short(out, **{"epochs": 5, **settings(method), **more, **changes})
 
 
 def parameters(folder: Path) -> dict[str, Tensor]:
@@ -66,7 +66,7 @@ def parameters(folder: Path) -> dict[str, Tensor]:
 def test_it_trains_and_is_not_joint_training(modalities: int, fusion: str, tmp_path: Path) -> None:
     folders: dict[str, Path] = {}
     for name in METHODS:
-        summary = train(own(tmp_path, name, modalities, fusion=fusion, name=name))
+        summary = train(own(tmp_path, name, modalities, fusion=fusion, name=name, epochs=9))
         assert summary is not None
         assert summary.result["splits"]["test"]["accuracy"] > 0.4
         folders[name] = summary.folder

@@ -41,6 +41,14 @@ def test_when_a_modality_is_stopped() -> None:
     assert method.stopped == ("audio", "visual")
 
 
+def test_a_loss_that_stays_has_not_fallen() -> None:
+    method = MSES(TWO, patience=2, smoothing=0.0)
+    method.bind(dict.fromkeys(TWO, ()))
+    for stopped in ((), (), ("audio",)):
+        method.after_epoch(losses(1.0, 1.0 / (1 + len(method._smoothed) + method._waited["audio"])))
+        assert method.stopped == stopped
+
+
 def test_patience_by_modality() -> None:
     method = MSES(TWO, patience={"audio": 1, "visual": 3}, smoothing=0.0)
     method.bind(dict.fromkeys(TWO, ()))

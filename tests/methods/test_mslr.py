@@ -121,6 +121,25 @@ def test_its_memory_is_saved() -> None:
     assert factors[0] == factors[1] != {"audio": 1.0, "visual": 1.0}
 
 
+def test_loaded_factors_are_not_those_of_the_optimizer() -> None:
+    inputs, target = batch(TWO, 8, 3)
+    model = ModulatedModel(network(TWO, late=True, layer="plain"), MSLR(TWO, {"audio": 2.0}, window=3))
+    optimizer = torch.optim.SGD(model.parameter_groups(), 0.1)
+    model.set_learning_rate(optimizer, 0.1)
+    model(inputs, target)
+    assert model.last_step is not None
+    other = copy.deepcopy(model)
+    for accuracy in (0.2, 0.4):
+        other.after_epoch(figures(accuracy, 0.5))
+    model.load_state_dict(other.state_dict())
+    with pytest.raises(RuntimeError, match="the optimizer does not have yet"):
+        model(inputs, target)
+    model.set_learning_rate(optimizer, 0.1)
+    model(inputs, target)
+    assert model.last_step.by_modality(TWO)["coefficients"] == pytest.approx({"audio": 8 / 3, "visual": 1.0})
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.8 / 3, 0.1])
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [

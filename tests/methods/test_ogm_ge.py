@@ -168,7 +168,8 @@ def test_other_targets_use_the_exponential_of_the_score() -> None:
     F.mse_loss(model(inputs, target), target).backward()
     model.after_backward()
     responses = model.responses(inputs).responses
-    sure = (-(responses - target).square().mean(-1)).exp().mean(1)
+    alone = responses + target.mean() / 2  # phi + c - c/2, with c the mean of the targets seen
+    sure = (-(alone - target).square().mean(-1) / target.var(correction=0)).exp().mean(1)
     assert model.last_step is not None
     assert model.last_step.ratios is not None
     torch.testing.assert_close(model.last_step.ratios[0], sure[0] / sure[1])
@@ -186,6 +187,29 @@ def test_a_step_without_after_backward_is_noticed() -> None:
     optimizer.step()
     with pytest.raises(RuntimeError, match=r"call model\.after_backward\(\) between loss\.backward\(\) and"):
         model(inputs, target)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_fused_optimizers_step_without_after_backward_is_noticed(kind: type[torch.optim.Optimizer]) -> None:
+    """It changes the parameters without a new version of them; the Hugging Face Trainer's default is one."""
+    inputs, target = batch(TWO, 8, 3)
+    model = ModulatedModel(network(TWO, late=True, layer="plain"), OGMGE(TWO))
+    optimizer = kind(model.parameters(), lr=0.1, fused=True)  # type: ignore[call-arg]
+    other = kind([torch.nn.Parameter(torch.ones(2))], lr=0.1, fused=True)  # type: ignore[call-arg]
+    for step in range(3):
+        F.cross_entropy(model(inputs, target), target).backward()
+        if step < 2:
+            model.after_backward()
+        optimizer.step()
+        other.step()
+    with pytest.raises(RuntimeError, match=r"call model\.after_backward\(\) between loss\.backward\(\) and"):
+        model(inputs, target)
+    model.after_backward()
+    for skipped in (False, True):  # a batch may be left out, and another optimizer may step
+        F.cross_entropy(model(inputs, target), target).backward()
+        other.step()
+        if skipped:
+            optimizer.zero_grad()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradmod import AGM, ModulatedModel, Output
+from gradmod import AGM, Classification, ModulatedModel, Output
 from gradmod.models.psp import PositiveSamplePropagation, similarity_loss
 
 
@@ -119,7 +119,8 @@ def test_without_an_event_training_is_an_error() -> None:
 def test_agm_modulates_the_logits_and_not_the_similarity_loss() -> None:
     net, inputs = small(), batch()
     net.propagation.dropout.p = 0.0
-    model = ModulatedModel(net, AGM(("audio", "visual"), alpha=3.0))
+    task = Classification(class_axis=-1)  # 5 segments and 5 classes: which axis is which must be said
+    model = ModulatedModel(net, AGM(("audio", "visual"), alpha=3.0), task=task)
     target = torch.randint(5, (3, 5))
     assert model.strategy.name == "batched"
     output = model(inputs, target)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gradmod.errors import CheckpointError
+from gradmod.errors import CheckpointError, ConfigError
 from gradmod.reporting.comparison import ComparisonTable, RunRecord, compare
 from gradmod.reporting.formats import as_csv, latex, markdown, terminal
 from gradmod.reporting.plots.comparison import comparison_curves
@@ -74,9 +74,8 @@ def test_every_figure_by_hand(runs: list[RunRecord]) -> None:
     assert rows["agm"].metrics["accuracy"].mean == 0.875
     assert rows["agm"].responses["audio"].mean == 0.5
     assert rows["joint"].difference is None
-    difference, low, high = rows["agm"].difference or (0, 0, 0)
-    assert difference == 0.25
-    assert 0 <= low < 0.25 < high  # no sample is lost in any seed, so that no replicate is below 0
+    # By seed 0 0 0 1 and 0 0 1 0: equal means; 1/3 is left within samples, and 1.96 sqrt(1/3 / 8) is 0.4.
+    assert rows["agm"].difference == pytest.approx((0.25, -0.15, 0.65), abs=1e-3)
     assert (rows["joint"].time, rows["agm"].time, rows["audio alone"].time) == (1.0, 2.5, 0.4)
     assert rows["agm"].memory == 100.5
     assert rows["audio alone"].responses == {}
@@ -89,6 +88,25 @@ def test_the_ensemble_is_the_mean_of_the_softmaxes(runs: list[RunRecord]) -> Non
     assert (row.time, row.memory) == (None, None)
     assert row.difference is not None
     assert row.difference[0] == row.metrics["accuracy"].mean - 0.625
+
+
+def test_runs_are_paired_by_seed_and_not_by_position(runs: list[RunRecord]) -> None:
+    expected = {row.label: row for row in compare(runs).rows}
+    joint = [run for run in runs if run.row == "joint"]
+    turned = [*joint, *(run for run in reversed(runs) if run.row != "joint")]
+    found = {row.label: row for row in compare(turned).rows}
+    for label, row in expected.items():
+        assert found[label].difference == pytest.approx(row.difference)
+        assert found[label].time == row.time
+
+
+def test_what_an_interval_covers_is_told(runs: list[RunRecord]) -> None:
+    text = " ".join(compare(runs).notes)
+    assert "holds the true difference, of any seed and any sample, in 95 of 100 cases" in text
+    without = [run for run in runs if (run.row, run.seed) != ("agm", 1)]
+    for some in (without, [run for run in runs if run.seed == 0]):
+        text = " ".join(compare(some).notes)
+        assert "on other test samples in 95 of 100 cases. With one seed it says nothing of other seeds" in text
 
 
 def test_a_seed_that_failed_is_left_out_of_the_pairs(runs: list[RunRecord]) -> None:
@@ -165,4 +183,27 @@ def test_the_curves_are_means_as_far_as_every_seed_goes(runs: list[RunRecord]) -
 def test_an_unfinished_run_is_named(runs: list[RunRecord]) -> None:
     (runs[2].folder / "result.json").unlink()
     with pytest.raises(CheckpointError, match=r"agm0 has no result\.json"):
+        compare(runs)
+
+
+def known_by(folder: Path, test: str = "t", train: str = "n", samples: int = 4) -> None:
+    splits = {name: {"samples": samples, "targets": targets} for name, targets in (("train", train), ("test", test))}
+    (folder / "data.json").write_text(json.dumps({"format": 1, "splits": splits}))
+
+
+def test_runs_that_were_scored_on_other_samples_are_not_compared(runs: list[RunRecord]) -> None:
+    for run in runs[:-1]:  # the last is of an older version
+        known_by(run.folder)
+    notes = compare(runs).notes
+    known_by(runs[3].folder, train="other")
+    assert [note for note in compare(runs).notes if note not in notes] == [
+        f"{runs[3].folder.name} was trained on other data than {runs[0].folder.name}: train: other labels, or in "
+        "another order"
+    ]
+    for change, told in (({"test": "other"}, "test: other labels"), ({"samples": 5}, "test: 5 samples, 4 then")):
+        known_by(runs[3].folder, **change)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=rf"was not scored on the samples that .* was scored on \({told}"):
+            compare(runs)
+    (runs[3].folder / "data.json").write_text('{"splits": 3}')
+    with pytest.raises(CheckpointError, match=r"data\.json"):
         compare(runs)

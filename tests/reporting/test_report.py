@@ -139,6 +139,18 @@ def test_the_command(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_page_of_the_users_own_is_not_written_over(finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text("<p>mine</p>")
+    with pytest.raises(ConfigError, match=r"report.html is there already and is no report.*--out"):
+        write_report([finished / "agm"], page)
+    assert page.read_text() == "<p>mine</p>"
+    ours = write_report([finished / "agm"], tmp_path / "ours.html")
+    written = ours.read_bytes()
+    ours.write_bytes(written + b" ")
+    assert write_report([finished / "agm"], ours).read_bytes() == written
+
+
 def test_damage_is_named(finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(finished / "agm", copy)

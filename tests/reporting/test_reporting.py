@@ -12,6 +12,7 @@ from rich.console import Console
 
 from gradmod.errors import CheckpointError
 from gradmod.reporting.plots.curves import curves, plot_curves
+from gradmod.reporting.plots.steps import step_figures
 from gradmod.reporting.records import Metrics, coefficient_range, read_metrics, read_result
 from gradmod.reporting.style import colours
 from gradmod.reporting.tables import coefficients_table, figures_table
@@ -99,6 +100,14 @@ def test_the_range_of_the_coefficients() -> None:
     assert coefficient_range(metrics(("audio",), modulated=False)) == {}
 
 
+def test_the_middle_coefficient_is_the_median_of_the_epochs_medians() -> None:
+    """Not their mean, nor that of the last epoch."""
+    lines = metrics(("audio",), epochs=4)
+    for line, middle in zip(lines.epochs, (0.1, 5.0, 0.3, 0.2), strict=True):
+        line["coefficients"]["audio"]["median"] = middle
+    assert coefficient_range(lines)["audio"] == {"min": 0.125, "median": pytest.approx(0.25), "max": 4.0}
+
+
 def test_tables_fit_80_columns() -> None:
     splits = {name: block(0.5, ("audio", "visual")) for name in ("test", "validation", "train")}
     out = io.StringIO()
@@ -113,3 +122,13 @@ def test_tables_fit_80_columns() -> None:
     out.truncate(0)
     console.print(figures_table({"test": block(0.5, ("audio",))}, "one modality"))
     assert "response" not in out.getvalue()
+
+
+def test_the_reference_of_ratios_and_coefficients_is_one() -> None:
+    names = ("scores", "ratios", "coefficients")
+    steps = [{"step": n, **{name: {"audio": 0.7, "visual": 1.4} for name in names}} for n in (1, 2)]
+    panels = step_figures(Metrics({"modalities": ["audio", "visual"]}, steps, [])).axes
+    references = [
+        [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == ":"] for axes in panels
+    ]
+    assert references == [[], [[1, 1]], [[1, 1]]]

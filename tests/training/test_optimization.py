@@ -68,6 +68,14 @@ def test_the_published_rule_clips_when_an_entry_of_the_heads_gradient_is_large(s
         assert float(total) == pytest.approx(1.0, rel=1e-4)
 
 
+def test_the_published_rule_looks_at_the_size_of_an_entry() -> None:
+    """-3 is large; its sign does not matter."""
+    head, other = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    head.grad, other.grad = torch.tensor([-3.0, 0.5]), torch.tensor([4.0, 0.0])
+    clip_gradients([head, other], 1.0, trigger=head)
+    assert float(torch.cat([head.grad, other.grad]).norm()) == pytest.approx(1.0, rel=1e-4)
+
+
 def test_no_clipping_only_measures() -> None:
     net = gradients(1e6)
     before = net[0].weight.grad.clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from gradmod.errors import ConfigError, TrainingError
 from gradmod.experiments.toml import load_config
 from gradmod.methods.registry import METHODS
 from gradmod.reporting.records import read_result
+from gradmod.tasks import Classification
+from gradmod.training import loop
 from gradmod.training.checkpoints import read_checkpoint
 from gradmod.training.evaluation import measure, predict
 from gradmod.training.parts import build_parts
@@ -82,6 +85,30 @@ def test_the_result_is_that_of_the_best_epoch_on_every_sample(tmp_path: Path) ->
     validation = [line["validation"]["accuracy"] for line in log_lines(summary.folder) if line["kind"] == "epoch"]
     assert summary.result["best_epoch"] == 1 + int(np.argmax(validation))
     assert read_checkpoint(summary.folder / "checkpoints" / "best.pt")["best_value"] == max(validation)
+
+
+def test_the_result_is_not_that_of_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first epoch counts as the best here, and it is not as good as the last one."""
+    monkeypatch.setattr(Classification, "improves", lambda self, value, best: math.isnan(best))
+    summary = run(short(tmp_path, epochs=3, encoder="mlp", lr=0.05, score_test=False))
+    validation = [line["validation"]["accuracy"] for line in log_lines(summary.folder) if line["kind"] == "epoch"]
+    assert validation[0] != validation[-1]
+    assert summary.result["best_epoch"] == 1
+    assert summary.result["splits"]["validation"]["accuracy"] == validation[0]
+
+
+def test_every_step_of_every_epoch_draws_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float] = []
+    original = loop.Loop._step
+
+    def step(self: loop.Loop, batch: Any) -> Any:
+        result = original(self, batch)
+        drawn.append(float(torch.rand(())))  # nothing else draws in this network
+        return result
+
+    monkeypatch.setattr(loop.Loop, "_step", step)
+    run(short(tmp_path, epochs=3, width=4, score_test=False))
+    assert len(drawn) == len(set(drawn)) == 3 * 9
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
@@ -220,6 +247,7 @@ def test_a_finished_run_can_be_trained_on(tmp_path: Path) -> None:
     assert log_lines(folder) == log_lines(straight)
 
 
+@pytest.mark.filterwarnings("ignore:AGM could not use")
 def test_a_diverging_run_stops_with_the_step_and_the_scores(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"(loss is (nan|inf) at step \d+ \(epoch \d\); scores: audio .*visual|not finite: )"
@@ -229,6 +257,7 @@ def test_a_diverging_run_stops_with_the_step_and_the_scores(tmp_path: Path) -> N
     assert all(value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
 
 
+@pytest.mark.filterwarnings("ignore:AGM could not use")
 def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gradmod.datasets import av_digits
     from gradmod.training import parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -84,7 +85,15 @@ def samples_stay_apart(module: nn.Module) -> bool:
     return all(_own_forward_keeps_samples_apart(child) for child in module.modules())
 
 
+def runs_as_its_class(module: nn.Module) -> bool:
+    """Whether nobody changed what calling `module` does: no hooks, no `forward` of the instance's own."""
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return not hooks and "forward" not in module.__dict__
+
+
 def _own_forward_keeps_samples_apart(module: nn.Module) -> bool:
+    if not runs_as_its_class(module):
+        return False
     kind = type(module)
     if getattr(module, "dim", None) == 0 or getattr(module, "start_dim", None) == 0:
         return False  # a softmax over the batch, a flattening of it
@@ -95,6 +104,8 @@ def _own_forward_keeps_samples_apart(module: nn.Module) -> bool:
 
 
 def _own_forward_is_mode_free(module: nn.Module) -> bool:
+    if not runs_as_its_class(module):
+        return False
     kind = type(module)
     if kind in _MODE_FREE or kind in _TRANSFORMER or kind.__dict__.get("forward_ignores_mode", False):
         return True
@@ -115,21 +126,32 @@ def _training_batch_norms(module: nn.Module) -> list[nn.Module]:
     return [norm for norm in norms if norm.training and norm.track_running_stats]
 
 
+def _is_plain_recurrent(module: nn.Module) -> bool:
+    """Whether dropout 0 makes a recurrent layer compute in train mode what it does in eval mode."""
+    forward = getattr(type(module), "forward", None)
+    return any(forward is kind.forward for kind in (nn.RNN, nn.LSTM, nn.GRU)) and runs_as_its_class(module)
+
+
 class MaskedPassMode:
     """Eval mode for the masked passes through a module; it can be entered once after another.
 
     Recurrent layers stay in train mode with their dropout set to 0, which computes the same: cuDNN refuses the backward
-    of a recurrent layer in eval mode.
+    of a recurrent layer in eval mode. One whose forward is its own goes to eval mode.
 
     Args:
         module: in its own mode; which submodules are in train mode is looked up here, once.
+
+    Attributes:
+        norms: the batch norms whose running statistics the full pass updates.
     """
 
     def __init__(self, module: nn.Module) -> None:
         training = [child for child in module.modules() if child.training]
-        self._training = [child for child in training if not isinstance(child, nn.RNNBase)]
-        self._recurrent = [(child, child.dropout) for child in training if isinstance(child, nn.RNNBase)]
-        self._norms = _training_batch_norms(module)
+        recurrent = [isinstance(child, nn.RNNBase) and _is_plain_recurrent(child) for child in training]
+        pairs = list(zip(training, recurrent, strict=True))
+        self._training = [child for child, is_recurrent in pairs if not is_recurrent]
+        self._recurrent: list[tuple[Any, Any]] = [(c, c.dropout) for c, is_recurrent in pairs if is_recurrent]
+        self.norms = _training_batch_norms(module)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -139,7 +161,7 @@ class MaskedPassMode:
                 child.training = False
             for child, _ in self._recurrent:
                 child.dropout = 0.0
-            with kept_statistics(self._norms):
+            with kept_statistics(self.norms):
                 yield
         finally:
             for child in self._training:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.chunks import over_samples
-from gradmod.coalitions.masking import check_batch_axis, concatenate, map_tensors, mask, proper_coalitions
-from gradmod.coalitions.modes import MaskedPassMode
-from gradmod.coalitions.protocols import split_output
-from gradmod.coalitions.strategy import Evaluation, Strategy, chunks_of_coalitions, responses_from_coalitions
+from gradmod.coalitions.kept_state import NetworkState
+from gradmod.coalitions.masked_passes import masked_passes
+from gradmod.coalitions.masking import CannotStackError, map_tensors, mask, proper_coalitions, stack_samples
+from gradmod.coalitions.protocols import logits_of
+from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions, split_coalitions
 
 
 class Looped(Strategy):
@@ -30,71 +32,121 @@ class Looped(Strategy):
         present: Tensor | None = None,
     ) -> Evaluation:
         """See `Strategy.evaluate`."""
-        output = model(inputs)
-        full, _ = split_output(output)
-        mode = MaskedPassMode(model)
-        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()), mode.entered():
-            hidden = {m: mask(model, m, inputs[m]) for m in modalities} if len(modalities) > 1 else {}
-            masked = [
-                split_output(model({**inputs, **{m: hidden[m] for m in modalities if m not in coalition}}))[0]
-                for coalition in proper_coalitions(modalities)
-            ]
-            responses = responses_from_coalitions(full, masked, present)
-        return Evaluation(output, responses)
+        output, full, before = self.full_pass(model, inputs)
+        masked: Sequence[Tensor] = ()
+        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()):
+            if len(modalities) > 1:
+                # One after another for the passes, which begin in the same state; in a compiled step one for all.
+                all_passes = nullcontext() if before is not None else masked_passes(model, None)
+                with all_passes:
+                    with _one_pass(model, before):
+                        hidden = {m: mask(model, m, inputs[m]) for m in modalities}
+                    masked = self._masked_logits(model, before, inputs, hidden, modalities, full)
+            return Evaluation(output, full, responses_from_coalitions(full, masked, present))
+
+    def _masked_logits(
+        self,
+        model: nn.Module,
+        before: NetworkState | None,
+        inputs: Mapping[str, Any],
+        hidden: Mapping[str, Any],
+        modalities: Sequence[str],
+        full: Tensor,
+    ) -> Sequence[Tensor]:
+        """Logits of each proper coalition, in their order."""
+        masked = []
+        for shown in proper_coalitions(modalities):
+            with _one_pass(model, before):
+                output = model(self.given({**inputs, **{m: hidden[m] for m in modalities if m not in shown}}))
+            masked.append(logits_of(model, output))
+        return masked
 
 
-class Batched(Strategy):
+def _one_pass(model: nn.Module, before: NetworkState | None) -> AbstractContextManager[None]:
+    return nullcontext() if before is None else masked_passes(model, before)
+
+
+class Batched(Looped):
     """The masked coalitions stacked on the batch axis: one pass on all modalities, and one larger pass in eval mode.
 
-    Right for a model that treats the samples of a batch one by one in eval mode, as every classifier should. Where the
-    stack would take more than a share of the memory, a few samples at a time (see `chunks`).
+    Right for a model that treats the samples of a batch one by one in eval mode, as every classifier should.
+
+    Args:
+        batch_axes: see `Strategy`.
+        falls_back: loop over the coalitions of a batch whose inputs cannot be stacked, and say so once, in place of
+            raising.
     """
 
     name = "batched"
 
-    def evaluate(
+    def __init__(self, batch_axes: Mapping[str, int] | None = None, falls_back: bool = False) -> None:
+        super().__init__(batch_axes)
+        self._falls_back = falls_back
+        self._has_said_so = False
+        self._constant: set[tuple[str, int]] = set()
+
+    def _masked_logits(
         self,
         model: nn.Module,
+        before: NetworkState | None,
         inputs: Mapping[str, Any],
+        hidden: Mapping[str, Any],
         modalities: Sequence[str],
-        *,
-        masked_gradient: bool = True,
-        present: Tensor | None = None,
-    ) -> Evaluation:
-        """See `Strategy.evaluate`."""
-        check_batch_axis(inputs, modalities)
-        output = model(inputs)
-        full, _ = split_output(output)
-        names = tuple(modalities)
-        if len(names) == 1:
-            return Evaluation(output, responses_from_coalitions(full, (), present))
-        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()):
-            hidden = {m: mask(model, m, inputs[m]) for m in names}
-            mode = MaskedPassMode(model)
+        full: Tensor,
+    ) -> Sequence[Tensor]:
+        coalitions = proper_coalitions(modalities)
+        axis = self.batch_axes.get("logits", 0)
+        try:
+            stacked = self._stack(inputs, hidden, modalities, full.shape[axis])
+        except CannotStackError as reason:
+            if not self._falls_back:
+                raise CannotStackError(
+                    f"coalitions='batched' does not go with these inputs: {reason}. Say where the samples lie with "
+                    "batch_axis=, or use coalitions='looped'"
+                ) from None
+            self._say_once(str(reason))
+            return super()._masked_logits(model, before, inputs, hidden, modalities, full)
+        with _one_pass(model, before):
+            output = model(stacked)
+        return split_coalitions(logits_of(model, output), full, len(coalitions), axis)
 
-            def responses_of(full: Tensor, inputs: Any, hidden: Any, present: Tensor | None) -> Tensor:
-                stacked = _stacked_pass(model, mode, inputs, hidden, names, len(full))
-                masked = chunks_of_coalitions(stacked, full, len(proper_coalitions(names)))
-                return responses_from_coalitions(full, masked, present)
+    def _stack(
+        self, inputs: Mapping[str, Any], hidden: Mapping[str, Any], modalities: Sequence[str], samples: int
+    ) -> dict[str, Any]:
+        coalitions = proper_coalitions(modalities)
+        stacked = {
+            key: self._repeated(key, x, samples, len(coalitions)) for key, x in inputs.items() if key not in modalities
+        }
+        for m in modalities:
+            rows = [inputs[m] if m in shown else hidden[m] for shown in coalitions]
+            stacked[m] = stack_samples(rows, samples, self.batch_axes.get(m, 0), m)
+        return stacked
 
-            trees = (full, dict(inputs), hidden, present)
-            responses = over_samples(responses_of, trees, len(full), len(proper_coalitions(names)))
-        return Evaluation(output, responses)
+    def _repeated(self, key: str, x: Any, samples: int, times: int) -> Any:
+        """An input that is no modality, once for each coalition where it holds samples.
 
+        A tensor that once had another length than the batch holds none, whatever length later batches have.
+        """
+        axis, leaves = self.batch_axes.get(key, 0), 0
 
-def _stacked_pass(
-    model: nn.Module, mode: MaskedPassMode, inputs: Any, hidden: Any, modalities: Sequence[str], samples: int
-) -> Tensor:
-    """Logits of the proper coalitions, from one pass on all of them."""
-    coalitions = proper_coalitions(modalities)
+        def repeat(leaf: Tensor) -> Tensor:
+            nonlocal leaves
+            leaves += 1
+            if leaf.dim() <= axis or leaf.shape[axis] != samples:
+                self._constant.add((key, leaves))
+            if (key, leaves) in self._constant:
+                return leaf
+            return torch.cat([leaf] * times, axis)
 
-    def repeat(leaf: Tensor) -> Tensor:
-        of_samples = leaf.dim() > 0 and len(leaf) == samples
-        return torch.cat([leaf] * len(coalitions)) if of_samples else leaf
+        return map_tensors(repeat, x)
 
-    stacked = {key: map_tensors(repeat, x) for key, x in inputs.items() if key not in modalities}
-    for m in modalities:
-        stacked[m] = concatenate([inputs[m] if m in coalition else hidden[m] for coalition in coalitions])
-    with mode.entered():
-        logits, _ = split_output(model(stacked))
-    return logits
+    def _say_once(self, reason: str) -> None:
+        in_training = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if self._has_said_so or not in_training:
+            return
+        self._has_said_so = True
+        warnings.warn(
+            f"the coalitions of a batch are evaluated one by one, which is right and takes longer: {reason}. Say so "
+            "with coalitions='looped', or where the samples lie with batch_axis=",
+            stacklevel=2,
+        )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.masking import can_concatenate, map_tensors, mask
+from gradmod.coalitions.masking import map_tensors, mask, nested_alike, tensor_leaves
 
 
 def presence_table(present: Mapping[str, Tensor], modalities: Sequence[str]) -> Tensor:
@@ -41,49 +41,74 @@ def presence_table(present: Mapping[str, Tensor], modalities: Sequence[str]) -> 
     return torch.stack([present.get(m, everywhere) for m in modalities], 1)
 
 
-def hide_absent(model: nn.Module, inputs: Mapping[str, Any], present: Mapping[str, Tensor]) -> dict[str, Any]:
+def without_missing(
+    inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None, modalities: Sequence[str], like: Tensor | None
+) -> Mapping[str, Tensor] | None:
+    """`present`, where a modality whose input is None is absent from every sample.
+
+    Args:
+        inputs: the batch, by modality.
+        present: see `presence_table`; None: every sample has every modality that is not None.
+        modalities: their names.
+        like: a tensor [B, ...] of the batch, say its targets; None: the first tensor of `inputs`.
+
+    Raises:
+        ValueError: every modality is None.
+    """
+    missing = [m for m in modalities if inputs[m] is None]
+    if not missing:
+        return present
+    if len(missing) == len(modalities):
+        raise ValueError(f"inputs are None for all modalities, {missing}; expected at least one in a batch")
+    row = like if like is not None else next(tensor_leaves({m: inputs[m] for m in modalities}))
+    absent = torch.zeros(len(row), dtype=torch.bool, device=row.device)
+    return {**(present or {}), **dict.fromkeys(missing, absent)}
+
+
+def hide_absent(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    present: Mapping[str, Tensor],
+    batch_axes: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """The batch with every absent input replaced by what a hidden modality looks like; what stood there is not read.
 
     Args:
         model: the network, which may declare a `mask`.
         inputs: the batch, by modality.
         present: see `presence_table`.
+        batch_axes: on which axis the samples of each input lie; 0 where nothing is said.
 
     Raises:
         ValueError: a batch of another length than `present`, or a mask that changes the shape of the input.
     """
-    return {**inputs, **{m: _hide_rows(model, m, inputs[m], has) for m, has in present.items()}}
+    axes = batch_axes or {}
+    return {**inputs, **{m: _hide_rows(model, m, inputs[m], has, axes.get(m, 0)) for m, has in present.items()}}
 
 
-def _hide_rows(model: nn.Module, modality: str, x: Any, has: Tensor) -> Any:
+def _hide_rows(model: nn.Module, modality: str, x: Any, has: Tensor, axis: int) -> Any:
     def check(leaf: Tensor) -> Tensor:
-        if leaf.dim() == 0 or len(leaf) != len(has):
+        if leaf.dim() <= axis or leaf.shape[axis] != len(has):
             raise ValueError(
                 f"present[{modality!r}] is for {len(has)} samples, but the input of {modality!r} holds a tensor of "
-                f"shape {list(leaf.shape)}; expected the batch as first axis of both"
+                f"shape {list(leaf.shape)}; expected the batch on axis {axis}"
             )
         return leaf
 
     map_tensors(check, x)
     hidden = mask(model, modality, x)
-    if not can_concatenate(x, hidden):
+    if not nested_alike(x, hidden):
         raise ValueError(
             f"mask({modality!r}, x) gives another form than x has; where single samples lack {modality!r} expected the "
             "same nesting, dtypes and shapes"
         )
-    return _choose(has, x, hidden)
+    hidden_leaves = tensor_leaves(hidden)
 
+    def choose(leaf: Tensor) -> Tensor:
+        rows = has.reshape((1,) * axis + (-1,) + (1,) * (leaf.dim() - 1 - axis))
+        return torch.where(rows, leaf, next(hidden_leaves))
 
-def _choose(has: Tensor, shown: Any, hidden: Any) -> Any:
-    """Rows of `shown` where `has`, else of `hidden`; both trees are nested alike."""
-    if isinstance(shown, Tensor):
-        return torch.where(has.reshape((-1,) + (1,) * (shown.dim() - 1)), shown, hidden)
-    if isinstance(shown, Mapping):
-        return {key: _choose(has, shown[key], hidden[key]) for key in shown}
-    if isinstance(shown, (list, tuple)):
-        items = [_choose(has, *pair) for pair in zip(shown, hidden, strict=True)]
-        return type(shown)(*items) if hasattr(shown, "_fields") else type(shown)(items)
-    return shown
+    return map_tensors(choose, x)
 
 
 def restrict_to_present(values: Tensor, present: Tensor) -> Tensor:

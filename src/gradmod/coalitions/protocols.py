@@ -1,10 +1,17 @@
-"""What gradmod knows of a model: what it returns, and what it may declare so that coalitions cost less."""
+"""What gradmod knows of a model: what it returns, and what it may declare so that coalitions cost less.
+
+A network of somebody else may have attributes of the same names that mean something else: `encoders` that are a list of
+blocks, `heads` that is a number, `mask` that is a parameter. What does not have the form of a declaration is none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,7 +20,8 @@ class Output(NamedTuple):
 
     Attributes:
         logits: [..., K], what is modulated.
-        extra_loss: scalar, added to the task's loss as it is; the masked passes' extra losses are not used.
+        extra_loss: scalar, added to the task's loss as it is. What of it goes through the logits is modulated as any
+            loss of theirs is; the masked passes' extra losses are not used.
     """
 
     logits: Tensor
@@ -28,17 +36,42 @@ def split_output(output: Tensor | Output) -> tuple[Tensor, Tensor | None]:
         ValueError: the logits have fewer than two axes.
     """
     logits, extra_loss = output if isinstance(output, Output) else (output, None)
-    if isinstance(logits, Tensor):
-        if logits.dim() < 2:
-            raise ValueError(
-                f"the model returned logits of shape {list(logits.shape)}; expected [B, ..., K], the batch first and "
-                "the outputs last. For one output a sample: logits.unsqueeze(-1)"
-            )
-        return logits, extra_loss
-    raise TypeError(
-        f"the model returned {type(output).__name__}; expected a logits tensor [..., K] or gradmod.Output(logits, "
-        "extra_loss): wrap it with gradmod.adapt(net, call=...)"
-    )
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            f"the model returned {type(output).__name__}; expected a logits tensor [..., K] or gradmod.Output(logits, "
+            "extra_loss). Say where the logits are: gradmod.adapt(net, logits=lambda out: out.logits), which hands "
+            "the model's own output back"
+        )
+    return _checked(logits), extra_loss
+
+
+def logits_of(model: nn.Module, output: Any) -> Tensor:
+    """The logits in what `model` returned.
+
+    Args:
+        model: the network; one made by `adapt(..., logits=)` says where they are.
+        output: what it returned.
+
+    Raises:
+        TypeError: there are none.
+        ValueError: they have fewer than two axes.
+    """
+    select = getattr(model, "select_logits", None)
+    if not callable(select):
+        return split_output(output)[0]
+    logits = select(output)
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits= gives {type(logits).__name__} of what the model returned; expected a tensor [..., K]")
+    return _checked(logits)
+
+
+def _checked(logits: Tensor) -> Tensor:
+    if logits.dim() < 2:
+        raise ValueError(
+            f"the model returned logits of shape {list(logits.shape)}; expected [B, ..., K], the batch first and "
+            "the outputs last. For one output a sample: logits.unsqueeze(-1)"
+        )
+    return logits
 
 
 @runtime_checkable
@@ -46,15 +79,15 @@ class Encodes(Protocol):
     """A model that says how it encodes each modality and fuses the features.
 
     Its `forward(inputs)` must equal `head(fuse({m: encode(m, inputs[m]) for every modality m}))`, and `encode(m, x)`
-    must run no module but `encoders[m]`.
+    must run no module but `encoders[m]`. The check of the first step finds out whether that is so.
     """
 
     encoders: Mapping[str, nn.Module]
 
-    def encode(self, modality: str, x: Any) -> Tensor:
-        """Features [B, ...] of one modality's input."""
+    def encode(self, modality: str, x: Any) -> Any:
+        """Features [B, ...] of one modality's input: a tensor, or nested tensors."""
 
-    def fuse(self, features: Mapping[str, Tensor]) -> Tensor:
+    def fuse(self, features: Mapping[str, Any]) -> Tensor:
         """Joint feature [B, ...], what the head reads."""
 
     def head(self, joint: Tensor) -> Tensor:
@@ -65,7 +98,7 @@ class Encodes(Protocol):
 class Additive(Encodes, Protocol):
     """A model whose logits are a sum: a term for each modality, and a constant."""
 
-    def contribution(self, modality: str, feature: Tensor) -> Tensor:
+    def contribution(self, modality: str, feature: Any) -> Tensor:
         """Term [B, ..., K] of one modality. A bias that belongs to no modality is left out."""
 
 
@@ -73,7 +106,7 @@ class Additive(Encodes, Protocol):
 class HasOwnHeads(Encodes, Protocol):
     """A model in which every modality has a head of its own, and so makes predictions of its own."""
 
-    def mono_logits(self, features: Mapping[str, Tensor]) -> Tensor:
+    def mono_logits(self, features: Mapping[str, Any]) -> Tensor:
         """[M, B, ..., K] each modality's own logits, in the order of `features`."""
 
 
@@ -83,3 +116,68 @@ class DefinesMask(Protocol):
 
     def mask(self, modality: str, x: Any) -> Any:
         """The masked input, of the same structure and batch size as `x`."""
+
+
+def declared_modules(model: nn.Module, name: str, modalities: Sequence[str]) -> Mapping[str, nn.Module] | None:
+    """The modules by modality that `model` declares under `name` (`encoders`, `heads`); None where it declares none.
+
+    A mapping of modules that names none of the modalities means something else, as do a list and a number.
+    """
+    found = getattr(model, name, None)
+    if isinstance(found, nn.ModuleDict):
+        found = dict(found.items())
+    if not isinstance(found, Mapping) or not all(isinstance(module, nn.Module) for module in found.values()):
+        return None
+    return found if any(m in found for m in modalities) else None
+
+
+def declares_encoding(model: nn.Module, modalities: Sequence[str]) -> bool:
+    """Whether `model` has the form of `Encodes` for these modalities."""
+    encoders = declared_modules(model, "encoders", modalities)
+    return (
+        encoders is not None
+        and all(m in encoders for m in modalities)
+        and _takes(getattr(model, "encode", None), 2)
+        and _takes(getattr(model, "fuse", None), 1)
+        and _takes(getattr(model, "head", None), 1)
+    )
+
+
+def declares_terms(model: nn.Module, modalities: Sequence[str]) -> bool:
+    """Whether `model` has the form of `Additive` for these modalities."""
+    return declares_encoding(model, modalities) and _takes(getattr(model, "contribution", None), 2)
+
+
+def declares_own_heads(model: nn.Module, modalities: Sequence[str]) -> bool:
+    """Whether `model` has the form of `HasOwnHeads` for these modalities."""
+    return declares_encoding(model, modalities) and _takes(getattr(model, "mono_logits", None), 1)
+
+
+def declared_mask(model: nn.Module) -> Callable[[str, Any], Any] | None:
+    """The model's `mask(modality, x)`; None where it has none, or something else of that name."""
+    own = getattr(model, "mask", None)
+    if own is None or isinstance(own, (nn.Module, Tensor)) or not callable(own):
+        return None
+    # A signature cannot be looked at in a compiled step.
+    return own if torch.compiler.is_compiling() or _takes(own, 2) else None
+
+
+def _takes(function: Any, count: int) -> bool:
+    """Whether `function` can be called with `count` positional arguments; a module takes one input."""
+    if isinstance(function, nn.Module):
+        return count == 1
+    if not callable(function):
+        return False
+    bound = inspect.ismethod(function)
+    return _accepts(function.__func__ if bound else function, count + bound)
+
+
+@lru_cache(maxsize=256)
+def _accepts(function: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True

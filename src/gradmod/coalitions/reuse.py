@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.chunks import over_samples
+from gradmod.coalitions.kept_state import NetworkState
+from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import (
-    can_concatenate,
-    check_batch_axis,
-    concatenate,
+    append_row,
+    first_row,
     map_tensors,
     mask,
     masked_row_is_constant,
     proper_coalitions,
+    tensor_leaves,
 )
-from gradmod.coalitions.modes import MaskedPassMode, same_in_both_modes, samples_stay_apart
-from gradmod.coalitions.protocols import Encodes
-from gradmod.coalitions.strategy import Evaluation, Strategy, chunks_of_coalitions, responses_from_coalitions
+from gradmod.coalitions.modes import same_in_both_modes, samples_stay_apart
+from gradmod.coalitions.protocols import logits_of
+from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions, split_coalitions
 from gradmod.functional import at_least_float32
 
 
 class EncoderReuse(Strategy):
     """Each encoder once in train mode and once in eval mode; then only the fusion and the head for each coalition.
 
-    An encoder that computes the same in both modes runs once, the masked row one more sample of its batch.
+    The full pass is the model's own forward; what its `encode` returned in it is kept. An encoder that computes the
+    same in both modes runs once, the masked row one more sample of its batch.
 
     Args:
+        batch_axes: see `Strategy`; features and joint features have their samples where the logits have them.
         share_train_pass: True: take the features of the train-mode pass for every encoder, batch norm and dropout or
             not. An approximation (`shared`): masked passes then see this batch's statistics in place of the running
             ones.
     """
 
-    def __init__(self, share_train_pass: bool = False) -> None:
+    def __init__(self, batch_axes: Mapping[str, int] | None = None, share_train_pass: bool = False) -> None:
+        super().__init__(batch_axes)
         self.share_train_pass = share_train_pass
         self.exact = not share_train_pass
         self.name = "shared" if share_train_pass else "reuse"
@@ -50,58 +55,39 @@ class EncoderReuse(Strategy):
         present: Tensor | None = None,
     ) -> Evaluation:
         """See `Strategy.evaluate`."""
-        if not isinstance(model, Encodes):
-            raise TypeError(
-                f"{type(model).__name__} does not declare encode, fuse, head and encoders; use 'batched' or 'looped'"
-            )
-        check_batch_axis(inputs, modalities)
-        same = {m for m in modalities if same_in_both_modes(model.encoders[m])}
-        features: dict[str, Tensor] = {}
-        hidden: dict[str, Tensor] = {}
-        for m in modalities:
-            stack = m in same and masked_gradient and len(modalities) > 1 and samples_stay_apart(model.encoders[m])
-            row = _masked_row(model, m, inputs[m]) if stack else None
-            if row is None:
-                features[m] = model.encode(m, inputs[m])
-            else:
-                encoded = model.encode(m, concatenate((inputs[m], row)))
-                features[m], hidden[m] = encoded[:-1], encoded[-1:]
-        full = model.head(model.fuse(features))
-        with torch.set_grad_enabled(masked_gradient and torch.is_grad_enabled()):
-            if len(modalities) == 1:
-                return Evaluation(full, responses_from_coalitions(full, (), present))
-            kept = modalities if self.share_train_pass else same
-            mode = MaskedPassMode(model)
-            with mode.entered():
-                shown = {m: features[m] if m in kept else model.encode(m, inputs[m]) for m in modalities}
-                for m in modalities:
-                    if m not in hidden:
-                        hidden[m] = _hidden_feature(model, m, inputs[m])
-            responses = self._responses(model, mode, full, shown, hidden, present)
-        return Evaluation(full, responses)
+        net: Any = model
+        several = len(modalities) > 1
+        same = {m for m in modalities if several and same_in_both_modes(net.encoders[m])}
+        appended = {m for m in same if masked_gradient and samples_stay_apart(net.encoders[m])}
+        rows = {m: _masked_row(net, m, inputs[m]) for m in appended}
+        with recorded_encoding(model, rows) as encoded:
+            output, full, before = self.full_pass(model, inputs)
+        if not several:
+            return Evaluation(output, full, responses_from_coalitions(full, (), present))
+        kept = set(modalities) if self.share_train_pass else same
+        gradient = masked_gradient and torch.is_grad_enabled()
+        with torch.set_grad_enabled(gradient), masked_passes(model, before):
+            shown = {m: encoded.feature(m) if m in kept else None for m in modalities}
+            shown = {
+                m: net.encode(m, self.given(inputs[m])) if feature is None else feature for m, feature in shown.items()
+            }
+            hidden = {m: encoded.masked_feature(m) for m in modalities}
+            hidden = {
+                m: _masked_feature(net, m, self.given(inputs[m])) if feature is None else feature
+                for m, feature in hidden.items()
+            }
+            responses = self._responses(net, full, shown, hidden, present)
+        return Evaluation(output, full, responses)
 
     def _responses(
-        self,
-        model: Any,
-        mode: MaskedPassMode,
-        full: Tensor,
-        shown: Mapping[str, Tensor],
-        hidden: Mapping[str, Tensor],
-        present: Tensor | None,
+        self, model: Any, full: Tensor, shown: Mapping[str, Any], hidden: Mapping[str, Any], present: Tensor | None
     ) -> Tensor:
         """Mono-modal responses [M, ..., K] from each modality's feature, shown [B, ...] and hidden [1 or B, ...]."""
         coalitions = proper_coalitions(tuple(shown))
-
-        def responses_of(full: Tensor, shown: Any, hidden: Any, present: Tensor | None) -> Tensor:
-            stacked = {
-                m: torch.cat([x if m in coalition else hidden[m].expand_as(x) for coalition in coalitions])
-                for m, x in shown.items()
-            }
-            with mode.entered():
-                logits: Tensor = model.head(model.fuse(stacked))
-            return responses_from_coalitions(full, chunks_of_coalitions(logits, full, len(coalitions)), present)
-
-        return over_samples(responses_of, (full, shown, hidden, present), len(full), len(coalitions))
+        stacked = {m: _stacked(x, hidden[m], [m in coalition for coalition in coalitions]) for m, x in shown.items()}
+        logits = logits_of(model, model.head(model.fuse(stacked)))
+        masked = split_coalitions(logits, full, len(coalitions), self.batch_axes.get("logits", 0))
+        return responses_from_coalitions(full, masked, present)
 
 
 class AdditiveHead(EncoderReuse):
@@ -115,25 +101,18 @@ class AdditiveHead(EncoderReuse):
     Where a sample lacks modalities, M and the sum are over those that it has, and phi^m is 0 for the others.
     """
 
-    def __init__(self, share_train_pass: bool = False) -> None:
-        super().__init__(share_train_pass)
+    def __init__(self, batch_axes: Mapping[str, int] | None = None, share_train_pass: bool = False) -> None:
+        super().__init__(batch_axes, share_train_pass)
         self.name = "shared (additive head)" if share_train_pass else "additive"
 
     def _responses(
-        self,
-        model: Any,
-        mode: MaskedPassMode,
-        full: Tensor,
-        shown: Mapping[str, Tensor],
-        hidden: Mapping[str, Tensor],
-        present: Tensor | None,
+        self, model: Any, full: Tensor, shown: Mapping[str, Any], hidden: Mapping[str, Any], present: Tensor | None
     ) -> Tensor:
         full = at_least_float32(full)
         # A power of two small enough that sums of large but finite terms stay finite; exact, and undone at the end.
         scale = 0.25 / (1 << len(shown).bit_length())
         # Few large operations and not many small ones: for small networks these are most of what AGM costs.
-        with mode.entered():
-            contributions = {m: model.contribution(m, torch.cat([shown[m], hidden[m]])) for m in shown}
+        contributions = {m: model.contribution(m, _joined(shown[m], hidden[m])) for m in shown}
         for m, term in contributions.items():
             if term.shape[1:] != full.shape[1:]:
                 raise ValueError(
@@ -152,17 +131,125 @@ class AdditiveHead(EncoderReuse):
         return responses.clamp(-limit, limit) / scale
 
 
+class RecordedEncoding:
+    """What `encode` returned for each modality in one pass of a model's own forward."""
+
+    def __init__(self, encode: Any, rows: Mapping[str, Any]) -> None:
+        self._encode, self._rows = encode, rows
+        self._features: dict[str, tuple[Any, list[int]]] = {}
+        self._masked: dict[str, Any] = {}
+        self._calls: dict[str, int] = {}
+
+    def __call__(self, modality: str, x: Any) -> Any:
+        """`encode(modality, x)`, with a masked row as one more sample where there is one for it."""
+        row = self._rows.get(modality)
+        joined = None if row is None else append_row(x, row)
+        feature = self._encode(modality, x if joined is None else joined)
+        if joined is not None:
+            samples = len(next(tensor_leaves(joined)))
+            if samples and all(leaf.dim() > 0 and len(leaf) % samples == 0 for leaf in tensor_leaves(feature)):
+                # Some encoders give several rows a sample: frames folded into the batch.
+                self._masked[modality] = map_tensors(lambda leaf: leaf[-(len(leaf) // samples) :], feature)
+                feature = map_tensors(lambda leaf: leaf[: -(len(leaf) // samples)], feature)
+            else:
+                feature = self._encode(modality, x)
+        self._calls[modality] = self._calls.get(modality, 0) + 1
+        self._features[modality] = feature, _versions(feature)
+        return feature
+
+    def feature(self, modality: str) -> Any:
+        """The modality's feature; None where the forward did not encode it, or not once, or wrote into it since."""
+        if self._calls.get(modality) != 1:
+            return None
+        feature, versions = self._features[modality]
+        return feature if versions == _versions(feature) else None
+
+    def masked_feature(self, modality: str) -> Any:
+        """The masked row's feature [1, ...]; None where it was not encoded with the others."""
+        return self._masked.get(modality) if self.feature(modality) is not None else None
+
+
+@contextmanager
+def recorded_encoding(model: Any, rows: Mapping[str, Any]) -> Iterator[RecordedEncoding]:
+    """While entered, `model.encode` is recorded.
+
+    Args:
+        model: one that declares `Encodes`.
+        rows: by modality a masked input [1, ...] to be encoded as one more sample.
+    """
+    own = model.__dict__.get("encode")
+    recorded = RecordedEncoding(model.encode, rows)
+    model.__dict__["encode"] = recorded
+    try:
+        yield recorded
+    finally:
+        if own is None:
+            del model.__dict__["encode"]
+        else:
+            model.__dict__["encode"] = own
+
+
+def own_head_predictions(model: Any, inputs: Mapping[str, Any], modalities: Sequence[str]) -> tuple[Any, Tensor]:
+    """What a model with a head for each modality returns, and what those heads say, without gradient.
+
+    Args:
+        model: one that declares `HasOwnHeads`; its own forward runs.
+        inputs: the batch, by modality.
+        modalities: their order in the predictions.
+
+    Returns:
+        The output, and [M, B, ..., K]. A modality that the forward does not encode by `encode` is encoded in eval mode.
+    """
+    before = None if torch.compiler.is_compiling() else NetworkState(model)
+    with recorded_encoding(model, {}) as encoded:
+        output = model(inputs)
+    with torch.no_grad():
+        features = {m: encoded.feature(m) for m in modalities}
+        if any(feature is None for feature in features.values()):
+            with masked_passes(model, before):
+                features = {m: model.encode(m, inputs[m]) if f is None else f for m, f in features.items()}
+        predictions: Tensor = model.mono_logits(features)
+    return output, predictions
+
+
+def _versions(feature: Any) -> list[int]:
+    if torch.compiler.is_compiling():
+        return []
+    return [leaf._version for leaf in tensor_leaves(feature) if not leaf.is_inference()]
+
+
+def _stacked(shown: Any, hidden: Any, is_shown: Sequence[bool]) -> Any:
+    """The samples of each coalition one after another; features may be nested."""
+    hidden_leaves = tensor_leaves(hidden)
+
+    def of_leaf(leaf: Tensor) -> Tensor:
+        masked = _for_every_sample(next(hidden_leaves), leaf)
+        return torch.cat([leaf if show else masked for show in is_shown])
+
+    return map_tensors(of_leaf, shown)
+
+
+def _for_every_sample(masked: Tensor, shown: Tensor) -> Tensor:
+    """The masked feature of one sample (of [1, ...], or of several rows) for as many samples as `shown` holds."""
+    if len(masked) == 1:
+        return masked.expand_as(shown)
+    if len(masked) == len(shown):
+        return masked
+    return masked.repeat(len(shown) // len(masked), *(1,) * (masked.dim() - 1))
+
+
+def _joined(shown: Any, hidden: Any) -> Any:
+    hidden_leaves = tensor_leaves(hidden)
+    return map_tensors(lambda leaf: torch.cat([leaf, next(hidden_leaves)]), shown)
+
+
 def _masked_row(model: nn.Module, modality: str, x: Any) -> Any:
-    """The masked input [1, ...], where it is the same for every sample and can be one more row of `x`; else None."""
-    if not masked_row_is_constant(model):
-        return None
-    row = mask(model, modality, map_tensors(lambda leaf: leaf[:1], x))
-    return row if can_concatenate(x, row) else None
+    """The masked input [1, ...], where it is the same for every sample; else None."""
+    row = first_row(x) if masked_row_is_constant(model) else None
+    return None if row is None else mask(model, modality, row)
 
 
-def _hidden_feature(model: Any, modality: str, x: Any) -> Tensor:
+def _masked_feature(model: Any, modality: str, x: Any) -> Any:
     """Feature of the masked input: [1, ...] where it is the same for every sample, else [B, ...]."""
-    if masked_row_is_constant(model):
-        x = map_tensors(lambda leaf: leaf[:1], x)
-    feature: Tensor = model.encode(modality, mask(model, modality, x))
-    return feature
+    row = _masked_row(model, modality, x)
+    return model.encode(modality, mask(model, modality, x) if row is None else row)

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradmod.coalitions.kept_state import NetworkState
+from gradmod.coalitions.masking import copy_containers, tensor_leaves
+from gradmod.coalitions.outputs import replace_logits
 from gradmod.coalitions.presence import restrict_to_present
-from gradmod.coalitions.protocols import Output
+from gradmod.coalitions.protocols import logits_of
 from gradmod.functional import at_least_float32, shapley_values
 
 
@@ -20,20 +23,52 @@ class Evaluation:
     """A model's full pass, and what each modality contributes to it.
 
     Attributes:
-        output: what the model returned on all modalities, v(all).
-        responses: [M, ..., K] mono-modal responses phi^m, at least float32; they sum to v(all).
+        output: what the model returned on all modalities: logits, `Output`, or a kind of its own.
+        logits: [B, ..., K] the logits in it, v(all).
+        responses: [M, B, ..., K] mono-modal responses phi^m, at least float32; they sum to v(all).
     """
 
-    output: Tensor | Output
+    output: Any
+    logits: Tensor
     responses: Tensor
+
+    def with_logits(self, modulated: Tensor) -> Any:
+        """The model's output with other logits of the same value; losses in it that come from the logits follow."""
+        return replace_logits(self.output, self.logits, modulated)
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What a network does in its forward that the masked passes must know of; `first_step` finds it out.
+
+    Attributes:
+        moves: names of buffers and parameters without gradient that every pass changes.
+        writes_inputs: whether it changes the tensors that it is given.
+    """
+
+    moves: tuple[str, ...] = ()
+    writes_inputs: bool = False
 
 
 class Strategy(ABC):
-    """A way to evaluate a model on its coalitions. The full pass comes first, in the model's own mode; then the masked
-    passes, in eval mode."""
+    """A way to evaluate a model on its coalitions.
+
+    The full pass is the model's own call, in its own mode; then come the masked passes, in eval mode.
+
+    Args:
+        batch_axes: on which axis the samples of an input lie, by its key, and those of the output, under `logits`; 0
+            where nothing is said.
+
+    Attributes:
+        habits: what is known of the network.
+    """
 
     name: str
     exact: bool = True
+
+    def __init__(self, batch_axes: Mapping[str, int] | None = None) -> None:
+        self.batch_axes = dict(batch_axes or {})
+        self.habits = Habits()
 
     @abstractmethod
     def evaluate(
@@ -55,6 +90,31 @@ class Strategy(ABC):
             present: [B, M] bool, where some samples lack a modality; in `inputs` those are hidden already. A sample's
                 responses are then its shares among the modalities that it has, and 0 for the others.
         """
+
+    def given(self, inputs: Any) -> Any:
+        """`inputs` for one pass: in containers of its own, and copied where the network writes into them."""
+        return copy_containers(inputs, with_tensors=self.habits.writes_inputs)
+
+    def full_pass(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, Tensor, NetworkState | None]:
+        """What the model returns on all modalities, the logits in it, and the model's state before it.
+
+        Raises:
+            RuntimeError: it wrote into the tensors of `inputs`, and that was not known.
+        """
+        if torch.compiler.is_compiling():
+            output = model(self.given(inputs))
+            return output, logits_of(model, output), None
+        before = NetworkState(model, self.habits.moves)
+        versions = [(leaf, leaf._version) for leaf in tensor_leaves(inputs) if not leaf.is_inference()]
+        output = model(self.given(inputs))
+        for leaf, version in versions:
+            if leaf._version != version:
+                raise RuntimeError(
+                    f"the network's forward changed an input of shape {list(leaf.shape)} in place, so that the masked "
+                    "passes would see it changed already. Leave check=True, which finds that out in the first step, or "
+                    "let the network compute out of place (x = x * 2 in place of x.mul_(2))"
+                )
+        return output, logits_of(model, output), before
 
 
 def responses_from_coalitions(full: Tensor, masked: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
@@ -78,19 +138,22 @@ def responses_from_coalitions(full: Tensor, masked: Sequence[Tensor], present: T
     return shapley_values(values if present is None else restrict_to_present(values, present))
 
 
-def chunks_of_coalitions(stacked: Tensor, full: Tensor, coalitions: int) -> Sequence[Tensor]:
+def split_coalitions(stacked: Tensor, full: Tensor, coalitions: int, axis: int) -> Sequence[Tensor]:
     """The logits of each of the coalitions whose samples are stacked on the batch axis.
 
     Raises:
         ValueError: the model's output changes its shape from coalition to coalition, or has no batch axis.
     """
-    _expect_shape(stacked, (coalitions * len(full), *full.shape[1:]), full)
-    return stacked.chunk(coalitions)
+    expected = list(full.shape)
+    expected[axis] *= coalitions
+    _expect_shape(stacked, expected, full)
+    return stacked.chunk(coalitions, axis)
 
 
 def _expect_shape(logits: Tensor, expected: Sequence[int], full: Tensor) -> None:
     if logits.shape != torch.Size(expected):
         raise ValueError(
             f"the model returned logits of shape {list(logits.shape)} with modalities hidden and {list(full.shape)} "
-            f"on all modalities; expected {list(expected)}: the same for each sample, whatever is hidden"
+            f"on all modalities; expected {list(expected)}: the same for each sample, whatever is hidden. Where "
+            "samples do not lie on the first axis, say so with batch_axis=; coalitions='looped' takes any network"
         )

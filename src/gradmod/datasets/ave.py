@@ -17,7 +17,7 @@ from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Split
 from gradmod.datasets.splits import Splits
 from gradmod.errors import DataError
-from gradmod.file_kinds import check_there, unreadable
+from gradmod.file_kinds import another_kind, check_there
 
 if TYPE_CHECKING:
     import h5py
@@ -275,6 +275,5 @@ class H5Array:
             )
         if isinstance(error, OSError) and error.errno:
             return UnavailableError(f"{self._path} cannot be opened: {os.strerror(error.errno)} ({reason})")
-        if self._opened is None:
-            return DataError(unreadable(self._path, "an HDF5 file", "hdf5", reason))
-        return DataError(f"{self._path} cannot be read: {otherwise} ({reason}); fetch it again")
+        other = another_kind(self._path, "an HDF5 file", "hdf5")
+        return DataError(f"{self._path} cannot be read: {other or f'{otherwise} ({reason}); fetch it again'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -280,6 +280,11 @@ class SoundFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def contents(self, rows: Indices) -> Iterator[bytes]:
+        """The files as they are; see `datasets.contents`."""
+        for row in rows:
+            yield self.paths[row].read_bytes()
+
     def read(self, rows: Indices, draws: np.random.Generator | None) -> Tensor:
         """[n, 1, 257, 188]; nothing is drawn."""
         return torch.from_numpy(np.stack([spectrogram(self.paths[row])[None] for row in rows]))
@@ -323,6 +328,13 @@ class Frames:
     def shape(self) -> tuple[int, ...]:
         """[3, 224, 224], or with several frames [3, T, 224, 224]."""
         return (3, PIXELS, PIXELS) if self.count == 1 else (3, self.count, PIXELS, PIXELS)
+
+    def contents(self, rows: Indices) -> Iterator[bytes]:
+        """All frames, of which `read` takes a few; see `datasets.contents`."""
+        for clip in rows:
+            yield repr([self.count, self.pinned, self.pictures.count(clip)]).encode()
+            for number in range(self.pictures.count(clip)):
+                yield self.pictures.content(clip, number)
 
     def read_all(self, rows: Indices) -> None:
         """Decode every frame of these clips, of which `read` takes a few.

@@ -1,9 +1,8 @@
-"""What tells one data set from another: its samples' content, and its sizes, classes, ids and labels."""
+"""What tells one sample's input from another's."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,53 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradmod.datasets.samples import Split
-from gradmod.datasets.splits import Splits
-
-BATCH = 64
 FEW_TOKENS = 8
-
-
-def facts_of(splits: Splits) -> dict[str, Any]:
-    """What a run should find again when it reads its data again, as JSON holds it.
-
-    Returns:
-        Of each split `samples`; `class_counts`, None where targets are no classes; and hashes of its `ids` (which
-        samples of the data set, in order) and of its `labels`.
-    """
-    return {
-        name: {
-            "samples": len(split),
-            "class_counts": split.class_counts(),
-            "ids": hash_of(split.ids),
-            "labels": hash_of(split.targets),
-        }
-        for name, split in splits.items()
-    }
-
-
-def fingerprint_of(splits: Splits, *, content: bool = False) -> str:
-    """One hash of `facts_of` and the inputs' shapes; with `content`, of every input of every sample too, which reads
-    the whole data set.
-
-    Raises:
-        DataError: with `content`, a sample cannot be read.
-    """
-    shapes = {name: {m: list(shape) for m, shape in split.shapes.items()} for name, split in splits.items()}
-    digest = hashlib.sha256(json.dumps([facts_of(splits), shapes], sort_keys=True).encode())
-    if content:
-        for _, split in splits.items():
-            for of_batch in content_digests(split):
-                for modality in sorted(of_batch):
-                    digest.update(b"".join(of_batch[modality]))
-    return digest.hexdigest()
-
-
-def content_digests(split: Split, batch: int = BATCH) -> Iterator[dict[str, list[bytes]]]:
-    """Of each batch of a split, in order: what identifies every sample's input, by modality."""
-    for start in range(0, len(split), batch):
-        inputs, _ = split.read(range(start, min(start + batch, len(split))))
-        yield {modality: input_digests(value) for modality, value in inputs.items()}
 
 
 def input_digests(value: Tensor | Mapping[str, Any]) -> list[bytes]:
@@ -108,13 +61,3 @@ def unpadded(sample: Tensor) -> Tensor:
         return sample
     filled = (sample != 0).reshape(len(sample), -1).any(1).nonzero()
     return sample[: int(filled[-1]) + 1 if len(filled) else 0].contiguous()
-
-
-def hash_of(values: npt.NDArray[Any]) -> str:
-    """Of an array: what stands in it, its shape and its kind."""
-    digest = hashlib.sha256(f"{values.dtype.kind} {list(values.shape)} ".encode())
-    if values.dtype.kind in "OUS":
-        digest.update("\0".join(map(str, values.ravel())).encode("utf-8", "surrogatepass"))
-    else:
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()

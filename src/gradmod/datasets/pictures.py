@@ -31,6 +31,9 @@ class Pictures(Protocol):
     def image(self, clip: int, number: int) -> Image:
         """A frame of a clip."""
 
+    def content(self, clip: int, number: int) -> bytes:
+        """What a frame is read from."""
+
 
 @dataclass(frozen=True)
 class PictureFiles:
@@ -52,6 +55,10 @@ class PictureFiles:
     def image(self, clip: int, number: int) -> Image:
         """A frame, decoded."""
         return read_image(self.files[clip][number])
+
+    def content(self, clip: int, number: int) -> bytes:
+        """The file of a frame."""
+        return self.files[clip][number].read_bytes()
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,12 @@ class PictureArrays:
         frame = self.first[clip] + number
         height, width = self.sizes[frame].tolist()
         return Image.frombuffer("RGB", (width, height), self.pixels[self.begins[frame] : self.begins[frame + 1]])
+
+    def content(self, clip: int, number: int) -> bytes:
+        """Size and pixels of a frame."""
+        frame = self.first[clip] + number
+        pixels = self.pixels[self.begins[frame] : self.begins[frame + 1]]
+        return bytes(self.sizes[frame].tobytes() + pixels.tobytes())
 
 
 class PictureWriter:

@@ -19,7 +19,7 @@ from gradmod.datasets.folders import files_in
 from gradmod.datasets.npy import open_array
 from gradmod.errors import UNREADABLE, ConfigError, DataError, WriteError, why_unreadable
 from gradmod.file_kinds import unreadable
-from gradmod.files import sync, write_json
+from gradmod.files import making_beside, sync, write_json
 
 MANIFEST = "manifest.json"
 STAMP = ".verified.json"
@@ -31,15 +31,16 @@ FORMAT = 1
 def making(out: Path) -> Iterator[Path]:
     """A folder to write into, beside `out`: renamed to `out` when the block ends well, else removed.
 
+    What a process that was killed has left of the same folder is removed, and nothing else.
+
     Raises:
         ConfigError: `out` exists.
     """
     if out.exists():
         raise ConfigError(f"{out} exists already; name a folder that does not, or remove it")
-    folder = out.with_name(f".{out.name}.making")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = making_beside(out)
+    folder.mkdir(parents=True)
     try:
-        folder.mkdir(parents=True)
         yield folder
         for path in folder.rglob("*"):
             sync(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, did_you_mean
 
 HELDOUT, PUBLISHED = "heldout", "published"
 LEFT_OUT_OF_OWN = "take its row out of the rows of its split, where your function makes it: whole.subset(rows)"
@@ -222,5 +222,6 @@ def dataset_info(name: str) -> DatasetInfo:
     if info is None:
         raise ConfigError(
             f"data.dataset is {name!r}; expected one of {ready}, or folder/file.py:function for one of your own"
+            f"{did_you_mean(name, DATASETS)}"
         )
     return info

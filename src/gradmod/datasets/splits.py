@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from gradmod.datasets.contents import content_hash
 from gradmod.datasets.samples import Indices, Split
 from gradmod.errors import DataError
 from gradmod.tasks import Classification, Task
@@ -40,6 +42,11 @@ class Splits:
     outputs: int | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+
+    @cached_property
+    def content_hash(self) -> str:
+        """Hash of all that it holds; see `gradmod.datasets.contents.content_hash`."""
+        return content_hash(self)
 
     def items(self) -> Iterator[tuple[str, Split]]:
         """The splits that there are, by name."""

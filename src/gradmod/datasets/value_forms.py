@@ -128,7 +128,7 @@ class ValueFacts:
             negatives += int(np.count_nonzero(rows < 0)) if bottoms.min() < 0 else 0
             if array.dtype.kind == "f":
                 largest = np.maximum(np.abs(tops), np.abs(bottoms))
-                dim = np.flatnonzero((largest > 0) & (largest <= 1))
+                dim = np.flatnonzero(largest <= 1)
                 dim = dim[(rows[dim] != np.floor(rows[dim])).any(1)]
                 dim_at = start + int(dim[0]) if len(dim) and not dims else dim_at
                 dims += len(dim)

@@ -3,58 +3,99 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tyro
 
 from gradmod.errors import ConfigError
 from gradmod.experiments.config import Config
-from gradmod.experiments.presets import preset_names, preset_path
-from gradmod.experiments.toml import NONE, Settings, load_settings, refuse_unnamed_code
+from gradmod.experiments.flags import flags_of, given_flags, in_one_spelling
+from gradmod.experiments.presets import preset_names, preset_path, presets
+from gradmod.experiments.relevance import refuse_without_effect
+from gradmod.experiments.toml import Settings, load_settings, refuse_unnamed_code
 
 T = TypeVar("T")
 _BOX = "╭╮╰╯│─├┤-"
-_WORDS = {NONE: "None", "true": "True", "false": "False"}
+SETTINGS_FILES = """
+settings from a file, which flags win over:
+  --preset NAME   settings that come with the package: {}
+  --config FILE   a TOML file, such as the config.toml of a run
+"""
 _STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
 
 
-def parse(kind: Callable[..., T], arguments: Sequence[str], prog: str, default: Any = tyro.MISSING_NONPROP) -> T:
+def parse(
+    kind: Callable[..., T],
+    arguments: Sequence[str],
+    prog: str,
+    default: Any = tyro.MISSING_NONPROP,
+    *,
+    more_help: str = "",
+) -> T:
     """Parse `arguments` into what `kind` (a dataclass or a function) takes, and call it.
+
+    A function is called when everything is parsed: what it prints is not the parser's.
+
+    Args:
+        kind: what takes them.
+        arguments: the words.
+        prog: the command, for messages.
+        default: of a dataclass, what the words leave out.
+        more_help: what --help says below the flags.
 
     Raises:
         ConfigError: an argument is unknown, missing or of the wrong type; one line.
         SystemExit: after --help.
     """
-    words = [_spelt(argument) for argument in arguments]
+    flags = flags_of(kind)
+    made: Callable[..., Any] = kind if is_dataclass(kind) else _deferred(kind)
     complaint = io.StringIO()
     try:
+        words = in_one_spelling(arguments, flags)
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=words, prog=prog, default=default, config=_STYLE)
+            parsed = tyro.cli(made, args=words, prog=prog, default=default, config=_STYLE)
     except SystemExit as stop:
         if stop.code in (0, None):
+            print(more_help, end="")
             raise
         raise ConfigError(one_line(complaint.getvalue()) + f" (see {prog} --help)") from None
+    except ConfigError as error:
+        raise ConfigError(f"{error} (see {prog} --help)") from None
+    return cast(T, parsed if is_dataclass(kind) else parsed())
 
 
-def parse_config(arguments: Sequence[str], prog: str) -> Config:
+def _deferred(function: Callable[..., T]) -> Callable[..., Callable[[], T]]:
+    """A function with the same arguments that gives back the call in place of making it."""
+
+    @functools.wraps(function)
+    def call_of(*args: Any, **kwargs: Any) -> Callable[[], T]:
+        return functools.partial(function, *args, **kwargs)
+
+    return call_of
+
+
+def parse_config(arguments: Sequence[str], prog: str, more_help: str = "") -> Config:
     """Settings of a run; see `parse_settings`."""
-    return parse_settings(arguments, prog, Config())
+    return parse_settings(arguments, prog, Config(), more_help)
 
 
-def parse_settings(arguments: Sequence[str], prog: str, default: Settings) -> Settings:
+def parse_settings(arguments: Sequence[str], prog: str, default: Settings, more_help: str = "") -> Settings:
     """Settings from `--config FILE.toml` or `--preset NAME`, if given, and the flags, which win over the file.
 
     Args:
         arguments: the words.
         prog: the command, for messages.
         default: what neither names is as in this.
+        more_help: examples, below the flags of --help.
 
     Raises:
-        ConfigError: see `parse`, `load_settings` and `preset_path`; or both are given.
+        ConfigError: see `parse`, `load_settings` and `preset_path`; or both are given; or a flag makes no difference.
     """
     rest: list[str] = []
     paths: list[Path] = []
@@ -74,9 +115,12 @@ def parse_settings(arguments: Sequence[str], prog: str, default: Settings) -> Se
         )
     if paths:
         default = load_settings(paths[0], default)
-    config = parse(type(default), rest, prog, default)
+    config = parse(
+        type(default), rest, prog, default, more_help=SETTINGS_FILES.format(", ".join(presets())) + more_help
+    )
     if paths:
         refuse_unnamed_code(config, paths[0], _dataset_in(rest))
+    refuse_without_effect(config, given_flags(rest, flags_of(type(default))))
     return config
 
 
@@ -115,11 +159,3 @@ def one_line(boxed: str) -> str:
             flag = next((word for line in paragraph for word in line.split() if word.startswith("--")), "")
             message += f"; did you mean {flag}?" if flag else ""
     return message or "the arguments cannot be understood"
-
-
-def _spelt(argument: str) -> str:
-    """Spell none, true and false the way tyro wants them: they are the same words in files and on the command line."""
-    flag, equals, value = argument.partition("=")
-    if equals and flag.startswith("--"):
-        return f"{flag}={_WORDS.get(value.lower(), value)}"
-    return _WORDS.get(argument.lower(), argument)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import reprlib
 from collections.abc import Sequence
 from typing import Any
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, did_you_mean
 
 LARGEST_WHOLE = 2**63 - 1
 """What TOML, and torch, hold."""
@@ -17,8 +16,7 @@ LARGEST_WHOLE = 2**63 - 1
 def one_of(name: str, value: str, choices: Sequence[str]) -> None:
     """Raise ConfigError unless `value` is one of `choices`."""
     if value not in choices:
-        close = difflib.get_close_matches(value if isinstance(value, str) else "", choices, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         raise ConfigError(f"{name} is {shown(value)}; expected one of {', '.join(choices)}{hint}")
 
 

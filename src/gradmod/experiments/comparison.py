@@ -37,8 +37,8 @@ class CompareConfig:
     tune: tuple[str, ...] = ()
     """Settings to choose on the validation split, as in agm.alpha=0.1,0.3,1; without a method, as in lr=0.01,0.03, for
     each of them. Values that hold commas are parted by |, as in "mslr.lr-factors=audio=3|audio=1,visual=3"."""
-    tune_seeds: str = ""
-    """Seeds of the trials; empty: the first of the seeds."""
+    tune_seeds: str = "0,1,2"
+    """Seeds of the trials: the candidate with the best mean over them is taken, at a tie the one named first."""
     jobs: int = 1
     """Runs at a time."""
     launcher: str = "local"
@@ -53,7 +53,7 @@ class CompareConfig:
             checks.one_of("compare.fusions", fusion, FUSIONS)
         for name in ("methods", "seeds", "fusions", "alphas", "tune_seeds"):
             listed = words(getattr(self, name))
-            if len(set(listed)) < len(listed) or (not listed and name in ("methods", "seeds")):
+            if len(set(listed)) < len(listed) or (not listed and name in ("methods", "seeds", "tune_seeds")):
                 raise ConfigError(f"compare.{name} is {getattr(self, name)!r}; expected at least one, each once")
         numbers("compare.seeds", self.seeds, int)
         numbers("compare.tune_seeds", self.tune_seeds, int)
@@ -94,7 +94,7 @@ class CompareConfig:
     @property
     def tune_seed_numbers(self) -> list[int]:
         """Seeds of the trials."""
-        return numbers("compare.tune_seeds", self.tune_seeds, int) or self.seed_numbers[:1]
+        return numbers("compare.tune_seeds", self.tune_seeds, int)
 
     @property
     def alpha_numbers(self) -> list[float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradmod.errors import ConfigError
-from gradmod.experiments.locks import take
+from gradmod.experiments.locks import Lock, take
 
 
 class Job(Protocol):
@@ -51,7 +51,7 @@ class LocalLauncher:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         with log.open("ab") as file:
-            take(file)
+            lock = take(file)  # the run has it as long as it has the file open
             process = subprocess.Popen(
                 [sys.executable, "-m", "gradmod", *words],
                 stdin=subprocess.DEVNULL,
@@ -60,7 +60,7 @@ class LocalLauncher:
                 env=environment,
                 start_new_session=True,  # Ctrl-C is ours to pass on, once
             )
-        return _Process(process)
+        return _Process(process, lock)
 
 
 class SubmititLauncher:
@@ -94,11 +94,16 @@ class SubmititLauncher:
 
 
 class _Process:
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], lock: Lock | None) -> None:
         self._process = process
+        self._lock = lock
 
     def poll(self) -> int | None:
-        return self._process.poll()
+        code = self._process.poll()
+        if code is not None and self._lock is not None:
+            self._lock.release()
+            self._lock = None
+        return code
 
     def interrupt(self) -> None:
         if self._process.poll() is None:
@@ -123,8 +128,12 @@ class _SubmittedJob:
 
 def _run_logged(command: Sequence[str], log: str) -> int:
     with Path(log).open("ab") as file:
-        take(file)
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT).returncode
+        lock = take(file)
+        try:
+            return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT).returncode
+        finally:
+            if lock is not None:
+                lock.release()
 
 
 def _gpus() -> list[str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gradmod.errors import ConfigError, InterruptedRunError
+from gradmod.errors import InterruptedRunError
+from gradmod.experiments.claims import refuse_foreign_run
 from gradmod.experiments.comparison import PlannedRun
-from gradmod.experiments.config import Config, MonitorConfig
+from gradmod.experiments.config import Config
 from gradmod.experiments.launchers import Job, Launcher
 from gradmod.experiments.locks import is_taken
-from gradmod.experiments.toml import load_config, save_config
+from gradmod.experiments.toml import save_config
 
 RESULT = "result.json"
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
@@ -31,6 +31,7 @@ class State:
         status: waiting, running, finished or failed.
         started: when, by `time.monotonic`.
         reason: why it failed.
+        log_begins: bytes of its log that are of earlier tries.
     """
 
     run: PlannedRun
@@ -38,6 +39,7 @@ class State:
     status: str = WAITING
     started: float = 0.0
     reason: str = ""
+    log_begins: int = 0
     job: Job | None = field(default=None, repr=False)
 
 
@@ -61,12 +63,12 @@ def run_all(
         Their states at the end.
 
     Raises:
-        ConfigError: a folder holds a run with other settings.
+        ConfigError: a folder holds a run with other settings, or what is no run.
         InterruptedRunError: Ctrl-C; the runs that went on saved themselves.
     """
     states = [State(run, out / run.name) for run in runs]
     for state in states:
-        _refuse_other_settings(state)
+        refuse_foreign_run(state.folder, _settings(state, out), _config(state))
     free = list(range(jobs - 1, -1, -1))
     slots: dict[str, int] = {}
     try:
@@ -99,18 +101,17 @@ def _start_or_keep(state: State, out: Path, launcher: Launcher, free: list[int],
 
 
 def _start(state: State, out: Path, launcher: Launcher, slot: int) -> None:
-    settings = out / f"{state.run.name}.toml"
-    if any((state.folder / "checkpoints").glob("*.pt")):
+    if (state.folder / "config.toml").is_file():  # begun: from its last checkpoint, or from its start
         words = ["resume", str(state.folder)]
     else:
-        shutil.rmtree(state.folder, ignore_errors=True)
+        settings = _settings(state, out)
         out.mkdir(parents=True, exist_ok=True)
         save_config(_config(state), settings)
         words = ["train", "--config", str(settings)]
     if ":" in state.run.config.data.dataset:  # code, which no file but only its user names
         words += ["--dataset", state.run.config.data.dataset]
     log = _log(state, out)
-    log.unlink(missing_ok=True)
+    state.log_begins = log.stat().st_size if log.exists() else 0
     state.job = launcher.start(words, log, slot)
     state.status, state.started = RUNNING, time.monotonic()
 
@@ -122,37 +123,24 @@ def _has_ended(state: State, out: Path) -> bool:
     finished = code == 0 and (state.folder / RESULT).is_file()
     state.status = FINISHED if finished else FAILED
     if not finished:
-        log = _log(state, out)
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] if log.exists() else []
+        lines = [line for line in _printed(state, out).splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()]
         state.reason = (errors or lines or [f"exit code {code}"])[-1].strip()
     return True
 
 
-def _refuse_other_settings(state: State) -> None:
-    """What a folder holds must be this run: a comparison mixes nothing."""
-    stored = state.folder / "config.toml"
-    if not stored.is_file():
-        return
-    there, here = _comparable(load_config(stored)), _comparable(_config(state))
-    if there != here:
-        pairs = ((s, getattr(there, s), getattr(here, s)) for s in ("data", "model", "method", "optimizer", "train"))
-        different = [
-            f"{section}.{key} {vars(a)[key]!r} there, {vars(b)[key]!r} here"
-            for section, a, b in pairs
-            for key in vars(a)
-            if vars(a)[key] != vars(b)[key]
-        ]
-        raise ConfigError(
-            f"{state.folder} holds a run with other settings ({'; '.join(different[:3])}): name another --name, "
-            "or remove the folder"
-        )
+def _printed(state: State, out: Path) -> str:
+    """What the run printed since it was started; what it printed when it was tried before stands above it."""
+    try:
+        with _log(state, out).open("rb") as file:
+            file.seek(state.log_begins)
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
-def _comparable(config: Config) -> Config:
-    """Without what makes no difference to the figures."""
-    train = replace(config.train, out="", name="", workers=None, device="cpu", log_every=1, save_every=0, timeout=30.0)
-    return replace(config, train=train, monitor=MonitorConfig())
+def _settings(state: State, out: Path) -> Path:
+    return out / f"{state.run.name}.toml"
 
 
 def _config(state: State) -> Config:

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from gradmod.errors import UNREADABLE, ConfigError, why_unreadable
+from gradmod.errors import UNREADABLE, ConfigError, SettingsFileError, did_you_mean, why_unreadable
 from gradmod.experiments.checks import is_finite, shown
 from gradmod.experiments.config import Config
 from gradmod.file_kinds import another_kind
@@ -40,10 +40,10 @@ def load_settings(path: Path | str, default: Settings) -> Settings:
     try:
         sections = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"the configuration {path} does not exist") from None
+        raise SettingsFileError(f"the configuration {path} does not exist") from None
     except UNREADABLE as error:
         why = another_kind(path, "TOML", "text json") or why_unreadable(error)  # [[name]] looks like JSON
-        raise ConfigError(f"the configuration {path} cannot be read as TOML: {why}") from None
+        raise SettingsFileError(f"the configuration {path} cannot be read as TOML: {why}") from None
     return settings_from_sections(sections, str(path), default)
 
 
@@ -74,15 +74,21 @@ def settings_from_sections(sections: dict[str, Any], source: str, default: Setti
     """
     config = default
     known = [section.name for section in fields(config)]
-    for name, values in sections.items():
-        if name not in known or not isinstance(values, dict):
-            raise ConfigError(
-                f"{source}: unknown section [{name}]; expected {', '.join(f'[{section}]' for section in known)}"
-            )
-        section = getattr(config, name)
-        types = get_type_hints(type(section))
-        checked = {key: _value(f"{source}: {name}.{key}", types, key, value) for key, value in values.items()}
-        config = replace(config, **{name: replace(section, **checked)})
+    try:
+        for name, values in sections.items():
+            if name not in known or not isinstance(values, dict):
+                raise SettingsFileError(
+                    f"{source}: unknown section [{name}]; expected {', '.join(f'[{section}]' for section in known)}"
+                    f"{did_you_mean(name, known)}"
+                )
+            section = getattr(config, name)
+            types = get_type_hints(type(section))
+            checked = {key: _value(f"{source}: {name}.{key}", types, key, value) for key, value in values.items()}
+            config = replace(config, **{name: replace(section, **checked)})
+    except SettingsFileError:
+        raise
+    except ConfigError as error:
+        raise SettingsFileError(f"{source}: {error}") from None
     return config
 
 
@@ -99,19 +105,19 @@ def save_config(config: Config, path: Path) -> None:
 
 def _value(where: str, types: dict[str, Any], key: str, value: Any) -> Any:
     if key not in types:
-        raise ConfigError(f"{where} is unknown; expected one of {', '.join(types)}")
+        raise SettingsFileError(f"{where} is unknown; expected one of {', '.join(types)}{did_you_mean(key, types)}")
     if get_origin(types[key]) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{where} is {shown(value)}; expected a list of texts")
+            raise SettingsFileError(f"{where} is {shown(value)}; expected a list of texts")
         return tuple(value)
     allowed = get_args(types[key]) or (types[key],)
     if value == NONE and type(None) in allowed:
         return None
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         if not is_finite(value):
-            raise ConfigError(f"{where} is {shown(value)}; expected a number of at most {sys.float_info.max:.1e}")
+            raise SettingsFileError(f"{where} is {shown(value)}; expected a number of at most {sys.float_info.max:.1e}")
         return float(value)
     if type(value) not in allowed:
         names = " or ".join(NONE if kind is type(None) else kind.__name__ for kind in allowed)
-        raise ConfigError(f"{where} is {shown(value)}; expected {names}")
+        raise SettingsFileError(f"{where} is {shown(value)}; expected {names}")
     return value

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
-from gradmod.datasets.registry import DATASETS
-from gradmod.experiments.config import Config, MethodConfig, MonitorConfig
-from gradmod.methods.registry import METHODS, flags_of
+from gradmod.experiments import checks
+from gradmod.experiments.comparison import Comparison
+from gradmod.experiments.config import Config
+from gradmod.experiments.relevance import differing, without_effect
 
 
 def setting_warnings(config: Config) -> list[str]:
     """What a user should know of the settings before training starts; one line each."""
     notes: list[str] = []
-    info = DATASETS.get(config.data.dataset)
-    if (
-        info is not None
-        and info.network is not None
-        and (config.model.fusion, config.model.encoder) != ("late", "auto")
-    ):
-        notes.append(f"{info.title} has one network of its own; --fusion and --encoder make no difference")
+    reasons, by_reason = without_effect(config), dict[str, list[str]]()
+    for name in differing(config, type(config)()):
+        if name in reasons:
+            flag = "--" + name.partition(".")[2].replace("_", "-")
+            by_reason.setdefault(reasons[name], []).append(flag)
+    notes += [f"{', '.join(names)} makes no difference {reason}" for reason, names in by_reason.items()]
+    if isinstance(config, Comparison):
+        runs = [config.run_config(name, config.compare.settings_of(name)) for name in config.compare.method_names]
+    else:
+        runs = [config]
+    return list(dict.fromkeys([*notes, *(note for run in runs for note in _of_method(run))]))
+
+
+def _of_method(config: Config) -> list[str]:
+    notes: list[str] = []
     method, optimizer, epochs = config.method, config.optimizer, config.train.epochs
-    known = flags_of(method.method) if method.method in METHODS else ()
-    unused = [f.name for f in fields(method) if f.name not in ("method", "coalitions", *known)]
-    unused = [name for name in unused if getattr(method, name) != getattr(MethodConfig(), name)]
-    if unused:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        notes.append(f"{flags} makes no difference to --method {method.method}")
-    monitor, without = config.monitor, MonitorConfig()
-    if not monitor.competition_every and (monitor.concept, monitor.concepts) != (without.concept, without.concepts):
-        notes.append("--concept and --concepts make no difference without --competition-every")
     if method.method == "ogm-ge" and optimizer.optimizer in ("adam", "adamw"):
         notes.append(
             f"{optimizer.optimizer} divides each gradient by its own running size, which cancels much of what OGM-GE "
             "multiplies it by; sgd does not. See docs/methods/ogm-ge.md"
         )
+    if method.method == "mses":
+        shortest = min(checks.by_name("method.patience", method.patience, int).values(), default=0)
+        if shortest >= epochs:
+            notes.append(
+                f"MSES stops a modality after {shortest} epochs without improvement (--patience), which {epochs} "
+                "epochs have no room for: this is joint training"
+            )
     if method.method != "agm":
         return notes
     if optimizer.optimizer in ("adam", "adamw"):

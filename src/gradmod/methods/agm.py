@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gradmod import functional
-from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, mean_over_processes
+from gradmod.methods.base import StepRecord, scores_of, sums_and_counts
+from gradmod.methods.centre import TargetCentre
+from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
+from gradmod.methods.watch import StepWatch
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
@@ -21,6 +23,9 @@ DEFAULT_CAP = 2.0
 
 MAX_EXPONENT = 88.0
 """alpha x cap stays below the logarithm of the largest float32."""
+
+SMALLEST_COEFFICIENT = 1e-3
+"""Below it a modality is said to have no gradient left."""
 
 
 class AGM(WindowedMethod):
@@ -36,6 +41,11 @@ class AGM(WindowedMethod):
     Where samples lack a modality, a score is the mean over the samples that have it, and a ratio compares the
     modalities that have a score: r^m those of this batch, tau^m those that had one in an earlier step.
 
+    Where the targets are numbers, phi^m is scored around the mean of the targets seen so far, and scores are compared
+    in the unit of what that mean scores: see `Regression`.
+
+    A warning tells, once each, of steps that are not counted and of coefficients that stay at their bounds.
+
     Args:
         modalities: names of the inputs; M >= 1. With one modality, AGM is joint training.
         alpha: strength, >= 0; 0 is joint training.
@@ -46,7 +56,8 @@ class AGM(WindowedMethod):
     Attributes:
         mean_score: [M] float64 buffer, cumulative mean of the scores over all steps so far.
         steps: [M] float64 buffer, their number. A step whose scores are not finite is not counted, nor modulated; one
-            without a sample that has the modality does not count for it.
+            without a sample that has the modality and a target does not count for it.
+        centre: mean and spread of the targets so far, where they are numbers.
 
     Raises:
         ValueError: negative or infinite alpha, a cap that is not a positive number, alpha * cap >= 88, an empty window.
@@ -55,6 +66,7 @@ class AGM(WindowedMethod):
     mean_score: Tensor
     steps: Tensor
     needs_coalitions = True
+    averages_scores = True
 
     def __init__(
         self,
@@ -76,6 +88,9 @@ class AGM(WindowedMethod):
         self.alpha, self.cap = float(alpha), cap
         self.register_buffer("mean_score", torch.zeros(len(self.modalities), dtype=torch.float64))
         self.register_buffer("steps", torch.zeros(len(self.modalities), dtype=torch.float64))
+        self._of_forward = ForwardsMadeAgain()
+        self.centre = TargetCentre()
+        self.watch = StepWatch(type(self).__name__, self.modalities)
         self._has_gaps = False  # whether some sample so far may have lacked a modality
 
     def extra_repr(self) -> str:
@@ -90,29 +105,39 @@ class AGM(WindowedMethod):
         target: Tensor,
         task: Task,
         present: Tensor | None = None,
-    ) -> Tensor | Output:
+    ) -> Any:
         """Logits v(all), whose gradient through each mono-modal response is multiplied by its coefficient."""
         modulates = self.is_active() and self.alpha > 0
         evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=modulates, present=present)
-        logits, extra_loss = split_output(evaluation.output)
-        task.check(logits, target)
+        task.check(evaluation.logits, target)
         coefficients = self._observe(evaluation.responses.detach(), target, task, present, modulates)
         if not modulates:
             return evaluation.output
-        modulated = functional.modulate(logits, evaluation.responses, coefficients)
-        return modulated if extra_loss is None else Output(modulated, extra_loss)
+        return evaluation.with_logits(functional.modulate(evaluation.logits, evaluation.responses, coefficients))
 
     @torch.no_grad()
     def _observe(
         self, responses: Tensor, target: Tensor, task: Task, present: Tensor | None, modulates: bool
     ) -> Tensor:
-        """Score the responses, update the statistics, record the step; return the coefficients [M]."""
-        scores = mean_over_processes(task.scores(responses, target), present)
+        """Score the responses, update the statistics, record the step; return the coefficients [M].
+
+        A forward that activation checkpointing does again in the backward gets the coefficients of the first time.
+        """
+        again = self._of_forward.recall(target) if in_backward() else None
+        if again is not None:
+            return again
+        self.centre.observe(target, task, self.sum_over_processes)
+        predictions = self.centre.own_predictions(responses, task, present)
+        totals = sums_and_counts(scores_of(task, predictions, target), present, task.weights(target))
+        sums, counts = self.sum_over_processes(totals)
+        scores, has_score = sums / counts, counts > 0
+        finite = (scores.isfinite() | ~has_score).all()
+        counted = has_score & finite
         self._has_gaps = self._has_gaps or present is not None
-        scored = None if present is None else ~scores.isnan()
-        ratios = functional.discrepancy_ratio(scores, scored)
-        running_ratios = functional.discrepancy_ratio(self.mean_score, self.steps > 0 if self._has_gaps else None)
-        counted = scores.isfinite().all() if scored is None else scored & (scores.isfinite() | ~scored).all()
+        scored = None if present is None else has_score
+        compared, mean_compared = self._in_unit(scores, task), self._in_unit(self.mean_score, task)
+        ratios = functional.discrepancy_ratio(compared, scored)
+        running_ratios = functional.discrepancy_ratio(mean_compared, self.steps > 0 if self._has_gaps else None)
         coefficients = torch.ones_like(scores)
         if modulates:
             modulated = functional.modulation_coefficients(ratios, running_ratios, self.alpha, self.cap)
@@ -120,9 +145,36 @@ class AGM(WindowedMethod):
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(counted, updated, self.mean_score))
         self.steps.add_(counted)
-        headlines = None if present is not None else task.headlines(responses, target)
-        self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines)
+        self._of_forward.keep(target, coefficients)
+        self.watch.add(finite, has_score.any(), self.at_bounds(coefficients))
+        headlines = self._headlines(task, predictions, target, present)
+        left_out = task.left_out(target)
+        self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines, counted.any(), left_out)
         return coefficients
+
+    def at_bounds(self, coefficients: Tensor) -> Tensor:
+        """See `Method.at_bounds`: at the cap, not finite, or below 1e-3."""
+        if self.alpha == 0 or len(self.modalities) == 1:
+            return torch.zeros_like(coefficients, dtype=torch.bool)
+        largest = math.inf if self.cap is None else math.exp(self.alpha * self.cap) * (1 - 1e-6)
+        return (coefficients >= largest) | (coefficients < SMALLEST_COEFFICIENT) | ~coefficients.isfinite()
+
+    def look(self) -> None:
+        """See `Method.look`."""
+        self.watch.look()
+
+    def set_epoch(self, epoch: int) -> None:
+        """See `Method.set_epoch`."""
+        super().set_epoch(epoch)
+        self.look()
+
+    def _in_unit(self, scores: Tensor, task: Task) -> Tensor:
+        unit = self.centre.unit(task)
+        return scores if unit is None else scores / unit
+
+    def begin_without_gradient(self, target: Tensor) -> None:
+        """See `Method.begin_without_gradient`: the step, if one comes, is the forward in the backward."""
+        self._of_forward.forget(target)
 
     def memory(self) -> dict[str, Any]:
         """Whether some sample so far may have lacked a modality."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
+from gradmod.methods.averaging import Averaging
+from gradmod.methods.surroundings import NO_FLOAT64, in_backward, refuse_transforms, where_float64_is
 from gradmod.tasks import Task
 
 
@@ -28,6 +30,10 @@ class StepRecord:
         running_ratios: [M] the same over the run so far.
         headlines: [M] the task's headline metric (accuracy, ...) of each mono-modal response on this process' share of
             the batch; None where samples lack modalities.
+        counted: scalar bool, whether the method took the step into its statistics and modulated it; None: a method that
+            has none.
+        left_out_targets: scalar, how many targets of this process' share of the batch have no score; None: a task whose
+            targets all have.
     """
 
     coefficients: Tensor
@@ -35,15 +41,26 @@ class StepRecord:
     ratios: Tensor | None = None
     running_ratios: Tensor | None = None
     headlines: Tensor | None = None
+    counted: Tensor | None = None
+    left_out_targets: Tensor | None = None
 
     def by_modality(self, modalities: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Every figure as a number, by name and modality; waits for the device."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Every figure of single modalities as a number, by name and modality; waits for the device."""
         return {
             name: dict(zip(modalities, values.tolist(), strict=True))
-            for name, values in columns.items()
-            if values is not None
+            for name, values in self._figures()
+            if values.dim() == 1
         }
+
+    def of_the_step(self) -> dict[str, float]:
+        """The other figures as numbers, by name; waits for the device."""
+        return {name: value.item() for name, value in self._figures() if value.dim() == 0}
+
+    def _figures(self) -> Iterator[tuple[str, Tensor]]:
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if values is not None:
+                yield field.name, values
 
 
 @dataclass(frozen=True)
@@ -71,8 +88,8 @@ class TrainableModel(Protocol):
 class Method(nn.Module):
     """A way to train a multi-modal model; this base is plain joint training.
 
-    Its statistics are float64 buffers, which stay float64 when the module is cast. The names of the modalities are
-    saved in the state dict and checked on load.
+    Its statistics are float64 buffers, which stay float64 when the module is cast; on a device without float64 (Apple's
+    MPS) they stay on the CPU. The names of the modalities are saved in the state dict and checked on load.
 
     Args:
         modalities: names of the inputs, in the order in which the method reports them.
@@ -89,6 +106,11 @@ class Method(nn.Module):
     """Whether it must know which modules belong to which modality."""
     watches_validation = False
     """Whether `after_epoch` must be called."""
+    averages_scores = False
+    """Whether a step needs scores averaged over all processes that train the model."""
+    counts_batch: bool
+    """Whether the samples of the next batch count; no on a process that has none in a step, and goes along with those
+    of another one."""
     sets_learning_rates = False
     """Whether modalities have learning rates of their own, so that the optimizer needs parameter groups."""
 
@@ -100,6 +122,8 @@ class Method(nn.Module):
             )
         self.modalities = tuple(modalities)
         self.epoch: int | None = None
+        self.counts_batch = True
+        self._averaging = Averaging()
         self._is_bound = False
         # In a dict, so that the network's modules do not become the method's own.
         self._modules_of: dict[str, tuple[nn.Module, ...]] = {}
@@ -126,6 +150,52 @@ class Method(nn.Module):
         """
         output: Tensor | Output = model(inputs)
         return output
+
+    def use_process_group(self, group: dist.ProcessGroup | None) -> None:
+        """Average scores over the processes of `group` from now on; None: those of this process alone.
+
+        Without it they are averaged over the processes of the DDP that the model is in, or over which it is sharded.
+        """
+        self._averaging.choose(group)
+
+    def begin_step(self, model: nn.Module) -> None:
+        """Be told that a training forward of `model` begins, which holds this method.
+
+        Raises:
+            RuntimeError: it is called in a way that the method cannot be right in.
+        """
+        if not self.averages_scores:
+            return
+        refuse_transforms(type(self).__name__)
+        if not in_backward():
+            self._averaging.begin_step(model, self)
+
+    def begin_without_gradient(self, target: Tensor) -> None:
+        """Be told that a forward in train mode begins in which the method does nothing."""
+
+    def sum_over_processes(self, totals: Tensor) -> Tensor:
+        """Sum of `totals` over the processes that train the model; all of them must call it."""
+        return self._averaging.sum(totals if self.counts_batch else torch.zeros_like(totals))
+
+    def mean_scores(self, scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+        """Mean score of each modality over the samples of all processes that have it.
+
+        Args:
+            scores: [M, B, ...] by modality and sample (and segment).
+            present: [B, M] bool, which sample has which modality; None: all have all.
+            weights: [B, ...] weight of each score, 0 where there is none; None: all alike. See `Task.weights`.
+
+        Returns:
+            [M] float64; NaN where no sample has the modality and a score.
+        """
+        totals = self.sum_over_processes(sums_and_counts(scores, present, weights))
+        return totals[0] / totals[1]
+
+    def _headlines(self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None) -> Tensor | None:
+        """[M] the task's headline metric of each modality's predictions; None where samples lack modalities."""
+        if present is not None:
+            return None
+        return task.headlines(where_float64_is(predictions), where_float64_is(target))
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
         """Take the modules of each modality; `ModulatedModel` calls it once.
@@ -175,6 +245,13 @@ class Method(nn.Module):
         """Whether there is nothing left to train."""
         return False
 
+    def look(self) -> None:
+        """Warn of what went wrong in the steps so far, once for each kind; waits for the device."""
+
+    def at_bounds(self, coefficients: Tensor) -> Tensor:
+        """[..., M] bool, which of the coefficients [..., M] are as small or as large as the method lets them be."""
+        return torch.zeros_like(coefficients, dtype=torch.bool)
+
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch is being trained, counted from 1.
 
@@ -205,6 +282,7 @@ class Method(nn.Module):
         """
         inputs, target = batch
         logits, extra_loss = split_output(model(inputs, target))
+        task.check(logits, target)
         loss = task.loss(logits, target)
         if extra_loss is not None:
             loss = loss + extra_loss
@@ -241,31 +319,78 @@ class Method(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Method:
         """Move with the model, but keep float64 statistics float64: `model.half()` must not round them."""
-        kept = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype == torch.float64}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in kept.items():
-            self._buffers[name] = buffer.to(self.get_buffer(name).device)
+        kept = [
+            (module, name, buffer)
+            for module in self.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None and buffer.dtype == torch.float64
+        ]
+        for module, name, _ in kept:
+            module._buffers[name] = None
+        moved = [buffer for _, _, buffer in kept]
+        try:
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            moved = [_moved_like(fn(buffer.float()), buffer) for buffer in moved]
+        finally:
+            for (module, name, _), buffer in zip(kept, moved, strict=True):
+                module._buffers[name] = buffer
         return self
 
 
-def mean_over_processes(scores: Tensor, present: Tensor | None = None) -> Tensor:
-    """Mean score of each modality over the samples of all processes that have it.
+def _moved_like(moved: Tensor, statistic: Tensor) -> Tensor:
+    """A statistic where `moved`, its copy in float32, was moved to."""
+    device = torch.device("cpu") if moved.device.type in NO_FLOAT64 else moved.device
+    if statistic.is_meta and device.type != "meta":  # nothing is known of it there; statistics begin at 0
+        return torch.zeros_like(statistic, device=device)
+    if device.type == "cpu" and moved.is_shared():  # type: ignore[no-untyped-call]
+        statistic.share_memory_()  # type: ignore[no-untyped-call]
+    return statistic.to(device)
+
+
+def sums_and_counts(scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    """Weighted sum of the scores of each modality over the samples that have it, and the sum of the weights.
 
     Args:
         scores: [M, B, ...] by modality and sample (and segment).
         present: [B, M] bool, which sample has which modality; None: all have all.
+        weights: [B, ...] weight of each score, 0 where there is none; None: all alike. See `Task.weights`.
 
     Returns:
-        [M] float64; NaN where no sample has the modality.
+        [2, M] float64; on the CPU, if the device has none.
+
+    Raises:
+        ValueError: weights of another shape than a modality's scores.
     """
-    if present is None:
+    scores = where_float64_is(scores)
+    if present is None and weights is None:
         sums = scores.flatten(1).double().sum(1)
-        counts = torch.full_like(sums, scores[0].numel())
+        return torch.stack([sums, torch.full_like(sums, scores[0].numel())])
+    if weights is None:
+        share = torch.ones_like(scores, dtype=torch.float64)
+    elif weights.shape != scores.shape[1:]:
+        raise ValueError(
+            f"the task weighs targets in the shape {list(weights.shape)} and scores responses in the shape "
+            f"{list(scores.shape)}; expected scores [M, B, ...] and weights [B, ...]"
+        )
     else:
-        has = present.T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2)).expand_as(scores)
-        sums = torch.where(has, scores, 0.0).flatten(1).double().sum(1)
-        counts = has.flatten(1).double().sum(1)
-    totals = torch.cat([sums, counts])
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(totals)
-    return totals[: len(scores)] / totals[len(scores) :]
+        share = where_float64_is(weights).to(scores.device).double().expand_as(scores)
+    if present is not None:
+        share = share * present.to(scores.device).T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2))
+    sums = torch.where(share > 0, scores * share, 0.0).flatten(1).sum(1)
+    return torch.stack([sums, share.flatten(1).sum(1)])
+
+
+def scores_of(task: Task, responses: Tensor, target: Tensor) -> Tensor:
+    """[M, B, ...] the task's scores of responses [M, B, ..., K].
+
+    Raises:
+        ValueError: they have another form.
+    """
+    scores = task.scores(responses, target)
+    if scores.dim() < 2 or scores.shape[:2] != responses.shape[:2]:
+        raise ValueError(
+            f"the scores of the task {task.name!r} have shape {list(scores.shape)} for responses of shape "
+            f"{list(responses.shape)}; expected {list(responses.shape[:2])} and any axes of parts of a sample behind: "
+            "a score for each modality and sample, not their mean"
+        )
+    return scores

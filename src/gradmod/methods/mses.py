@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import Output
+from gradmod.coalitions.protocols import logits_of
 from gradmod.coalitions.strategy import Strategy
 from gradmod.methods.base import StepRecord, ValidationFigures
 from gradmod.methods.gradients import ChangesGradients
@@ -77,16 +77,16 @@ class MSES(ChangesGradients):
         target: Tensor,
         task: Task,
         present: Tensor | None = None,
-    ) -> Tensor | Output:
+    ) -> Any:
         """The model's own forward, the stopped modalities' modules in eval mode."""
-        self.expect_after_backward()
         for modality in self._stopped:
             for module in self._modules_of[modality]:
                 module.eval()
         if self.last_step is None:
             goes_on = [float(m not in self._stopped) for m in self.modalities]
             self.last_step = StepRecord(torch.tensor(goes_on, dtype=torch.float64))
-        output: Tensor | Output = model(inputs)
+        output = model(inputs)
+        self._expect_backward(logits_of(model, output))
         return output
 
     def change_gradients(self) -> None:

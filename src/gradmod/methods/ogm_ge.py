@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import HasOwnHeads, Output
+from gradmod.coalitions.protocols import declares_own_heads, logits_of
+from gradmod.coalitions.reuse import own_head_predictions
 from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, mean_over_processes
+from gradmod.methods.base import StepRecord, scores_of
+from gradmod.methods.centre import TargetCentre
 from gradmod.methods.gradients import ChangesGradients
+from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward, where_float64_is
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
 
@@ -31,8 +34,9 @@ class OGMGE(ChangesGradients, WindowedMethod):
     rho^m). With `noise`, Gaussian noise with the standard deviation of each gradient, as it was, is added to it.
 
     The prediction of a modality is that of its own head where it has one, else its Shapley response; no gradient flows
-    through either. For targets other than classes c is exp(-score), which for classes is the same thing. Where samples
-    lack a modality, its c is a mean over those that have it.
+    through either. For targets other than classes c is exp(-score), which for classes is the same thing; where they
+    are numbers, the score in the unit and around the constant that `Regression` says. Where samples lack a modality,
+    its c is a mean over those that have it.
 
     Args:
         modalities: names of the inputs; M >= 2.
@@ -46,6 +50,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
     Raises:
         ValueError: one modality, alpha not above 0, an unknown filter; on `bind`, a filter that leaves nothing.
     """
+
+    averages_scores = True
 
     def __init__(
         self,
@@ -64,6 +70,8 @@ class OGMGE(ChangesGradients, WindowedMethod):
         if filter not in FILTERS:
             raise ValueError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}")
         self.alpha, self.noise, self.filter, self.seed = float(alpha), noise, filter, seed
+        self.centre = TargetCentre()
+        self._of_forward = ForwardsMadeAgain()
         self._steps = 0
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
@@ -85,19 +93,21 @@ class OGMGE(ChangesGradients, WindowedMethod):
         target: Tensor,
         task: Task,
         present: Tensor | None = None,
-    ) -> Tensor | Output:
+    ) -> Any:
         """The model's own forward; each modality's prediction is looked at."""
-        self.expect_after_backward()
-        if isinstance(model, HasOwnHeads):
-            features = {m: model.encode(m, inputs[m]) for m in self.modalities}
-            output: Tensor | Output = model.head(model.fuse(features))
-            with torch.no_grad():
-                predictions = model.mono_logits(features)
+        has_own_heads = declares_own_heads(model, self.modalities)
+        if has_own_heads:
+            output, predictions = own_head_predictions(model, inputs, self.modalities)
         else:
             evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False, present=present)
             output, predictions = evaluation.output, evaluation.responses.detach()
-        with torch.no_grad():
-            self._observe(predictions, target, task, present)
+        if not in_backward() or self._of_forward.recall(target) is None:
+            with torch.no_grad():
+                self.centre.observe(target, task, self.sum_over_processes)
+                if not has_own_heads:
+                    predictions = self.centre.own_predictions(predictions, task, present)
+                self._observe(predictions, target, task, present)
+        self._expect_backward(logits_of(model, output))
         return output
 
     def change_gradients(self) -> None:
@@ -116,6 +126,10 @@ class OGMGE(ChangesGradients, WindowedMethod):
                 if noise is not None:
                     gradient.add_(noise)
 
+    def begin_without_gradient(self, target: Tensor) -> None:
+        """See `Method.begin_without_gradient`: the step, if one comes, is the forward in the backward."""
+        self._of_forward.forget(target)
+
     def memory(self) -> dict[str, Any]:
         """Steps so far, which seed the noise."""
         return {"steps": self._steps}
@@ -129,8 +143,10 @@ class OGMGE(ChangesGradients, WindowedMethod):
 
     def _observe(self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None) -> None:
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
-        scores = task.scores(predictions, target)
-        sureness = mean_over_processes((-scores.double()).exp(), present)
+        scores, weights = scores_of(task, predictions, target), task.weights(target)
+        unit = self.centre.unit(task)
+        compared = where_float64_is(scores).double()
+        sureness = self.mean_scores((-(compared if unit is None else compared / unit)).exp(), present, weights)
         scored = ~sureness.isnan()
         known = torch.where(scored, sureness, 0.0)
         others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
@@ -138,8 +154,14 @@ class OGMGE(ChangesGradients, WindowedMethod):
         # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
         ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
         coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
-        headlines = None if present is not None else task.headlines(predictions, target)
-        self.last_step = StepRecord(coefficients, mean_over_processes(scores, present), ratios, headlines=headlines)
+        self._of_forward.keep(target, coefficients)
+        self.last_step = StepRecord(
+            coefficients,
+            self.mean_scores(scores, present, weights),
+            ratios,
+            headlines=self._headlines(task, predictions, target, present),
+            left_out_targets=task.left_out(target),
+        )
 
     def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
         device = gradient.device

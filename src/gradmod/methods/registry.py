@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, did_you_mean
 from gradmod.imports import named
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def method_class(name: str) -> type[Method]:
     """
     info = METHODS.get(name)
     if info is None:
-        raise ConfigError(f"the method {name!r} is unknown; choose one of {', '.join(METHODS)}")
+        raise ConfigError(
+            f"the method {name!r} is unknown; choose one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}"
+        )
     found: type[Method] = named(info.factory)
     return found
 

@@ -14,8 +14,12 @@ def accuracy(logits: Tensor, target: Tensor) -> Tensor:
         target: [...] int64 classes.
 
     Returns:
-        float64 scalar, from 0 to 1.
+        float64 scalar, from 0 to 1; NaN of no sample.
+
+    Raises:
+        ValueError: other shapes: they would be broadcast, and the share be that of other pairs.
     """
+    _check_shapes(logits, target)
     return (logits.argmax(-1) == target).double().mean()
 
 
@@ -27,11 +31,23 @@ def macro_f1(logits: Tensor, target: Tensor) -> Tensor:
         target: [...] int64 classes.
 
     Returns:
-        float64 scalar, from 0 to 1.
+        float64 scalar, from 0 to 1; NaN of no sample.
+
+    Raises:
+        ValueError: other shapes.
     """
+    _check_shapes(logits, target)
     classes = logits.shape[-1]
     predicted, true = logits.argmax(-1).flatten(), target.flatten()
     hits = torch.bincount(true[predicted == true], minlength=classes).double()
     occurrences = torch.bincount(predicted, minlength=classes) + torch.bincount(true, minlength=classes)
     seen = occurrences > 0
     return (2 * hits[seen] / occurrences[seen]).mean()
+
+
+def _check_shapes(logits: Tensor, target: Tensor) -> None:
+    if target.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"target has shape {list(target.shape)}; expected {list(logits.shape[:-1])}, the leading axes of the "
+            f"logits {list(logits.shape)}: one class index for each prediction"
+        )

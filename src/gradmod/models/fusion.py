@@ -23,6 +23,7 @@ class _Fusion(nn.Module):
 
     forward_ignores_mode = True
     mask_is_constant = True
+    encodes_as_declared = True
     head: nn.Module
 
     def __init__(self, encoders: Mapping[str, nn.Module], classes: int) -> None:

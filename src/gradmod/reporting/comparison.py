@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from gradmod.coalitions.protocols import split_output
-from gradmod.errors import CheckpointError
+from gradmod.datasets.fingerprint import differences
+from gradmod.errors import CheckpointError, ConfigError, damage_in
 from gradmod.files import read_arrays
 from gradmod.metrics.bootstrap import paired_bootstrap
-from gradmod.reporting.records import Record, read_result
+from gradmod.reporting.records import Record, read_json, read_result
 from gradmod.reporting.style import METRIC_TITLES
-from gradmod.tasks import TASKS, Task
+from gradmod.tasks import RecordedTask, Task, task_of_record
 
 BASELINE, ENSEMBLE = "joint", "ensemble"
 
@@ -101,12 +102,14 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
 
     Raises:
         CheckpointError: a run is not finished, or its records are damaged.
+        ConfigError: the runs were not scored on the same samples.
     """
     results = {run.folder: read_result(run.folder) for run in runs}
     first = results[runs[0].folder]
-    task = TASKS[first["task"]]()
+    task = task_of_record(first)
+    has_code = not isinstance(task, RecordedTask)
     split = "test" if "test" in first["splits"] else "validation"
-    metrics = [name for name in METRIC_TITLES if name in first["splits"][split]]
+    metrics = [name for name in METRIC_TITLES if name in first["splits"][split]] or [task.headline]
     groups: dict[tuple[str, str], list[RunRecord]] = {}
     for run in runs:
         groups.setdefault((run.fusion, run.row), []).append(run)
@@ -117,12 +120,43 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
         for label, members in own.items():
             rows.append(_row(label, members, baseline, results, split, task, metrics))
         alone = [members for members in own.values() if members[0].modality]
-        if len(alone) > 1:
+        if len(alone) > 1 and has_code:
             rows.append(_ensemble(fusion, alone, baseline, split, task, metrics))
     modalities = max((result["modalities"] for result in results.values()), key=len)
     samples = len(_predictions(runs[0].folder, split, task)[1])
-    notes = _notes(list(results.values()), f"{split} split, {samples} samples")
+    notes = _notes(list(results.values()), f"{split} split, {samples} samples", _fewest_pairs(rows))
+    notes += _notes_on_data([run.folder for run in runs], split)
+    if not has_code:
+        notes.append(
+            f"the task {task.name!r} is code of your own, which the records do not hold: without differences to joint "
+            "training, and without the ensemble"
+        )
     return ComparisonTable(rows, metrics, modalities, task.headline, task.sample_metric, notes)
+
+
+def _notes_on_data(folders: Sequence[Path], scored_on: str) -> list[str]:
+    """What is to be said of runs whose data are not the same, as far as they know their data.
+
+    Raises:
+        ConfigError: they were not scored on the same samples, so that differences between them mean nothing.
+    """
+    known = {folder: read_json(folder / "data.json") for folder in folders if (folder / "data.json").is_file()}
+    notes: list[str] = []
+    first = next(iter(known), None)
+    for folder, record in known.items():
+        assert first is not None
+        with damage_in(folder / "data.json"):
+            found = [what for what in differences(known[first], record) if "other values of" not in what]
+            found = [what for what in found if not what.endswith((" is missing", " is new"))]
+        scored = [what for what in found if what.startswith(f"{scored_on}:") or f" {scored_on} split" in what]
+        if scored:
+            raise ConfigError(
+                f"{folder} was not scored on the samples that {first} was scored on ({'; '.join(scored)}): they cannot "
+                "be compared. Train them on the same data"
+            )
+        if found:
+            notes.append(f"{folder.name} was trained on other data than {first.name}: {'; '.join(found[:3])}")
+    return notes
 
 
 def _row(
@@ -150,7 +184,9 @@ def _row(
         tuple(run.seed for run in runs),
         {name: Spread.of([f[name] for f in figures]) for name in metrics},
         responses,
-        None if label == BASELINE else _difference(_terms(runs, split, task), baseline, split, task),
+        None
+        if label == BASELINE or isinstance(task, RecordedTask)
+        else _difference(_terms(runs, split, task), baseline, split, task),
         statistics.median(ratios) if ratios else None,
         statistics.median(known) if known else None,
     )
@@ -211,7 +247,13 @@ def _predictions(folder: Path, split: str, task: Task) -> tuple[Tensor, Tensor]:
     return logits, target
 
 
-def _notes(results: Sequence[dict[str, Any]], scored_on: str) -> list[str]:
+def _fewest_pairs(rows: Sequence[Row]) -> int:
+    """Of all rows that are compared with joint training, the smallest number of seeds that both have; 0: none is."""
+    seeds_of_joint = {row.fusion: set(row.seeds) for row in rows if row.label == BASELINE}
+    return min((len(seeds_of_joint[row.fusion] & set(row.seeds)) for row in rows if row.difference), default=0)
+
+
+def _notes(results: Sequence[dict[str, Any]], scored_on: str, pairs: int) -> list[str]:
     def all_of(key: str) -> str:
         return ", ".join(dict.fromkeys(str(result[key]) for result in results))
 
@@ -220,8 +262,21 @@ def _notes(results: Sequence[dict[str, Any]], scored_on: str) -> list[str]:
         f"data set {first['dataset']}, protocol {first['protocol']}; figures of the {scored_on}",
         f"seeds {all_of('seed')}: mean and standard deviation over them; {all_of('epochs')} epochs; epoch: "
         f"{all_of('selected_by')}",
-        "difference: to joint training with the same seed; in brackets the 95 % interval of a paired bootstrap over "
-        "seeds and samples",
+        _meaning_of_differences(pairs),
         "time: training time relative to joint training, median over seeds; memory: peak of the process (on a GPU: of "
         f"its tensors); device {all_of('device')}",
     ]
+
+
+def _meaning_of_differences(pairs: int) -> str:
+    if pairs == 1:
+        return (
+            "difference: to joint training with the same seed; in brackets the interval that holds the difference of "
+            "these trained models on other test samples in 95 of 100 cases. With one seed it says nothing of other "
+            "seeds: give --seeds several"
+        )
+    return (
+        "difference: to joint training with the same seeds; in brackets the interval that holds the true difference, "
+        "of any seed and any sample, in 95 of 100 cases (Student's t over seeds, bootstrap over samples): the fewer "
+        "seeds, the wider"
+    )

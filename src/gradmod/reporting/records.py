@@ -95,6 +95,23 @@ def newest_run(out: Path) -> Path:
     return max(finished, key=lambda path: path.stat().st_mtime).parent
 
 
+def newest_started(out: Path) -> Path:
+    """The run below `out` that was worked on last, finished or not.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    started = [path.parent for path in out.glob("*/config.toml") if not path.parent.name.startswith(".")]
+    if not started:
+        raise CheckpointError(f"there is no run in {out}/; name a run's folder")
+
+    def worked_on(folder: Path) -> float:
+        written = [folder / name for name in ("config.toml", "metrics.jsonl", "result.json")]
+        return max(path.stat().st_mtime for path in written if path.exists())
+
+    return max(started, key=worked_on)
+
+
 def read_json(path: Path) -> Record:
     """Read a JSON object.
 

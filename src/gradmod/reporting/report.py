@@ -36,9 +36,11 @@ def write_report(folders: Sequence[Path], path: Path) -> Path:
         `path`.
 
     Raises:
-        ConfigError: no run, or runs of different data sets.
+        ConfigError: no run, or runs of different data sets; or `path` is a file that is no report.
         CheckpointError: a run is not finished, or its records are damaged.
     """
+    if path.parent not in folders and path.exists() and not _is_report(path):
+        raise ConfigError(f"{path} is there already and is no report of gradmod's: name another page with --out")
     records = [record for folder in folders for record in _records(folder)]
     if not records:
         raise ConfigError("no run was given; expected run folders, or the folder of a comparison")
@@ -47,6 +49,13 @@ def write_report(folders: Sequence[Path], path: Path) -> Path:
         text = _page(records, results, folders)
     write_text(path, text)
     return path
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return b'name="generator" content="gradmod"' in file.read(1000)
 
 
 def _page(records: Sequence[RunRecord], results: Sequence[Record], folders: Sequence[Path]) -> str:

@@ -18,6 +18,7 @@ METRIC_TITLES = {
     "mae": "MAE",
     "correlation": "correlation",
     "sign_accuracy": "sign accuracy",
+    "score": "score",
 }
 """Metrics that tables and plots show, in this order."""
 SHARES = {"accuracy", "macro_f1"}

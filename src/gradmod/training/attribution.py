@@ -29,6 +29,7 @@ def attribute_run(
     noise_levels: Sequence[float] = (),
     replicates: int = 1000,
     dataset: str = "",
+    root: str = "",
 ) -> Path:
     """Diagnose a run (see `gradmod.diagnose`) and write `attribution/<split>.json` into its folder.
 
@@ -47,7 +48,7 @@ def attribute_run(
         raise ConfigError(
             f"replicates is {replicates} and noise_levels is {tuple(noise_levels)}; expected numbers >= 0"
         )
-    run = open_run(folder, checkpoint, dataset=dataset)
+    run = open_run(folder, checkpoint, dataset=dataset, root=root)
     loader = _Loader(run, split)
     metric = metric or run.parts.task.sample_metric
     try:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gradmod.datasets.registry import dataset_info
 from gradmod.datasets.splits import Splits
 from gradmod.errors import ConfigError, damage_in
 from gradmod.experiments.config import Config
 from gradmod.files import write_arrays, write_json
 from gradmod.metrics.competition import DEFAULT_PENALTY, competition_strength
-from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.concepts import Concept, concept_outputs, concepts_of, predictor_split
 from gradmod.training.evaluation import predict_features
 from gradmod.training.opening import open_run
@@ -32,6 +32,7 @@ def measure_competition(
     penalty: float = DEFAULT_PENALTY,
     concepts: str = "",
     dataset: str = "",
+    root: str = "",
 ) -> dict[str, Any]:
     """Competition strength of each modality in a trained run.
 
@@ -46,6 +47,7 @@ def measure_competition(
         penalty: of the ridge regression.
         concepts: folder of the concepts; empty: the run's setting, else `concepts` beside the run.
         dataset: the run's data set again, where it is code of the user's own.
+        root: where the run's data lie now; empty: where its settings say.
 
     Returns:
         What was written: `strength` d^m by modality, and how it was measured.
@@ -54,10 +56,10 @@ def measure_competition(
         ConfigError: no such split, a run of one modality, or a protocol without a predictor split.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
-    run = open_run(folder, checkpoint, dataset=dataset)
+    run = open_run(folder, checkpoint, dataset=dataset, root=root)
     evaluated, data = run.split(split), run.parts.data
     predictor = predictor_split(run.config, data)
-    place = concepts or run.config.monitor.concepts or str(run.folder.absolute().parent / "concepts")
+    place = concepts or run.config.monitor.concepts or str(_beside(run.folder) / "concepts")
     alone = replace(run.config.train, devices=1, nodes=1)  # however many processes trained the run
     config = replace(run.config, monitor=replace(run.config.monitor, concepts=place), train=alone)
     found = ensure_concepts(config, data)
@@ -79,10 +81,15 @@ def measure_competition(
         "checkpoint": checkpoint,
         "concept": concept,
         "penalty": penalty,
-        "concepts": {m: str(one.folder) for m, one in found.items()},
+        "concepts": {m: Path(os.path.relpath(one.folder, run.folder)).as_posix() for m, one in found.items()},
     }
     write_json(target / f"{split}.json", record)
     return record
+
+
+def _beside(folder: Path) -> Path:
+    """The folder that a run lies in, as the user would name it."""
+    return folder.parent if folder.name not in ("", "..") else Path(os.path.relpath(folder.absolute().resolve().parent))
 
 
 def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Concept]:
@@ -108,9 +115,10 @@ def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Con
             if one.is_trained:
                 continue
             print(f"gradmod: note: training the mono-modal concept of {modality}: {one.folder}", file=sys.stderr)
-            if (one.folder / CONFIG).is_file() and Checkpoints(one.folder).exist():
-                resume(one.folder, dataset=config.data.dataset)
+            if (one.folder / CONFIG).is_file():  # begun, by a process that was killed
+                own = config.data.dataset if ":" in config.data.dataset else ""
+                embedded = not dataset_info(config.data.dataset).layout and not own
+                resume(one.folder, dataset=own, root="" if embedded else config.data.root)
             else:
-                shutil.rmtree(one.folder, ignore_errors=True)
                 train(one.config)
     return found

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod.attribution import in_eval_mode
-from gradmod.coalitions.protocols import HasOwnHeads, split_output
+from gradmod.coalitions.protocols import declares_own_heads, logits_of
 from gradmod.errors import ConfigError, TrainingError
 from gradmod.methods.base import ValidationFigures
 from gradmod.tasks import Task
@@ -64,12 +64,12 @@ def predict(
     Raises:
         TrainingError: logits that are not finite; names the samples, and the inputs that are not.
     """
-    with_own = with_own and isinstance(model.model, HasOwnHeads)
+    with_own = with_own and declares_own_heads(model.model, model.method.modalities)
 
     def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
         evaluation = model.responses(inputs)
         found = {
-            "logits": split_output(evaluation.output)[0].float(),
+            "logits": evaluation.logits.float(),
             "responses": evaluation.responses.transpose(0, 1),
         }
         return found | ({"own": model.own_predictions(inputs).float().transpose(0, 1)} if with_own else {})
@@ -113,7 +113,7 @@ def predict_features(
 
     def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
         seen.clear()
-        logits = split_output(model.model(inputs))[0]
+        logits = logits_of(model.model, model.model(inputs))
         feature = seen[-1] if seen[-1].dim() == logits.dim() else seen[-1].flatten(1)
         return {"feature": feature.float(), "logits": logits.float()}
 
@@ -155,8 +155,10 @@ def validation_figures(
     predictions: Predictions, task: Task, modalities: tuple[str, ...]
 ) -> dict[str, ValidationFigures]:
     """How well each modality alone does: what a method looks at at the end of an epoch."""
-    alone = predictions.responses if predictions.own is None else predictions.own
-    scores = task.scores(alone, predictions.target).flatten(1).double().mean(1)
+    alone = predictions.own
+    if alone is None:
+        alone = task.own_predictions(predictions.responses, predictions.target)
+    scores = task.mean_scores(alone, predictions.target)
     headlines = task.headlines(alone, predictions.target)
     return {
         m: ValidationFigures(float(score), float(headline), task.lower_is_better)
@@ -170,11 +172,12 @@ def measure(predictions: Predictions, task: Task, modalities: tuple[str, ...]) -
     Returns:
         `{"accuracy": ..., ..., "responses": {modality: {"accuracy": ..., "score": ...}}}`, the names those of the task.
     """
-    figures: dict[str, Any] = _numbers(task.metrics(predictions.logits, predictions.target))
-    scores = task.scores(predictions.responses, predictions.target).flatten(1).double().mean(1)
+    figures: dict[str, Any] = _numbers(task.figures(predictions.logits, predictions.target))
+    alone = task.own_predictions(predictions.responses, predictions.target)
+    scores = task.mean_scores(alone, predictions.target)
     figures["responses"] = {
         modality: {**_numbers(task.metrics(response, predictions.target)), "score": float(score)}
-        for modality, response, score in zip(modalities, predictions.responses, scores, strict=True)
+        for modality, response, score in zip(modalities, alone, scores, strict=True)
     }
     return figures
 

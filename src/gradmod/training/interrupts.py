@@ -14,7 +14,11 @@ from gradmod.training.runfolder import RESULT
 
 
 class Interrupts:
-    """Context in which SIGINT and SIGTERM only set `requested`; a second SIGINT acts as usual."""
+    """Context in which SIGINT and SIGTERM only set `requested`; a second SIGINT acts as usual.
+
+    Only Python's own handlers are replaced, and put back at the end. A signal that is ignored, as in a script's
+    background job, stays so; a handler of the program that trains is left to it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -22,8 +26,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+            for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+                if signal.getsignal(number) is usual:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from gradmod.datasets.samples import Indices, Split
 from gradmod.errors import DataError
+from gradmod.training.randomness import Stream, generator
 from gradmod.training.sampling import Shard, evaluation_batches
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class Request:
 
     Attributes:
         indices: its samples.
-        key: what the random numbers of its augmentation are seeded with; None: no augmentation.
+        key: of the `randomness.generator` that draws its augmentation; None: no augmentation.
     """
 
     indices: Indices
-    key: tuple[int, ...] | None = None
+    key: tuple[int, Stream, int, int, int] | None = None
 
 
 def split_batches(
@@ -92,7 +92,7 @@ class _Reader(Dataset[Batch | DataError]):
         self.split = split
 
     def __getitem__(self, request: Request) -> Batch | DataError:
-        draws = None if request.key is None else np.random.default_rng(request.key)
+        draws = None if request.key is None else generator(*request.key)
         try:
             return self.split.read(request.indices, draws)
         except DataError as error:

@@ -25,8 +25,9 @@ from gradmod.training.monitors import Monitor
 from gradmod.training.non_finite import explain_non_finite
 from gradmod.training.optimization import clip_gradients, learning_rate
 from gradmod.training.position import Position
+from gradmod.training.processes import share_buffers
 from gradmod.training.progress import RunProgress
-from gradmod.training.randomness import seed_all
+from gradmod.training.randomness import Stream, seed_all
 from gradmod.training.recording import Recorder
 from gradmod.training.sampling import Shard, TrainingBatches
 from gradmod.wrapper import ModulatedModel
@@ -71,9 +72,11 @@ class Loop:
 
     def __post_init__(self) -> None:
         train = self.config.train
-        self.shard = Shard(self.fabric.global_rank, self.fabric.world_size)
+        # Synchronised batch norm takes the variance over all processes: one sample each is enough.
+        at_least = 1 if train.sync_batch_norm else 2
+        self.shard = Shard(self.fabric.global_rank, self.fabric.world_size, at_least)
         self.order = TrainingBatches(len(self.data.train), train.batch_size, train.seed)
-        self.steps = self.order.steps(self.shard)
+        self.steps = self.order.steps
         self.checkpoints = Checkpoints(self.folder)
         if self.position.step_in_epoch > self.steps:
             raise CheckpointError(
@@ -108,7 +111,7 @@ class Loop:
         seed, start = self.config.train.seed, self.position.step_in_epoch
         for epoch in range(self.position.epoch, self.config.train.epochs + 1):
             for step, indices in enumerate(self.order.epoch(epoch, self.shard, start=start), start):
-                yield Request(indices, (seed, epoch, step, self.shard.rank))
+                yield Request(indices, (seed, Stream.TRANSFORMS, epoch, step, self.shard.rank))
             start = 0
 
     def _train_epoch(self, stream: Iterator[Batch], interrupts: Interrupts, progress: RunProgress) -> None:
@@ -142,9 +145,9 @@ class Loop:
     def _step(self, batch: tuple[dict[str, Any], Tensor]) -> tuple[Tensor, Tensor]:
         """One optimizer step; this process' share of the loss and the norm of the gradients, unread."""
         here, optimizer = self.position, self.config.optimizer
-        seed_all(self.config.train.seed, here.step, self.shard.rank)
+        seed_all(self.config.train.seed, Stream.STEP, here.step, self.shard.rank)
         # DDP averages gradients over processes; weighted by their samples, that is the mean over the whole batch.
-        share = len(batch[1]) * self.shard.world / self.order.size(here.step_in_epoch)
+        share = self.shard.weight(self.order.size(here.step_in_epoch))
 
         def of_all(loss: Tensor) -> Tensor:
             return loss if share == 1 else loss * share
@@ -154,6 +157,7 @@ class Loop:
             self.fabric.strategy.precision.unscale_gradients(getattr(self.optimizer, "optimizer", self.optimizer))
 
         self.optimizer.zero_grad()
+        self.model.method.counts_batch = share > 0
         loss = self.model.method.step(self.wrapped, batch, self.task, backward)
         trigger = head_weight(self.model.model) if optimizer.clip_when == "head" else None
         norm = clip_gradients(self.model.parameters(), optimizer.clip_norm, trigger)
@@ -168,6 +172,7 @@ class Loop:
         """Evaluate, record and save the epoch that was trained; go to the next. Returns the validation figures."""
         here = self.position
         self._look()
+        share_buffers(self.model, self.shard.world)  # what is measured is what the first process saves
         method, modalities = self.model.method, self.model.method.modalities
         predictions = self._predict_validation()
         if method.watches_validation and method.after_epoch(validation_figures(predictions, self.task, modalities)):
@@ -185,6 +190,7 @@ class Loop:
             here.history.coefficient_quantiles(modalities),
             best,
             {monitor.name: monitor.measure(self.model) for monitor in self.monitors if here.epoch % monitor.every == 0},
+            here.history.unused(method),
         )
         here.epoch += 1
         here.step_in_epoch = 0
@@ -205,6 +211,7 @@ class Loop:
     def _look(self) -> None:
         """Stop the run if a loss since the last look, or a parameter, is not finite."""
         here = self.position
+        self.model.method.look()
         first_unseen = here.step - here.step_in_epoch
         found = here.history.look()
         finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gradmod.attribution import attribute, predict_coalitions
 from gradmod.datasets.samples import Split
+from gradmod.errors import GradmodError, TrainingError
 from gradmod.experiments.config import Config
 from gradmod.metrics.competition import competition_strength
 from gradmod.tasks import Task
@@ -46,11 +47,20 @@ class ShapeMonitor:
         self._batch_size, self._workers = batch_size, workers
 
     def measure(self, model: ModulatedModel) -> dict[str, Any]:
-        """Shares and Shapley values by modality, and the cooperation."""
+        """Shares and Shapley values by modality, and the cooperation.
+
+        Raises:
+            TrainingError: the model's answers to masked inputs are not finite.
+        """
         loader = split_batches(self._fabric, self._split, self._batch_size, self._workers)
-        with self._fabric.autocast():
-            predictions = predict_coalitions(model.model, loader, model.method.modalities)
-        scores = attribute(predictions, self._task, replicates=0).scores
+        try:
+            with self._fabric.autocast():
+                predictions = predict_coalitions(model.model, loader, model.method.modalities)
+            scores = attribute(predictions, self._task, replicates=0).scores
+        except GradmodError:
+            raise
+        except ValueError as error:
+            raise TrainingError(f"SHAPE scores on the validation split: {error}") from None
         return {"contributions": scores.contributions, "values": scores.values, "cooperation": scores.cooperation}
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from gradmod.datasets.samples import Split
 from gradmod.datasets.splits import Splits
-from gradmod.errors import CheckpointError, ConfigError
+from gradmod.errors import CheckpointError, ConfigError, did_you_mean
 from gradmod.experiments.config import Config
-from gradmod.experiments.toml import load_config, refuse_unnamed_code
+from gradmod.experiments.toml import load_config
 from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.devices import make_fabric
+from gradmod.training.known_data import expect_known_data, read_known_data, with_data_named
 from gradmod.training.parts import Parts, build_parts
 from gradmod.training.runfolder import CONFIG
 from gradmod.wrapper import ModulatedModel
@@ -52,11 +53,14 @@ class OpenRun:
         if name not in splits:
             raise ConfigError(
                 f"split is {name!r}; the run's protocol {self.config.data.protocol!r} has {', '.join(splits)}"
+                f"{did_you_mean(name, splits)}"
             )
         return splits[name]
 
 
-def open_run(folder: Path | str, checkpoint: str = "best", data: Splits | None = None, *, dataset: str = "") -> OpenRun:
+def open_run(
+    folder: Path | str, checkpoint: str = "best", data: Splits | None = None, *, dataset: str = "", root: str = ""
+) -> OpenRun:
     """Open a run.
 
     Args:
@@ -64,18 +68,24 @@ def open_run(folder: Path | str, checkpoint: str = "best", data: Splits | None =
         checkpoint: `best`, `last`, `previous`, or a path.
         data: its data, where they are read already.
         dataset: the run's data set again, where it is code of the user's own; see `refuse_unnamed_code`.
+        root: where the run's data lie now; empty: where its settings say.
 
     Raises:
         CheckpointError: no run there, or the checkpoint is damaged or does not fit.
         ConfigError: its data set is code, and `dataset` does not name it.
+        DataError: its data cannot be read, or are others than it was trained on.
     """
     folder = Path(folder)
     config = run_config(folder)
     if data is None:
-        refuse_unnamed_code(config, folder / CONFIG, dataset)
+        config = with_data_named(config, folder, dataset, root)
     state = Checkpoints(folder).load(checkpoint)
     fabric = make_fabric(replace(config.train, devices=1, nodes=1, strategy="auto", sync_batch_norm=False))
     fabric.launch()
+    if data is None:
+        data = read_known_data(config, folder)
+    else:
+        expect_known_data(data, folder, config)
     parts = build_parts(config, data)
     load_model(parts.model.to(fabric.device), state, checkpoint)
     return OpenRun(folder, config, fabric, parts)

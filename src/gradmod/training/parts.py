@@ -22,7 +22,7 @@ from gradmod.models.masked import MaskedModel
 from gradmod.models.registry import ENCODERS
 from gradmod.tasks import Task
 from gradmod.training.loading import sensible_workers
-from gradmod.training.randomness import seed_all
+from gradmod.training.randomness import Stream, seed_all
 from gradmod.wrapper import ModulatedModel
 
 
@@ -70,7 +70,7 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
         raise ConfigError(
             f"data.modality is {modality!r}; {info.name} has {', '.join(modalities)}, or multimodal for all of them"
         )
-    seed_all(config.train.seed)
+    seed_all(config.train.seed, Stream.WEIGHTS)
     network = _network(config, data, modalities, info)
     if config.train.sync_batch_norm:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
@@ -87,6 +87,13 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
         )
     if len(data.train) < 2 * config.train.devices * config.train.nodes:
         raise ConfigError(f"the training split has {len(data.train)} samples; expected at least 2 for each process")
+    rest = len(data.train) % config.train.batch_size
+    if config.train.sync_batch_norm and 2 <= rest < config.train.devices * config.train.nodes:
+        raise ConfigError(
+            f"the last batch of an epoch has {rest} samples ({len(data.train)} in all, train.batch_size "
+            f"{config.train.batch_size}), fewer than the {config.train.devices * config.train.nodes} processes whose "
+            "samples train.sync_batch_norm takes together; choose another --batch-size"
+        )
     workers = config.train.workers
     return Parts(data, model, data.task, sensible_workers(info.decodes) if workers is None else workers)
 

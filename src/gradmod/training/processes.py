@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
+from torch import nn
 
 from gradmod.errors import ConfigError, TrainingError
 from gradmod.experiments.config import Config
@@ -51,6 +53,20 @@ def launch(fabric: Fabric) -> None:
             f"not all of the {fabric.world_size} processes of the run came together within --timeout; look for their "
             f"own errors beside this one ({_in_short(error)})"
         ) from None
+
+
+@torch.no_grad()
+def share_buffers(model: nn.Module, world: int) -> None:
+    """Give every process the buffers of the first, whose model is saved; those of batch norm are each one's own.
+
+    DDP does the same at the beginning of the next training step, so training goes on as it would.
+    """
+    if world == 1:
+        return
+    for buffer in model.buffers():
+        value = buffer.detach().clone(memory_format=torch.contiguous_format)
+        dist.broadcast(value, src=0)
+        buffer.copy_(value)
 
 
 def leave() -> None:

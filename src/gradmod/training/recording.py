@@ -43,7 +43,9 @@ class Recorder:
         """Record one step."""
         if self._log is None:
             return
-        figures = record.by_modality(self._modalities) if record is not None else {}
+        figures: dict[str, Any] = {}
+        if record is not None:
+            figures = {**record.by_modality(self._modalities), **record.of_the_step()}
         self._log.write("step", step=step, epoch=epoch, loss=loss, lr=lr, grad_norm=grad_norm, **figures)
         self._scalars(step, {"loss": loss, "lr": lr, "grad_norm": grad_norm, **figures}, "step")
 
@@ -57,13 +59,27 @@ class Recorder:
         coefficients: dict[str, dict[str, float]] | None,
         best: bool,
         monitored: dict[str, Any],
+        unused: dict[str, Any] | None = None,
     ) -> None:
-        """Record one epoch; `seconds` is the training time of the run so far, `monitored` what monitors measured."""
+        """Record one epoch.
+
+        Args:
+            epoch: its number.
+            step: steps of the run so far.
+            train_loss: mean over the epoch.
+            seconds: training time of the run so far.
+            validation: figures on the validation split.
+            coefficients: their distribution over the steps.
+            best: whether it is the best epoch so far.
+            monitored: what monitors measured.
+            unused: what the method could not use; see `EpochHistory.unused`.
+        """
         if self._log is None:
             return
         figures: dict[str, Any] = {"train_loss": train_loss, "validation": validation}
         if coefficients is not None:
             figures["coefficients"] = coefficients
+        figures |= unused or {}
         figures |= monitored
         self._log.write("epoch", epoch=epoch, step=step, seconds=round(seconds, 3), best=best, **figures)
         self._scalars(step, figures, "epoch")

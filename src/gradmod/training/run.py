@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from gradmod.errors import ConfigError, GradmodError, damage_in
+from gradmod.datasets.fingerprint import record_of
+from gradmod.datasets.splits import Splits
+from gradmod.errors import CheckpointError, ConfigError, GradmodError, damage_in
 from gradmod.experiments.config import Config
-from gradmod.experiments.toml import refuse_unnamed_code, save_config
+from gradmod.experiments.toml import save_config
 from gradmod.files import write_json
 from gradmod.training.checkpoints import Checkpoints
 from gradmod.training.devices import make_fabric, peak_memory
 from gradmod.training.evaluation import measure, predict
 from gradmod.training.interrupts import interrupts_named
+from gradmod.training.known_data import read_known_data, save_known_data, with_data_named
 from gradmod.training.loop import Loop
 from gradmod.training.monitors import make_monitors
 from gradmod.training.opening import load_model, open_run, run_config
@@ -31,6 +33,7 @@ from gradmod.training.runfolder import (
     CONFIG,
     METRICS,
     RESULT,
+    command_line,
     create_run_folder,
     git_revision,
     remove_leftovers,
@@ -69,7 +72,7 @@ def train(config: Config, *, unique: bool = False) -> RunSummary | None:
     launch(fabric)
     with lost_processes_named(fabric):
         parts = build_parts(config)
-        folder = _new_folder(config, fabric, unique=unique or not config.train.name)
+        folder = _new_folder(config, fabric, parts.data, unique=unique or not config.train.name)
     return _train(config, folder, fabric, parts, state=None)
 
 
@@ -81,6 +84,7 @@ def resume(
     devices: int | None = None,
     nodes: int | None = None,
     dataset: str = "",
+    root: str = "",
 ) -> RunSummary | None:
     """Go on with a run from a checkpoint; without any checkpoint, from its start.
 
@@ -92,19 +96,22 @@ def resume(
             the same samples for any number of processes.
         nodes: the same for the number of machines.
         dataset: the run's data set again, where it is code of the user's own.
+        root: where the run's data lie now, in place of where its settings say, which are changed.
 
     Raises:
-        CheckpointError: no run there, or the checkpoint is damaged; names those that are whole.
+        CheckpointError: no run there, or the checkpoint is damaged; names those that are whole. Or a run that was
+            trained has no checkpoint any more.
         ConfigError: the run is finished or further than `epochs`; its data set is code that `dataset` does not name.
+        DataError: its data cannot be read, or are others than it was trained on.
     """
     folder = Path(folder)
     saved = run_config(folder)
-    refuse_unnamed_code(saved, folder / CONFIG, dataset)
     given = {"epochs": epochs, "devices": devices, "nodes": nodes}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if dist.is_torchelastic_launched():  # its numbers count, whatever the run began with
         changes = {"devices": 1, "nodes": 1, **changes}
-    config = as_launched(replace(saved, train=replace(saved.train, **changes)))
+    named = with_data_named(saved, folder, dataset, root)
+    config = as_launched(replace(named, train=replace(saved.train, **changes)))
     checkpoints = Checkpoints(folder)
     state = checkpoints.load(checkpoint) if checkpoints.exist() or checkpoint != "last" else None
     if state is not None:
@@ -114,13 +121,21 @@ def resume(
                 f"the run {folder} is finished ({config.train.epochs} epochs); to train on, say --epochs with a larger "
                 "number"
             )
+    elif (folder / RESULT).exists():  # training it anew would take the place of its figures
+        raise CheckpointError(
+            f"the run {folder} is finished, but has no checkpoint any more: put its checkpoints back, or train anew "
+            "under another --name"
+        )
     fabric = make_fabric(config.train)
     launch(fabric)
-    return _train(config, folder, fabric, build_parts(config), state, save=config != saved)
+    parts = build_parts(config, read_known_data(config, folder))
+    return _train(config, folder, fabric, parts, state, save=config != saved)
 
 
-def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best", dataset: str = "") -> dict[str, Any]:
-    """Evaluate a checkpoint of a run on one split; `dataset` as in `resume`.
+def evaluate(
+    folder: Path | str, *, split: str = "test", checkpoint: str = "best", dataset: str = "", root: str = ""
+) -> dict[str, Any]:
+    """Evaluate a checkpoint of a run on one split; `dataset` and `root` as in `resume`.
 
     Returns:
         The figures of `gradmod.training.evaluation.measure`.
@@ -129,7 +144,7 @@ def evaluate(folder: Path | str, *, split: str = "test", checkpoint: str = "best
         ConfigError: the run's protocol has no such split; its data set is code that `dataset` does not name.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
-    run = open_run(folder, checkpoint, dataset=dataset)
+    run = open_run(folder, checkpoint, dataset=dataset, root=root)
     predictions = predict(
         run.fabric,
         run.model,
@@ -146,14 +161,13 @@ def default_name(config: Config) -> str:
     return f"{config.data.short_name}-{config.model.fusion}-{what}-seed{config.train.seed}"
 
 
-def _new_folder(config: Config, fabric: Fabric, *, unique: bool) -> Path:
+def _new_folder(config: Config, fabric: Fabric, data: Splits, *, unique: bool) -> Path:
     """The folder that the first process makes; if it can't, its error on every process, so that none waits for it."""
     made: Path | GradmodError = Path()
     if fabric.is_global_zero:
         try:
-            made = create_run_folder(
-                Path(config.train.out), config.train.name or default_name(config), config, unique=unique
-            )
+            name = config.train.name or default_name(config)
+            made = create_run_folder(Path(config.train.out), name, config, unique=unique, data=record_of(data))
         except GradmodError as error:
             made = error
     made = fabric.broadcast(made)
@@ -204,6 +218,7 @@ def _trained(
         remove_leftovers(folder)
         if save:
             save_config(config, folder / CONFIG)
+        save_known_data(folder, parts.data)
         if position.epoch <= config.train.epochs:  # a result says that the run is finished
             (folder / RESULT).unlink(missing_ok=True)
     facts = {
@@ -211,7 +226,10 @@ def _trained(
         "strategy": parts.model.strategy.name,
         "exact": parts.model.strategy.exact,
         "task": parts.task.name,
+        "task_settings": parts.task.settings(),
         "headline": parts.task.headline,
+        "lower_is_better": parts.task.lower_is_better,
+        "sample_metric": parts.task.sample_metric,
         "seed": config.train.seed,
         "protocol": config.data.protocol,
         "splits": {name: len(split) for name, split in parts.data.items()},
@@ -224,7 +242,7 @@ def _trained(
         "precision": config.train.precision,
         "versions": versions(),
         "git": git_revision(),
-        "command": shlex.join(sys.argv),
+        "command": command_line(sys.argv),
     }
     if state is None or state["log_bytes"] == 0:
         recorder.start(**facts)

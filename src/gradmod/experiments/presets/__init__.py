@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from gradmod.errors import ConfigError
+from gradmod.errors import ConfigError, did_you_mean
 
 FOLDER = Path(__file__).parent
 
@@ -27,7 +26,6 @@ def preset_path(name: str) -> Path:
         ConfigError: there is none.
     """
     if name not in presets():
-        close = difflib.get_close_matches(name, presets(), 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(name, presets())
         raise ConfigError(f"there is no preset {name!r}; expected one of {', '.join(presets())}{hint}")
     return FOLDER / f"{name}.toml"

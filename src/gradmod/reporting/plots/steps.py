@@ -30,8 +30,8 @@ def step_figures(metrics: Metrics) -> Figure:
         for modality, colour in colours(metrics.modalities).items():
             values = [float(step[name][modality]) for step in steps]
             axes.plot([step["step"] for step in steps], values, color=colour, linewidth=1.0, label=modality)
-        if name != "scores":
-            axes.axhline(float(name == "coefficients"), color=MODEL_COLOUR, linewidth=0.8, linestyle=":")
+        if name != "scores":  # in balance a ratio is 1, and a coefficient of 1 changes nothing
+            axes.axhline(1, color=MODEL_COLOUR, linewidth=0.8, linestyle=":")
         axes.set_ylabel(PANELS[name])
     panels[0].legend(ncols=3, fontsize=8)
     panels[-1].set_xlabel("step")

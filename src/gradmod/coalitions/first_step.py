@@ -1,0 +1,363 @@
+"""The check of the first step: whether a cheap strategy computes, for this network, what looping over coalitions does.
+
+Networks do what no signature tells: write into their inputs, move buffers, mix samples, have methods that are merely
+named `encode`. So the first batch is evaluated slowly as well, everything is put back as it was, and the two compared.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradmod.coalitions.kept_state import NetworkState, is_uninitialized, kept_state, stateful_names
+from gradmod.coalitions.masked_passes import masked_passes
+from gradmod.coalitions.masking import copy_containers, lengths_named, mask, nested_alike, tensor_leaves
+from gradmod.coalitions.no_gradient import without_gradient
+from gradmod.coalitions.passes import Looped
+from gradmod.coalitions.protocols import declared_mask, logits_of
+from gradmod.coalitions.randomness import kept_random_state
+from gradmod.coalitions.reuse import AdditiveHead
+from gradmod.coalitions.strategy import Evaluation, Habits, Strategy
+
+_LOOPED_MODALITIES = 6
+"""With more, an additive head is compared on a few coalitions, and not by looping over all of them."""
+_DRAWN_COALITIONS = 8
+
+
+class CheckedStrategy(Strategy):
+    """The cheapest of several strategies that computes what looping over the coalitions does.
+
+    Found out on the first batch of each mode (train, eval). Until then, and in a compiled step that comes first, it is
+    the first one of those that do not go by the network's declarations alone.
+
+    Args:
+        candidates: the cheapest first.
+        checks: False: check nothing; use the first candidate that does not go by names alone.
+    """
+
+    def __init__(self, candidates: Sequence[Strategy], checks: bool = True) -> None:
+        super().__init__(candidates[-1].batch_axes)
+        self._candidates = list(candidates)
+        self._chosen = candidates[0]
+        self._checks = checks
+        self._checked_modes: set[bool] = set()
+        self._last_logits: weakref.ref[Tensor] | None = None
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """That of the chosen strategy."""
+        return self._chosen.name
+
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        """That of the chosen strategy."""
+        return self._chosen.exact
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether a batch was looked at in train mode."""
+        return True in self._checked_modes
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        modalities: Sequence[str],
+        *,
+        masked_gradient: bool = True,
+        present: Tensor | None = None,
+    ) -> Evaluation:
+        """See `Strategy.evaluate`; the first call checks."""
+        if torch.compiler.is_compiling():
+            return self._in_use(model).evaluate(
+                model, inputs, modalities, masked_gradient=masked_gradient, present=present
+            )
+        with lengths_named(inputs, modalities, self.batch_axes):
+            if self._is_due(model) and _has_samples(inputs):
+                self.check(model, inputs, modalities, present)
+            found = self._in_use(model).evaluate(
+                model, inputs, modalities, masked_gradient=masked_gradient, present=present
+            )
+        self._last_logits = weakref.ref(found.logits)
+        return found
+
+    def last_logits(self) -> Tensor | None:
+        """The logits of the last evaluation as the network computed them, while somebody holds them."""
+        return self._last_logits() if self._last_logits is not None else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_logits": None}
+
+    def check(
+        self, model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str], present: Tensor | None = None
+    ) -> None:
+        """Choose, by what this batch shows. Nothing is changed by it: the network, the inputs, random states.
+
+        Raises:
+            ValueError: a mask that hides nothing, or a strategy, asked for by name, that is not what looping computes.
+        """
+        self._checked_modes.add(model.training)
+        if len(modalities) < 2:
+            return
+        with without_gradient(), kept_random_state(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the network's own, which come again in the step itself
+            for m in modalities:
+                _check_mask(model, m, inputs[m])
+            habits = _observe_habits(model, inputs, modalities[0])
+            for strategy in self._candidates:
+                strategy.habits = habits
+            reasons = self._choose(model, inputs, modalities, present)
+        if reasons:
+            warnings.warn(
+                f"coalitions of {type(model).__name__} are evaluated by {self._chosen.name!r}, which is right and may "
+                f"take longer, as {'; '.join(reasons)}. {_WAYS_OUT}",
+                stacklevel=2,
+            )
+
+    def _choose(
+        self, model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str], present: Tensor | None
+    ) -> list[str]:
+        """Take the first candidate that is right; return what was wrong with those before it."""
+        # In eval mode a slower strategy is not given up for a cheaper one again.
+        candidates = self._candidates[self._candidates.index(self._chosen) :]
+        if not self._chosen.exact or type(self._chosen) is Looped:
+            return []
+        compare = _Comparison(model, inputs, modalities, present, candidates[-1])
+        reasons: list[str] = []
+        for strategy in candidates:
+            reason = compare.difference(strategy)
+            if reason is None:
+                self._chosen = strategy
+                break
+            reasons.append(f"{strategy.name!r} {reason}")
+        else:
+            raise ValueError(
+                f"coalitions={reasons[0]} for this network ({type(model).__name__}). {_WAYS_OUT}; coalitions='auto' "
+                "finds what is right"
+            )
+        return reasons
+
+    def _is_due(self, model: nn.Module) -> bool:
+        return self._checks and model.training not in self._checked_modes and not is_uninitialized(model)
+
+    def _goes_by_names(self, model: nn.Module) -> bool:
+        named = not isinstance(self._chosen, Looped) and len(self._candidates) > 1
+        return named and not getattr(model, "encodes_as_declared", False)
+
+    def _in_use(self, model: nn.Module) -> Strategy:
+        if self._checked_modes or not self._goes_by_names(model):
+            return self._chosen
+        return next((s for s in self._candidates if isinstance(s, Looped)), self._chosen)
+
+
+_WAYS_OUT = (
+    "Causes: a forward that is not head(fuse(encode)), dropout or in-place layers outside the encoders, samples that "
+    "are not apart on the first axis (batch_axis=), an extra input whose length is that of the batch by accident. "
+    "coalitions='looped' takes any network"
+)
+
+
+def _has_samples(inputs: Mapping[str, Any]) -> bool:
+    return all(leaf.is_nested or leaf.numel() > 0 for leaf in tensor_leaves(inputs))
+
+
+class _Comparison:
+    """Strategies against the loop over coalitions, on one batch and from one random state."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        modalities: Sequence[str],
+        present: Tensor | None,
+        slow: Strategy,
+    ) -> None:
+        self._model, self._inputs, self._present = model, inputs, present
+        self._modalities = tuple(modalities)
+        self._slow = Looped(slow.batch_axes)
+        self._slow.habits = slow.habits
+        self._oracle: Evaluation | None = None
+
+    def difference(self, strategy: Strategy) -> str | None:
+        """In words, what `strategy` computes otherwise; None where it computes the same."""
+        if type(strategy) is Looped:
+            return None
+        try:
+            found = self._evaluate(strategy)
+        except Exception as error:  # whatever a network of somebody's raises when it is called in another way
+            self._looped()  # where the loop raises as well, that is the error to be seen
+            return f"raises {type(error).__name__} ({str(error).splitlines()[0] if str(error) else 'no message'})"
+        if len(self._modalities) > _LOOPED_MODALITIES and isinstance(strategy, AdditiveHead):
+            return self._not_additive(found)
+        oracle = self._looped()
+        if found.responses.shape != oracle.responses.shape:
+            return f"gives responses of shape {list(found.responses.shape)}, looping {list(oracle.responses.shape)}"
+        off = _largest_difference(found.responses, oracle.responses)
+        scale = _scale(oracle)
+        if off <= _tolerance(oracle) * scale:
+            return None
+        drawn = (
+            ", where it draws random numbers (dropout without training=self.training?)"
+            if self._draws_in_eval_mode()
+            else ""
+        )
+        return f"differs from looping over the coalitions by {off:.2g}, of logits up to {scale:.2g}{drawn}"
+
+    def _evaluate(self, strategy: Strategy) -> Evaluation:
+        with _everything_put_back(self._model):
+            evaluation = strategy.evaluate(
+                self._model, copy_containers(self._inputs, with_tensors=True), self._modalities, present=self._present
+            )
+            return replace(evaluation, logits=evaluation.logits.clone())
+
+    def _looped(self) -> Evaluation:
+        if self._oracle is None:
+            self._oracle = self._evaluate(self._slow)
+        return self._oracle
+
+    def _draws_in_eval_mode(self) -> bool:
+        model = self._model
+        with _everything_put_back(model), masked_passes(model, NetworkState(model)):
+            one, other = (logits_of(model, model(copy_containers(self._inputs, with_tensors=True))) for _ in range(2))
+        return not _is_equal(one, other)
+
+    def _not_additive(self, found: Evaluation) -> str | None:
+        """Compare what single modalities add to a few coalitions with the differences of the responses."""
+        model, names = self._model, self._modalities
+        hidden = {m: mask(model, m, self._inputs[m]) for m in names}
+        draw = random.Random(0)
+        for _ in range(_DRAWN_COALITIONS):
+            one, other, *rest = draw.sample(range(len(names)), len(names))
+            others = {names[i] for i in rest if draw.random() < 0.5}
+            with _everything_put_back(model), masked_passes(model, NetworkState(model, stateful_names(model))):
+                with_one, with_other = (
+                    logits_of(model, model({**self._inputs, **{m: hidden[m] for m in names if m not in shown}}))
+                    for shown in ({*others, names[one]}, {*others, names[other]})
+                )
+            expected = found.responses[one] - found.responses[other]
+            has = None if self._present is None else (self._present[:, one] & self._present[:, other])
+            difference = (with_one - with_other).to(expected.dtype)
+            if has is not None:
+                expected, difference = expected[has], difference[has]
+            off = _largest_difference(expected, difference)
+            if off > _tolerance(found) * _scale(found):
+                return f"differs from showing {names[one]!r} and {names[other]!r} in turn: by {off:.2g}"
+        return None
+
+
+@contextmanager
+def _everything_put_back(model: nn.Module) -> Iterator[None]:
+    state = NetworkState(model, stateful_names(model))
+    with kept_random_state(model), kept_state(model, state, strict=False):
+        yield
+
+
+def _observe_habits(model: nn.Module, inputs: Mapping[str, Any], hidden: str) -> Habits:
+    """Call the network once in its mode and once in eval mode, on copies, and see what it changed."""
+    names = stateful_names(model)
+    writes = False
+    with _everything_put_back(model):
+        given = copy_containers(inputs, with_tensors=True)
+        before = [(leaf, leaf._version) for leaf in tensor_leaves(given)]
+        model(copy_containers(given))
+        writes = _was_written(before, inputs)
+        with masked_passes(model, NetworkState(model, names)):
+            _perturb_frozen(model)
+            state = [(name, tensor, tensor.clone()) for name, tensor in _state(model, names)]
+            given = copy_containers({**inputs, hidden: mask(model, hidden, inputs[hidden])}, with_tensors=True)
+            before = [(leaf, leaf._version) for leaf in tensor_leaves(given)]
+            model(copy_containers(given))
+            writes = writes or any(leaf._version != version for leaf, version in before)
+            now = dict(_state(model, names))
+            moves = tuple(name for name, tensor, was in state if now[name] is not tensor or not _is_equal(tensor, was))
+    return Habits(moves, writes)
+
+
+def _was_written(before: Sequence[tuple[Tensor, int]], inputs: Any) -> bool:
+    originals = list(tensor_leaves(inputs))
+    return any(
+        leaf._version != version or not (leaf.is_nested or _is_equal(leaf, original))
+        for (leaf, version), original in zip(before, originals, strict=True)
+    )
+
+
+def _perturb_frozen(model: nn.Module) -> None:
+    """Move parameters without gradient a little: a momentum tower that still equals its model would not be seen."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter.is_floating_point():
+            parameter.data = parameter * 1.01 + 1e-3
+
+
+def _state(model: nn.Module, names: Sequence[str]) -> list[tuple[str, Tensor]]:
+    found = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    return [(name, found[name]) for name in names if name in found]
+
+
+def _check_mask(model: nn.Module, modality: str, x: Any) -> None:
+    """Refuse a mask that fails, gives another form, or hides nothing."""
+    try:
+        hidden = mask(model, modality, x)
+    except Exception as error:
+        if declared_mask(model) is None:
+            raise
+        raise ValueError(
+            f"mask({modality!r}, x) of {type(model).__name__} raised {type(error).__name__} ({error}); gradmod calls a "
+            "method `mask` of a network with a modality's name and its input. If yours means something else, pass "
+            "mask=lambda modality, x: ... to gradmod.adapt"
+        ) from error
+    shown_leaves, hidden_leaves = list(tensor_leaves(x)), list(tensor_leaves(hidden))
+    if not shown_leaves and hidden is x and x is not None:
+        raise ValueError(_hides_nothing(modality, x))
+    if nested_alike(x, hidden) and shown_leaves:
+        same = all(_is_equal(a, b) for a, b in zip(shown_leaves, hidden_leaves, strict=True))
+        if same and any(_varies(leaf) for leaf in shown_leaves):
+            raise ValueError(_hides_nothing(modality, x))
+
+
+def _hides_nothing(modality: str, x: Any) -> str:
+    return (
+        f"the mask of {modality!r} returns the input as it is ({type(x).__name__}), so that hiding {modality!r} hides "
+        "nothing. Let mask(modality, x) return what the network is shown where the modality is absent"
+    )
+
+
+def _varies(leaf: Tensor) -> bool:
+    return leaf.numel() > 1 and not bool((leaf == leaf.flatten()[0]).all())
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    if one.is_nested or other.is_nested:
+        return one is other
+    if one.shape != other.shape:
+        return False
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _largest_difference(one: Tensor, other: Tensor) -> float:
+    both = torch.isfinite(one) & torch.isfinite(other)
+    if bool((torch.isfinite(one) != torch.isfinite(other)).any()):
+        return float("inf")
+    return float((one - other).where(both, 0.0).abs().max()) if one.numel() else 0.0
+
+
+def _scale(evaluation: Evaluation) -> float:
+    figures = torch.cat([evaluation.responses.flatten(), evaluation.logits.flatten().to(evaluation.responses.dtype)])
+    return float(figures.where(figures.isfinite(), 0.0).abs().max()) or 1.0
+
+
+def _tolerance(evaluation: Evaluation) -> float:
+    """How far two ways to compute the same may differ by rounding, relative to the largest logit."""
+    logits = evaluation.logits
+    if logits.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(logits.device.type):
+        return 0.1
+    if logits.dtype == torch.float64:
+        return 1e-8
+    return 1e-4 if logits.device.type == "cpu" else 5e-3  # TF32

@@ -1,0 +1,31 @@
+"""The surroundings of the masked passes: eval mode, and nothing that outlives them but their logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch import nn
+
+from gradmod.coalitions.kept_state import NetworkState, kept_state
+from gradmod.coalitions.modes import MaskedPassMode
+from gradmod.coalitions.recomputation import held_through_recomputation
+
+
+@contextmanager
+def masked_passes(model: nn.Module, before: NetworkState | None) -> Iterator[None]:
+    """Eval mode, also in a recomputation of what is computed here; on leaving, the network is as the full pass left it.
+
+    Args:
+        model: the network, after its full pass.
+        before: its state before the full pass, which is where a masked pass begins, too; None in a compiled step.
+    """
+    mode = MaskedPassMode(model)
+    if before is None:
+        with mode.entered():
+            yield
+        return
+    again = partial(masked_passes, model, before)
+    with kept_state(model, before), held_through_recomputation(again, mode.norms), mode.entered():
+        yield

@@ -1,0 +1,72 @@
+"""Several connected processes of one machine, for tests: forked from one that has imported everything already."""
+
+from __future__ import annotations
+
+import datetime
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["gradmod.training.run", "networks"])
+PATIENCE = 280
+
+
+def on_processes(function: Callable[[int], Any], world: int) -> list[Any]:
+    """What `function(rank)` returns on each of `world` processes, connected by gloo; it must be a module's own.
+
+    A process that raises ends the others, and its traceback is the test's.
+    """
+    return _results(function, world, connects=True)
+
+
+def as_torchrun(function: Callable[[int], Any], world: int) -> list[Any]:
+    """The same on processes that torchrun might have started, which connect by themselves."""
+    return _results(function, world, connects=False)
+
+
+def _results(function: Callable[[int], Any], world: int, connects: bool) -> list[Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    results = CONTEXT.Queue()
+    processes = [
+        CONTEXT.Process(target=_run, args=(function, rank, world, port, connects, results), daemon=True)
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        found = []
+        for _ in processes:
+            found.append(results.get(timeout=PATIENCE))
+            assert found[-1][2] is None, found[-1][2]
+        return [result for _, result, _ in sorted(found, key=lambda one: int(one[0]))]
+    finally:
+        for process in processes:
+            process.join(1)
+            process.kill()
+
+
+def _run(function: Callable[[int], Any], rank: int, world: int, port: int, connects: bool, results: Any) -> None:
+    torch.set_num_threads(1)
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
+    here |= {"LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "GROUP_WORLD_SIZE": 1, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ.update({name: str(value) for name, value in here.items()})
+    try:
+        if connects:
+            dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=PATIENCE / 2))
+        result = function(rank)
+        if connects:
+            dist.barrier()
+            dist.destroy_process_group()
+    except Exception:
+        results.put((rank, None, f"process {rank}: {traceback.format_exc()}"))
+    else:
+        results.put((rank, result, None))
