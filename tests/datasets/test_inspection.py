@@ -152,6 +152,65 @@ def test_all_damaged_samples_are_listed_and_how_to_go_on_without_them(
     assert any("3 clips left out" in note for note in facts.notes)
 
 
+def damage(dataset: str, folder: Path) -> tuple[Path, list[list[str]]]:
+    """A data set with several things wrong; of each kind, what its line says."""
+    if dataset == "av-mnist":
+        arrays = avmnist_arrays()
+        arrays["train_labels.npy"][3] = 12
+        del arrays["image/test_data.npy"], arrays["audio/test_data.npy"]
+        root = write_avmnist(folder / "data", arrays)
+        return root, [["holds labels from 0 to 12", "1 of"], ["2 alike", "image/test_data.npy", "audio/test_data.npy"]]
+    if dataset == "crema-d":
+        root = write_cremad(folder / "data", train=12, test=12)
+        path = root / "CREMAD" / "train.csv"
+        lines = path.read_text().splitlines()
+        lines[2], lines[5], lines[7] = "1001_IAA_X,JOY", "nothing", lines[6]
+        path.write_text("\n".join(lines))
+        return root, [["2 alike", "line 3", "expected a clip name and one of"]]
+    if dataset == "ur-funny":
+        content = urfunny_content()
+        for row in (2, 5):
+            content["train"]["vision"][row, 0, 0] = np.nan
+        content["valid"]["audio"][1, 1, 1] = np.nan
+        return write_urfunny(folder / "humor.pkl", content), [
+            ["2 alike (2, 5)", "train/vision: sample 2 holds values that are not finite"],
+            ["valid/audio: sample 1 holds"],
+        ]
+    if dataset == "ave":
+        arrays = ave_arrays(20)
+        arrays["audio_feature.h5"][1][[3, 6], 0, 0] = np.nan
+        arrays["train_order.h5"][1][1] = 99
+        return write_ave(folder / "data", arrays), [["2 alike (3, 6)", "not finite"], ["holds 99"]]
+    files = mosei_files()
+    keys = list(files["train_sentences.p"])
+    files["train_mels.p"][keys[1]] = np.zeros((4, 7))
+    files["train_mels.p"][keys[2]] = np.zeros((5, 7))
+    files["train_sentiment.p"][keys[3]] = 9.0
+    del files["valid_mels.p"][next(iter(files["valid_sentences.p"]))]
+    return write_mosei(folder / "data", files), [
+        ["2 alike", keys[1], keys[2], "has shape [4, 7]"],
+        [keys[3], "sentiment 9"],
+        ["lacks 1 of"],
+    ]
+
+
+@pytest.mark.parametrize("dataset", ["av-mnist", "crema-d", "ur-funny", "ave", "mosei"])
+def test_what_a_reader_refuses_is_listed_in_full(
+    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, kinds = damage(dataset, tmp_path)
+    facts = inspect(dataset, str(root))
+    assert len(facts.problems) == len(kinds)
+    for words in kinds:
+        assert any(all(word in problem for word in words) for problem in facts.problems), (words, facts.problems)
+    train = ["train", "--dataset", dataset, "--root", str(root), "--device", "cpu", "--out", str(tmp_path / "runs")]
+    assert cli.main(train) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "more: gradmod check lists them)" in error
+    assert not (tmp_path / "runs").exists()
+
+
 def test_one_line_for_problems_of_one_kind() -> None:
     messages = [f"/data/a/clip{n}.wav cannot be read: empty" for n in range(9)]
     messages += ["b.npy: sample 3 holds 'x'", "b.npy: sample 14 holds 'x'", "/data/a/clip0.wav cannot be read: empty"]
@@ -192,6 +251,13 @@ def test_samples_on_disk_that_are_not_finite_are_named(tmp_path: Path) -> None:
     (problem,) = facts.problems
     assert "8 samples of left hold values that are not finite, of 30 in test: sample 62, 63, 64, 65, 66, ..." in problem
     assert facts.unreadable == 8
+
+
+def test_how_to_leave_samples_out_is_said_where_the_reader_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", write_loader(tmp_path, "return parts(y - 1)")]) == 1
+    assert "to leave a sample out, take its row out of the rows of its split" in capsys.readouterr().out
 
 
 def test_shapes_that_differ_from_sample_to_sample(tmp_path: Path) -> None:

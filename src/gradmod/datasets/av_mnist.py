@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gradmod.datasets.npy import check_labels, open_array
+from gradmod.datasets.problems import Problems
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, ChainedSource, Split
 from gradmod.datasets.splits import Splits, heldout, nine_tenths_of_both
@@ -43,8 +44,12 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     folder = Path(root).expanduser()
     if not root or not folder.is_dir():
         raise DataError(dataset_info("av-mnist").where_it_looked(root))
-    train, train_labels = _open(folder, "train")
-    test, test_labels = _open(folder, "test")
+    problems = Problems()
+    with problems.kept():
+        train, train_labels = _open(folder, "train")
+    with problems.kept():
+        test, test_labels = _open(folder, "test")
+    problems.raise_any()
     sources = {m: StoredValues.of(train[m], test[m], shape) for m, (_, _, shape) in _INPUTS.items()}
     notes = tuple(f"{m}: {source.describe()}" for m, source in sources.items() if not source.are_bytes)
     whole = Split(sources, np.concatenate([train_labels, test_labels]).astype(np.int64))
@@ -108,16 +113,20 @@ class StoredValues(ChainedSource):
 def _open(folder: Path, split: str) -> tuple[dict[str, _Stored], npt.NDArray[Any]]:
     """The files of one split: inputs by modality, and labels."""
     found: dict[str, _Stored] = {}
+    problems = Problems()
     for modality, (kind, row, _) in _INPUTS.items():
         path = folder / kind / f"{split}_data.npy"
-        found[modality] = _Stored(path, open_array(path, (None, *row)))
+        with problems.kept():
+            found[modality] = _Stored(path, open_array(path, (None, *row)))
+    label_path = folder / f"{split}_labels.npy"
+    with problems.kept():
+        labels = open_array(label_path, (None,))
+    problems.raise_any()
     image, audio = found["visual"], found["audio"]
     if len(image.array) != len(audio.array):
         raise DataError(
             f"{image.path} holds {len(image.array)} samples and {audio.path} {len(audio.array)}; expected the same "
             "number"
         )
-    label_path = folder / f"{split}_labels.npy"
-    labels = open_array(label_path, (None,))
     check_labels(label_path, labels, 10, len(image.array))
     return found, labels

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradmod.datasets.folders import files_in
+from gradmod.datasets.problems import Problems
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Split
 from gradmod.datasets.splits import Splits
@@ -56,16 +57,19 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     counts = {"audio": len(audio), "visual": len(visual)}
     if len(set(counts.values())) > 1:
         raise DataError(f"{folder} holds {counts} samples; expected the same number of each")
-    bad = np.flatnonzero(~np.isfinite(audio).reshape(len(audio), -1).all(1))
-    if len(bad):
-        raise DataError(f"{folder / FILES['audio'][0]}: sample {bad[0]} holds values that are not finite")
-    targets, notes = labels_in(folder, len(audio))
+    problems = Problems()
+    for bad in np.flatnonzero(~np.isfinite(audio).reshape(len(audio), -1).all(1)):
+        problems.add(f"{folder / FILES['audio'][0]}: sample {bad} holds values that are not finite")
+    with problems.kept():
+        targets, notes = labels_in(folder, len(audio))
+    with problems.kept():
+        train, val, test = orders(folder, len(audio))
+    problems.raise_any()
     event = (targets != BACKGROUND).astype(np.float32)
     whole = Split(
         {"audio": ArraySource(audio, FILES["audio"][1]), "visual": visual, "event": ArraySource(event, (SEGMENTS,))},
         targets,
     )
-    train, val, test = orders(folder, len(whole))
     unlisted = len(whole) - len(train) - len(val) - len(test)
     if unlisted:
         notes += (f"{unlisted} samples are in none of train_order.h5, val_order.h5 and test_order.h5: left out",)
@@ -96,7 +100,7 @@ def labels_in(folder: Path, samples: int) -> tuple[Indices, tuple[str, ...]]:
         DataError: none is there, none holds a class of 29 for every segment, or one is locked.
     """
     right: dict[str, Indices] = {}
-    wrong: dict[str, str] = {}
+    wrong: dict[str, DataError] = {}
     for name in LABEL_FILES:
         path = folder / name
         if path.is_file():
@@ -105,7 +109,7 @@ def labels_in(folder: Path, samples: int) -> tuple[Indices, tuple[str, ...]]:
             except UnavailableError:
                 raise  # what it holds may be right, so no other file stands in for it
             except DataError as error:
-                wrong[name] = str(error)
+                wrong[name] = error
     if not right and not wrong:
         others = sorted(path.name for path in files_in(folder, "*label*.h5"))
         raise DataError(
@@ -113,7 +117,10 @@ def labels_in(folder: Path, samples: int) -> tuple[Indices, tuple[str, ...]]:
             + (f"; {', '.join(others)}: no labels of segments" if others else "")
         )
     if not right:
-        raise DataError("; ".join(wrong.values()))
+        problems = Problems()
+        for refusal in wrong.values():
+            problems.add(refusal)
+        problems.raise_any()
     taken, *rest = right
     notes = [f"the labels are those of {taken}"]
     for name in rest:
@@ -133,9 +140,10 @@ def _classes_in(path: Path, samples: int) -> Indices:
         raise DataError(
             f"{path} holds labels of {len(one_hot)} samples, the features are of {samples}; expected the same"
         )
-    wrong = np.flatnonzero(~(np.isin(one_hot, (0, 1)).all((1, 2)) & (one_hot.sum(2) == 1).all(1)))
-    if len(wrong):
-        raise DataError(f"{path}: sample {wrong[0]} is not one-hot; expected one class of {CLASSES} a segment")
+    problems = Problems()
+    for wrong in np.flatnonzero(~(np.isin(one_hot, (0, 1)).all((1, 2)) & (one_hot.sum(2) == 1).all(1))):
+        problems.add(f"{path}: sample {wrong} is not one-hot; expected one class of {CLASSES} a segment")
+    problems.raise_any()
     return np.asarray(one_hot.argmax(2), dtype=np.int64)
 
 
@@ -145,20 +153,22 @@ def orders(folder: Path, samples: int) -> tuple[Indices, Indices, Indices]:
     Raises:
         DataError: an index is out of range, twice, or in two of them.
     """
-    parts = []
+    problems, parts = Problems(), []
     owner: dict[int, str] = {}
     for name in ("train", "val", "test"):
         path = folder / f"{name}_order.h5"
-        found = np.asarray(H5Array(path, ORDER, (None,)).all())
-        whole = np.isfinite(found) & (found == np.floor(found)) & (found >= 0) & (found < samples)
-        if not whole.all():
-            raise DataError(f"{path} holds {found[~whole][0]}; expected whole numbers 0 to {samples - 1}")
-        indices = found.astype(np.int64)
-        for index in indices.tolist():
-            if index in owner:
-                raise DataError(f"{path}: sample {index} is in {owner[index]} already; expected every sample once")
-            owner[index] = name
-        parts.append(indices)
+        with problems.kept():
+            found = np.asarray(H5Array(path, ORDER, (None,)).all())
+            whole = np.isfinite(found) & (found == np.floor(found)) & (found >= 0) & (found < samples)
+            for value in found[~whole]:
+                problems.add(f"{path} holds {value}; expected whole numbers 0 to {samples - 1}")
+            indices = found[whole].astype(np.int64)
+            for index in indices.tolist():
+                if index in owner:
+                    problems.add(f"{path}: sample {index} is in {owner[index]} already; expected every sample once")
+                owner[index] = name
+            parts.append(indices)
+    problems.raise_any()
     return parts[0], parts[1], parts[2]
 
 

@@ -19,6 +19,7 @@ from gradmod.datasets.images import normalise_into, random_resized_crop, resized
 from gradmod.datasets.npy import open_array
 from gradmod.datasets.pictures import PictureArrays, PictureFiles, Pictures
 from gradmod.datasets.prepared import verified_manifest
+from gradmod.datasets.problems import Problems
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import ArraySource, Indices, Source, Split
 from gradmod.datasets.splits import Splits, by_group, heldout, nine_tenths_of_both
@@ -144,13 +145,20 @@ def listed_clips(folder: Path, audio: Path, pictures_of: Callable[[str], list[Pa
     """
     listed = Listed([], [], 0, [], [], [])
     seen: dict[str, str] = {}
-    train = 0
+    rows: dict[str, list[tuple[str, int]]] = {}
+    problems = Problems()
     for split in ("train", "test"):
         path = folder / "CREMAD" / f"{split}.csv"
-        for name, label in read_csv(path):
+        with problems.kept():
+            rows[split] = read_csv(path)
+        for name, _ in rows.get(split, []):
             if name in seen:
-                raise DataError(f"{path}: the clip {name!r} is listed in {seen[name]} already; expected each once")
+                problems.add(f"{path}: the clip {name!r} is listed in {seen[name]} already; expected each once")
             seen[name] = path.name
+    problems.raise_any()
+    train = 0
+    for split in ("train", "test"):
+        for name, label in rows[split]:
             sound, pictures = audio / f"{name}.wav", pictures_of(name)
             if not pictures or not sound.is_file():
                 listed.left_out.append(name)
@@ -234,16 +242,18 @@ def read_csv(path: Path) -> list[tuple[str, int]]:
         del rows[0]
     if not rows:
         raise DataError(f"{path} is empty: it lists no clip")
-    clips = []
+    clips, problems = [], Problems()
     for number, fields in rows:
         name = _clip_name(fields[0])
         code = fields[1].upper() if len(fields) > 1 else ""
         if not name or code not in CLASSES:
-            raise DataError(
+            problems.add(
                 f"{path}, line {number}: {','.join(fields)[:100]!r}; expected a clip name and one of "
                 f"{CLASSES}, with a comma between them"
             )
+            continue
         clips.append((name, CLASSES.index(code)))
+    problems.raise_any()
     return clips
 
 

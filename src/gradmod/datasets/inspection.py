@@ -207,6 +207,11 @@ def _look_at(splits: Splits, facts: DatasetFacts, problems: Problems) -> None:
                 facts.shared_groups[part, other, kind] = shared
 
 
+def _descriptions(split: Split) -> list[str]:
+    """What the files of the inputs hold, of sources that can tell: type, range, and what is done with the values."""
+    return [f"{name}: {source.describe()}" for name, source in split.sources.items() if hasattr(source, "describe")]
+
+
 def _pairs(parts: list[str]) -> Iterator[tuple[str, str]]:
     for position, part in enumerate(parts):
         for other in parts[:position]:
@@ -315,11 +320,6 @@ def _read(
             return
     for position in positions:
         yield from _read(split, name, source, np.array([position]), problems, damaged)
-
-
-def _descriptions(split: Split) -> list[str]:
-    """What the files of the inputs hold, of sources that can tell: type, range, and what is done with the values."""
-    return [f"{name}: {source.describe()}" for name, source in split.sources.items() if hasattr(source, "describe")]
 
 
 def _take_in(

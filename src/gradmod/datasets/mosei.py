@@ -15,6 +15,7 @@ from torch import Tensor
 from gradmod.datasets.npy import GrowingArray, open_array
 from gradmod.datasets.pickles import load_pickle
 from gradmod.datasets.prepared import Ragged, verified_manifest
+from gradmod.datasets.problems import MOST_SHOWN, Problems
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import Indices, Source, Split
 from gradmod.datasets.splits import Splits
@@ -250,19 +251,27 @@ class Content:
         features: dict[str, list[npt.NDArray[Any]]] = {modality: [] for modality in modalities}
         labels: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in label_files}
         sizes: list[int] = []
+        problems = Problems()
         for part in PARTS:
             path = folder / f"{part}_sentences.p"
-            clips = _clips(path)
-            sentences += [_words(path, key, value) for key, value in clips.items()]
+            clips: dict[Any, Any] = {}
+            with problems.kept():
+                clips = _clips(path)
+            for key, value in clips.items():
+                with problems.kept():
+                    sentences.append(_words(path, key, value))
             sizes.append(len(clips))
             for name, rows in labels.items():
-                column = _column(folder / f"{part}_{name}.p", list(clips), (LABEL_SIZES[name],))
-                if name == "sentiment":
-                    _check_sentiments(folder / f"{part}_{name}.p", clips, column)
-                rows += column
+                with problems.kept():
+                    column = _column(folder / f"{part}_{name}.p", list(clips), (LABEL_SIZES[name],))
+                    if name == "sentiment":
+                        _check_sentiments(folder / f"{part}_{name}.p", clips, column)
+                    rows += column
             for modality, arrays in features.items():
                 name, width = FEATURES[modality]
-                arrays += _column(folder / f"{part}_{name}.p", list(clips), (None, width))
+                with problems.kept():
+                    arrays += _column(folder / f"{part}_{name}.p", list(clips), (None, width))
+        problems.raise_any()
         return cls(sentences, dict(features), {name: np.stack(rows) for name, rows in labels.items()}, sizes)
 
     @classmethod
@@ -311,10 +320,17 @@ class Content:
 def _column(path: Path, keys: Sequence[Any], shape: tuple[int | None, ...]) -> list[npt.NDArray[Any]]:
     """What a pickle holds of these clips, in their order."""
     found = _clips(path)
+    problems, column = Problems(), []
     missing = [key for key in keys if key not in found]
     if missing:
-        raise DataError(f"{path} lacks {len(missing)} of {len(keys)} clips, {missing[0]!r} among them")
-    return [_numbers(path, key, found[key], shape) for key in keys]
+        some = ", ".join(map(repr, missing[:MOST_SHOWN])) + (", ..." if len(missing) > MOST_SHOWN else "")
+        problems.add(f"{path} lacks {len(missing)} of {len(keys)} clips, {some} among them")
+    for key in keys:
+        if key in found:
+            with problems.kept():
+                column.append(_numbers(path, key, found[key], shape))
+    problems.raise_any()
+    return column
 
 
 def _clips(path: Path) -> dict[Any, Any]:
@@ -383,9 +399,11 @@ def _numbers(path: Path, key: Any, value: Any, shape: tuple[int | None, ...]) ->
 
 
 def _check_sentiments(path: Path, keys: Iterable[Any], values: Iterable[npt.NDArray[Any]]) -> None:
+    problems = Problems()
     for key, value in zip(keys, values, strict=True):
         if abs(value[0]) > 3 + 1e-4:
-            raise DataError(f"{path}: the clip {key!r} has the sentiment {value[0]:g}; expected a number from -3 to 3")
+            problems.add(f"{path}: the clip {key!r} has the sentiment {value[0]:g}; expected a number from -3 to 3")
+    problems.raise_any()
 
 
 def _check_varied(folder: Path, labels: str, targets: npt.NDArray[Any]) -> None:

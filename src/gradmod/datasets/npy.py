@@ -98,4 +98,8 @@ def check_labels(path: Path, labels: npt.NDArray[Any], classes: int, samples: in
     if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
         raise DataError(f"{path} holds labels that are not whole numbers; expected 0 to {classes - 1}")
     if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(f"{path} holds labels from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
+        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+        raise DataError(
+            f"{path} holds labels from {labels.min()} to {labels.max()}; expected 0 to {classes - 1}, and {len(wrong)} "
+            f"of {len(labels)} are not, that of sample {wrong[0]} the first"
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from gradmod.errors import DataError
@@ -36,6 +37,14 @@ class Problems:
         """Keep a reason, or those of an error."""
         self.messages += getattr(message, "messages", (str(message),))
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """What the block refuses is kept, and what follows it is done, so that all is found."""
+        try:
+            yield
+        except DataError as error:
+            self.add(error)
+
     def raise_any(self) -> None:
         """Raise what there is.
 
@@ -59,7 +68,10 @@ def by_kind(messages: Iterable[str], root: str = "") -> list[str]:
     """
     kinds: dict[str, list[str]] = {}
     for message in dict.fromkeys(messages):
-        kinds.setdefault(_PARTICULAR.sub("#", _PLACE.sub("PATH", message)), []).append(message)
+        bare = message
+        for place in sorted(_places(message, root), key=len, reverse=True):
+            bare = bare.replace(place, "PATH")
+        kinds.setdefault(_PARTICULAR.sub("#", bare), []).append(message)
     return [_line(alike, root) for alike in kinds.values()]
 
 
@@ -74,11 +86,17 @@ def _line(alike: list[str], root: str) -> str:
 
 def _where(message: str, other: str, root: str) -> str:
     """What tells a message from another of its kind: its path, else its quoted names and numbers."""
-    known = set(_PLACE.findall(other))
-    places = [str(place) for place in _PLACE.findall(message) if place not in known]
+    known = set(_places(other, root))
+    places = [place for place in _places(message, root) if place not in known]
     if places:
         text = places[0].removeprefix(root).lstrip("/\\") if root else places[0]
         return text or places[0]
     of_other = _PARTICULAR.findall(other)
     own = [part for number, part in enumerate(_PARTICULAR.findall(message)) if of_other[number] != part]
     return " ".join(own) or message
+
+
+def _places(message: str, root: str) -> list[str]:
+    """The files and folders that a message names: what begins as the root does, or at the top."""
+    found = (str(place) for place in _PLACE.findall(message))
+    return [p for p in found if p.startswith(("/", "\\", "~")) or p[1:2] == ":" or (root and p.startswith(root))]

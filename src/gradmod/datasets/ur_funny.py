@@ -14,6 +14,7 @@ from torch import Tensor
 from gradmod.datasets.npy import check_labels, open_array
 from gradmod.datasets.pickles import load_pickle
 from gradmod.datasets.prepared import verified_manifest
+from gradmod.datasets.problems import Problems
 from gradmod.datasets.registry import PUBLISHED, dataset_info
 from gradmod.datasets.samples import Indices, Split
 from gradmod.datasets.splits import Splits
@@ -104,7 +105,9 @@ class Content:
         if not isinstance(content, dict) or not set(PARTS) <= set(content):
             found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
             raise DataError(f"{path} holds {found}; expected a dict with {', '.join(PARTS)}")
-        parts = [_part(path, part, content[part]) for part in PARTS]
+        problems = Problems()
+        parts = [_part(path, part, content[part], problems) for part in PARTS]
+        problems.raise_any()
         values = np.unique(np.concatenate([labels for _, labels in parts]))
         if not any(set(values.tolist()) <= allowed for allowed in LABELS):
             some = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
@@ -194,7 +197,7 @@ class Sequences:
         return {"x": torch.from_numpy(x), "mask": torch.from_numpy(mask)}
 
 
-def _part(path: Path, name: str, part: Any) -> tuple[dict[str, Array], Array]:
+def _part(path: Path, name: str, part: Any, problems: Problems) -> tuple[dict[str, Array], Array]:
     """One part's inputs {modality: [N, T, features] float32} and its labels [N]."""
     if not isinstance(part, dict) or not {*KEYS.values(), "labels"} <= set(part):
         raise DataError(f"{path}: {name} lacks some of {', '.join((*KEYS.values(), 'labels'))}")
@@ -220,9 +223,8 @@ def _part(path: Path, name: str, part: Any) -> tuple[dict[str, Array], Array]:
     with np.errstate(over="ignore"):
         inputs = {modality: array.astype(np.float32, copy=False) for modality, array in inputs.items()}
     for modality, array in inputs.items():
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1))
-        if len(bad):
-            raise DataError(f"{path}: {name}/{KEYS[modality]}: sample {bad[0]} holds values that are not finite")
+        for bad in np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1)):
+            problems.add(f"{path}: {name}/{KEYS[modality]}: sample {bad} holds values that are not finite")
     if labels.dtype.kind not in "iufb" or labels.size != len(labels) or not np.isfinite(labels).all():
         raise DataError(
             f"{path}: {name}/labels has shape {list(labels.shape)} and dtype {labels.dtype}; expected one finite "

@@ -45,10 +45,10 @@ def show_inspection(facts: DatasetFacts, root: str) -> None:
         console.print(f"warning: {warning}", soft_wrap=True, markup=False)
     for problem in facts.problems:
         console.print(f"problem: {problem}", soft_wrap=True, markup=False)
-    if facts.unreadable:
+    if facts.problems and facts.info.leaving_out and (facts.info.is_own or any(n for n, _ in facts.files.values())):
+        unusable = f"{facts.unreadable} samples cannot be used as they are. " if facts.unreadable else ""
         console.print(
-            f"note: {facts.unreadable} samples cannot be used as they are. Fetch or make them again; or, to leave "
-            f"one out, {facts.info.leaving_out}",
+            f"note: {unusable}Fetch or make again what is damaged; to leave a sample out, {facts.info.leaving_out}",
             soft_wrap=True,
             markup=False,
         )
