@@ -1,21 +1,62 @@
-"""Several connected processes of one machine, for tests: forked from one that has imported everything already."""
+"""Processes for tests, forked from one that has imported everything already: connected ones, and commands."""
 
 from __future__ import annotations
 
 import datetime
 import multiprocessing
 import os
+import runpy
 import socket
+import subprocess
+import sys
+import tempfile
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["gradmod.training.run", "networks"])
+CONTEXT.set_forkserver_preload(["gradmod.training.run", "networks", "every_import"])
 PATIENCE = 280
+
+
+def run_gradmod(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What `python -m gradmod` with these words prints, and its exit status."""
+    return _command(None, words, cwd)
+
+
+def run_script(path: Path, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same of a Python file."""
+    return _command(path, words, cwd)
+
+
+def _command(path: Path | None, words: tuple[str, ...], cwd: Path | None) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        printed = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = CONTEXT.Process(target=_main, args=(path, words, cwd or Path.cwd(), printed))
+        process.start()
+        process.join(PATIENCE)
+        late = process.is_alive()
+        process.kill()
+        process.join()
+        out, errors = (file.read_text() for file in printed)
+    assert not late, f"{words} took more than {PATIENCE} s: {errors}"
+    return subprocess.CompletedProcess(words, process.exitcode or 0, out, errors)
+
+
+def _main(path: Path | None, words: tuple[str, ...], cwd: Path, printed: list[Path]) -> None:
+    torch.set_num_threads(1)
+    for number, file in enumerate(printed, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cwd)
+    sys.argv = [str(path or "gradmod"), *words]
+    if path:
+        runpy.run_path(str(path), run_name="__main__")
+    else:
+        runpy.run_module("gradmod", run_name="__main__", alter_sys=True)
 
 
 def on_processes(function: Callable[[int], Any], world: int) -> list[Any]:

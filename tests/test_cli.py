@@ -15,6 +15,7 @@ import pytest
 from avmnist_files import avmnist_arrays, write_avmnist
 from gradmod import __version__, cli
 from gradmod.training.run import train
+from processes import run_gradmod, run_script
 from runs import short
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,15 +23,11 @@ FAST = ["--device", "cpu", "--width", "8", "--epochs", "2", "--batch-size", "256
 
 
 def gradmod(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gradmod", *words], cwd=cwd, capture_output=True, text=True, check=False
-    )
+    return run_gradmod(*words, cwd=cwd)
 
 
 def paper(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *words], cwd=cwd, capture_output=True, text=True, check=False
-    )
+    return run_script(ROOT / "main.py", *words, cwd=cwd)
 
 
 def error_of(done: subprocess.CompletedProcess[str], code: int) -> str:

@@ -16,13 +16,13 @@ import pytest
 from ave_files import ave_arrays, write_ave
 from gradmod import cli
 from gradmod.reporting.records import read_result
+from processes import run_gradmod
 
 SMALL = ["--device", "cpu", "--width", "4", "--epochs", "2", "--batch-size", "256", "--jobs", "2"]
 
 
 def compare(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gradmod", "compare", *SMALL, *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return run_gradmod("compare", *SMALL, *words, cwd=cwd)
 
 
 @pytest.mark.slow
@@ -107,7 +107,6 @@ def test_wrong_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_data_set_with_a_network_of_its_own(tmp_path: Path) -> None:
     write_ave(tmp_path / "ave", ave_arrays())
     words = ["--dataset", "ave", "--root", "ave", "--methods", "agm,ogm-ge", "--seeds", "0", "--batch-size", "8"]
-    command = [sys.executable, "-m", "gradmod", "compare", "--device", "cpu", "--epochs", "2", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_gradmod("compare", "--device", "cpu", "--epochs", "2", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "ensemble" in done.stdout

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,8 @@ def with_neighbours(folder: Path) -> str:
     )
 
 
-def read_elsewhere(pickled: bytes, queue: Any) -> None:
-    split = pickle.loads(pickled)
-    queue.put(split.read([0, 4])[0]["left"].tolist())
+def read_elsewhere(pickled: bytes) -> Any:
+    return pickle.loads(pickled).read([0, 4])[0]["left"].tolist()
 
 
 def test_neighbours_are_found_at_every_time(tmp_path: Path) -> None:
@@ -89,12 +89,9 @@ def test_the_file_itself_is_known_to_a_new_process(tmp_path: Path) -> None:
         "    return Splits(*(whole.subset(np.arange(n, n + 30)) for n in (0, 30, 60, 90)))\n"
     )
     data = load_dataset(name, "", "heldout")
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=read_elsewhere, args=(pickle.dumps(data.validation), queue))
-    process.start()
-    assert queue.get(timeout=60) == [[15.0], [17.0]]
-    process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        read = pool.submit(read_elsewhere, pickle.dumps(data.validation)).result(timeout=120)
+    assert read == [[15.0], [17.0]]
 
 
 def test_neighbours_of_the_same_name_in_two_folders(tmp_path: Path) -> None:

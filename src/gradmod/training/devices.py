@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import warnings
 from datetime import timedelta
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,25 @@ from gradmod.experiments.config import TrainConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+def _import_fabric() -> type[Fabric]:
+    """Fabric's class, imported without torchmetrics.
+
+    Fabric asks for the version of torchmetrics by importing it, and with it transformers and scipy where they are
+    installed: 3 to 5 seconds of every command. It looks at `__version__` first and at the installed metadata
+    second, so that an empty module of that name gets the same answer from the metadata.
+    """
+    name = "torchmetrics"
+    stand_in = name not in sys.modules and importlib.util.find_spec(name) is not None
+    if stand_in:
+        sys.modules[name] = ModuleType(name)
+    try:
+        from lightning_fabric import Fabric
+    finally:
+        if stand_in:
+            del sys.modules[name]
+    return Fabric
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -44,8 +65,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
             f"train.sync_batch_norm is true on {accelerator!r}; torch synchronises batch norm on GPUs alone: leave it "
             "out"
         )
-    from lightning_fabric import Fabric
-
+    Fabric = _import_fabric()
     devices: Any = chosen or config.devices
     processes = (len(chosen) or config.devices) * config.nodes
     strategy = "ddp" if config.strategy == "auto" and processes > 1 else config.strategy
