@@ -1,6 +1,6 @@
 """What a command imports while it runs, for the process that others are forked from."""
 
-import matplotlib.backends.backend_svg  # noqa: F401
+import matplotlib.backends.backend_svg
 import matplotlib.figure  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import tensorboard.summary  # noqa: F401
