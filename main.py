@@ -1,9 +1,9 @@
-"""The paper's command line: python main.py --methods AGM --dataset AV-MNIST ..., see gradmod.paper_cli."""
+"""The paper's command line: python main.py --methods AGM --dataset AV-MNIST ..., see gradmod.experiments.cli.paper."""
 
 import sys
 
-from gradmod.cli import guarded
-from gradmod.paper_cli import in_flags, run
+from gradmod.experiments.cli.main import guarded
+from gradmod.experiments.cli.paper import in_flags, run
 
 if __name__ == "__main__":
     sys.exit(guarded(lambda: run(sys.argv[1:]), in_flags))

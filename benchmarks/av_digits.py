@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gradmod.experiments.config import Config, DataConfig, MethodConfig, OptimizerConfig, TrainConfig
+from gradmod.experiments.settings.config import Config, DataConfig, MethodConfig, OptimizerConfig, TrainConfig
 from summaries import cell, ensemble, summary
 from sweep import run_all
 

@@ -22,7 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradmod.experiments.config import Config, DataConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from gradmod.experiments.settings.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from summaries import cell, ensemble, summary
 from sweep import run_all
 
@@ -166,8 +173,8 @@ def plot(folders: dict[str, list[Path]], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from gradmod.reporting.records import read_metrics
-    from gradmod.reporting.style import MODEL_COLOUR, RC, colours
+    from gradmod.experiments.reporting.style import MODEL_COLOUR, RC, colours
+    from gradmod.experiments.runs.records import read_metrics
 
     palette = {"model": MODEL_COLOUR, **colours(("audio", "visual"))}
     with matplotlib.rc_context(RC):

@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from gradmod.reporting.plots.figures import save_figure, whole_ticks
-from gradmod.reporting.records import read_metrics, read_result
-from gradmod.reporting.style import colours
+from gradmod.experiments.reporting.plots.figures import save_figure, whole_ticks
+from gradmod.experiments.reporting.style import colours
+from gradmod.experiments.runs.records import read_metrics, read_result
 
 RESULTS = Path(__file__).parent / "results"
 Group = tuple[str, str]

@@ -28,10 +28,10 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from gradmod.datasets.load import load_dataset
-from gradmod.datasets.preparation.crema_d import prepare
-from gradmod.datasets.samples import Split
-from gradmod.models.build import build_model
+from gradmod.experiments.datasets.load import load_dataset
+from gradmod.experiments.datasets.preparation.crema_d import prepare
+from gradmod.experiments.datasets.split import Split
+from gradmod.experiments.training.network import build_model
 from step_cost import hardware
 
 RESULTS = Path(__file__).parent / "results"

@@ -36,21 +36,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread, so that forking is 
 
 import torch
 
-from gradmod.cli import main as gradmod
-from gradmod.training.checkpoints import read_checkpoint
+from gradmod.experiments.cli.main import main as gradmod
+from gradmod.experiments.runs.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 TRAIN = ["--encoder", "mlp", "--width", "16", "--batch-size", "128", "--log-every", "1", "--save-every", "2"]
 NEVER_THE_SAME = ("seconds", "command", "train_seconds", "peak_memory_mib", "git")
 IMPORTED = [
-    "gradmod.training.run",
-    "gradmod.experiments.arguments",
-    "gradmod.experiments.warnings",
-    "gradmod.reporting.tables",
-    "gradmod.reporting.plots.curves",
-    "gradmod.datasets.av_digits",
-    "gradmod.prepare_cli",
+    "gradmod.experiments.training.run",
+    "gradmod.experiments.settings.arguments",
+    "gradmod.experiments.settings.warnings",
+    "gradmod.experiments.reporting.tables",
+    "gradmod.experiments.reporting.plots.curves",
+    "gradmod.experiments.datasets.av_digits",
+    "gradmod.experiments.cli.prepare",
     "lightning_fabric",
     "lightning_fabric.strategies.ddp",
     "torch.utils.tensorboard",

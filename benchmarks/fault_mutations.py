@@ -38,7 +38,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread, so that forking is 
 import numpy as np
 import torch
 
-from gradmod.cli import main as gradmod
+from gradmod.experiments.cli.main import main as gradmod
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

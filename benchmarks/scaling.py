@@ -112,7 +112,7 @@ def plot(growth: list[Row], path: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from gradmod.reporting.style import MODEL_COLOUR, PALETTE, RC
+    from gradmod.experiments.reporting.style import MODEL_COLOUR, PALETTE, RC
 
     axes_names = list(dict.fromkeys(row["axis"] for row in growth))
     palette = {"joint": MODEL_COLOUR, **dict(zip(STRATEGIES, PALETTE, strict=False))}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradmod.experiments.config import Config
+from gradmod.experiments.settings.config import Config
 
 
 def run_all(configs: Mapping[str, Config], out: Path, jobs: int) -> dict[str, dict[str, Any]]:
@@ -39,8 +39,8 @@ def _one_thread() -> None:
 
 
 def _run(name: str, config: Config, out: Path) -> dict[str, Any]:
-    from gradmod.errors import TrainingError
-    from gradmod.training.run import train
+    from gradmod.experiments.errors import TrainingError
+    from gradmod.experiments.training.run import train
 
     folder = out / name
     if (folder / "result.json").is_file():

@@ -45,7 +45,7 @@ CABLE=$(ip -n gradmod-a -s link show cable-a | awk '/RX:/ {getline; print $1}')
 import json, os, platform, sys
 from pathlib import Path
 import torch
-from gradmod.training.checkpoints import read_checkpoint
+from gradmod.experiments.runs.checkpoints import read_checkpoint
 
 out, received = Path(sys.argv[1]), int(sys.argv[2])
 runs = [read_checkpoint(out / name / "checkpoints" / "last.pt")["model"] for name in ("one", "two")]

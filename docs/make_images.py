@@ -8,12 +8,12 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from gradmod import cli
-from gradmod.reporting.plots.attribution import contribution_bars
-from gradmod.reporting.plots.curves import curves
-from gradmod.reporting.plots.figures import save_figure
-from gradmod.reporting.plots.monitored import competition_over_epochs
-from gradmod.reporting.records import read_json, read_metrics
+from gradmod.experiments.cli import main as cli
+from gradmod.experiments.reporting.plots.attribution import contribution_bars
+from gradmod.experiments.reporting.plots.curves import curves
+from gradmod.experiments.reporting.plots.figures import save_figure
+from gradmod.experiments.reporting.plots.monitored import competition_over_epochs
+from gradmod.experiments.runs.records import read_json, read_metrics
 
 IMAGES = Path(__file__).parent / "images"
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
+from gradmod.experiments.runs.records import read_metrics
 from gradmod.methods.base import Method, StepRecord
-from gradmod.reporting.records import read_metrics
+from gradmod.protocols import Output, split_output
 from gradmod.tasks import Task
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradmod.datasets.samples import ArraySource, Split
-from gradmod.datasets.splits import Splits, heldout
+from gradmod.experiments.datasets.split import ArraySource, Split
+from gradmod.experiments.datasets.splits import Splits, heldout
 
 VIEWS = ("pix", "fou", "fac", "zer", "kar", "mor")
 

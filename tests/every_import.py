@@ -7,6 +7,6 @@ import tensorboard.summary  # noqa: F401
 import torch._dynamo  # noqa: F401
 import tyro  # noqa: F401
 
-from gradmod.training.devices import _import_fabric
+from gradmod.experiments.training.devices import _import_fabric
 
 _import_fabric()

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["gradmod.training.run", "networks", "every_import"])
+CONTEXT.set_forkserver_preload(["gradmod.experiments.training.run", "networks", "every_import"])
 PATIENCE = 280
 
 

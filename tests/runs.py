@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradmod.experiments.config import Config, DataConfig, MethodConfig, ModelConfig, OptimizerConfig, TrainConfig
+from gradmod.experiments.settings.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 
 
 def short(out: Path, *, name: str = "run", epochs: int = 2, **changes: Any) -> Config:

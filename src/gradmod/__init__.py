@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gradmod import functional as functional
     from gradmod.adapters import adapt as adapt
-    from gradmod.coalitions.protocols import Output as Output
     from gradmod.diagnosis import diagnose as diagnose
     from gradmod.methods.agm import AGM as AGM
     from gradmod.methods.base import Method as Method
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from gradmod.methods.mses import MSES as MSES
     from gradmod.methods.mslr import MSLR as MSLR
     from gradmod.methods.ogm_ge import OGMGE as OGMGE
+    from gradmod.protocols import Output as Output
     from gradmod.tasks import Classification as Classification
     from gradmod.tasks import MultiLabel as MultiLabel
     from gradmod.tasks import Regression as Regression
@@ -37,7 +37,7 @@ _EXPORTS = {
     "ModulatedModel": "gradmod.wrapper",
     "MultiLabel": "gradmod.tasks",
     "OGMGE": "gradmod.methods.ogm_ge",
-    "Output": "gradmod.coalitions.protocols",
+    "Output": "gradmod.protocols",
     "Regression": "gradmod.tasks",
     "Task": "gradmod.tasks",
     "adapt": "gradmod.adapters",

@@ -2,6 +2,6 @@
 
 import sys
 
-from gradmod.cli import main
+from gradmod.experiments.cli.main import main
 
 sys.exit(main())

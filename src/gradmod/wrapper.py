@@ -17,10 +17,10 @@ from gradmod.coalitions.modes import has_training_batch_norm
 from gradmod.coalitions.no_gradient import without_gradient
 from gradmod.coalitions.outputs import scalar_losses
 from gradmod.coalitions.presence import hide_absent, presence_table, without_missing
-from gradmod.coalitions.protocols import Output, declared_modules, declares_own_heads, logits_of
 from gradmod.coalitions.strategy import Evaluation
 from gradmod.groups import modality_modules
 from gradmod.methods.base import Method, StepRecord, ValidationFigures
+from gradmod.protocols import Output, declared_modules, declares_own_heads, logits_of
 from gradmod.tasks import Classification, Task
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 
 from gradmod import AGM, ModulatedModel, adapt
 from gradmod.coalitions.masking import map_tensors, mask
-from gradmod.coalitions.protocols import declared_mask, declared_modules, declares_encoding
+from gradmod.protocols import declared_mask, declared_modules, declares_encoding
 from networks import NAMES, batch, network
 
 TWO = ("a", "v")

@@ -47,7 +47,7 @@ def test_a_fault_is_seen(tmp_path: Path) -> None:
     """A loader that lets a damaged file through to a traceback makes the campaign fail."""
     script = ROOT / "benchmarks" / "fault_mutations.py"
     broken = (
-        "import sys, runpy; sys.path.insert(0, {benchmarks!r}); import gradmod.datasets.av_mnist as m;"
+        "import sys, runpy; sys.path.insert(0, {benchmarks!r}); import gradmod.experiments.datasets.av_mnist as m;"
         "m.load = lambda *a, **k: 1 / 0; sys.argv = {arguments!r}; runpy.run_path({script!r}, run_name='__main__')"
     ).format(
         benchmarks=str(ROOT / "benchmarks"),

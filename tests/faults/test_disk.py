@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from cremad_files import write_cremad
-from gradmod.training.checkpoints import read_checkpoint
+from gradmod.experiments.runs.checkpoints import read_checkpoint
 from runs import log_lines
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradmod import AGM, OGMGE, Classification, Method, ModulatedModel, MultiLabel, Regression, Task
-from gradmod.cli import main
+from gradmod.experiments.cli.main import main
 from networks import NAMES, batch, network
 
 EXTREMES = (0.0, 1.0, -1.0, 1e30, -1e30, 3e38, -3e38, 1e-40, -1e-40)

@@ -18,11 +18,11 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradmod.cli import main
-from gradmod.datasets.pickles import load_pickle
-from gradmod.errors import ConfigError, DataError
-from gradmod.experiments.config import Config
-from gradmod.experiments.toml import NONE, load_config
+from gradmod.experiments.cli.main import main
+from gradmod.experiments.datasets.pickles import load_pickle
+from gradmod.experiments.errors import ConfigError, DataError
+from gradmod.experiments.settings.config import Config
+from gradmod.experiments.settings.toml import NONE, load_config
 
 pytestmark = pytest.mark.slow
 MANY = settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -100,7 +100,16 @@ def test_pickles_of_random_operations(tmp_path: Path, content: bytes) -> None:
     refused_or_plain(content + b".", tmp_path)
 
 
-MODULES = ("os", "posix", "builtins", "subprocess", "numpy", "numpy.core.multiarray", "torch", "gradmod.cli")
+MODULES = (
+    "os",
+    "posix",
+    "builtins",
+    "subprocess",
+    "numpy",
+    "numpy.core.multiarray",
+    "torch",
+    "gradmod.experiments.cli.main",
+)
 NAMES = ("system", "mkdir", "eval", "exec", "getattr", "Popen", "load", "scalar", "dtype", "main", "__import__")
 CALLS = (b"c{m}\n{n}\n(Vtouch {s}\ntR.", b"(Vtouch {s}\ni{m}\n{n}\n.", b"\x80\x04\x8c\x02{m}\x8c\x02{n}\x93.")
 

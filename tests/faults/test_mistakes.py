@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 from lightning_fabric.strategies import STRATEGY_REGISTRY
 
-from gradmod import cli
-from gradmod.datasets.prepared import MANIFEST, read_manifest
-from gradmod.errors import CheckpointError, ConfigError, DataError, InterruptedRunError, WriteError
-from gradmod.experiments import checks
-from gradmod.experiments.config import MAX_TIMEOUT, MethodConfig, OptimizerConfig, TrainConfig
-from gradmod.experiments.toml import load_config
-from gradmod.reporting.records import read_json, read_metrics
-from gradmod.training import run as runs
-from gradmod.training.devices import make_fabric
+from gradmod.experiments.cli import main as cli
+from gradmod.experiments.datasets.prepared import MANIFEST, read_manifest
+from gradmod.experiments.errors import CheckpointError, ConfigError, DataError, InterruptedRunError, WriteError
+from gradmod.experiments.runs.records import read_json, read_metrics
+from gradmod.experiments.settings import checks
+from gradmod.experiments.settings.config import MAX_TIMEOUT, MethodConfig, OptimizerConfig, TrainConfig
+from gradmod.experiments.settings.toml import load_config
+from gradmod.experiments.training import run as runs
+from gradmod.experiments.training.devices import make_fabric
 from runs import short
 
 LONG, DIGITS = "n" * 300, "1" * 5000
@@ -288,7 +288,7 @@ def test_a_model_in_shards_is_refused_by_the_trainer() -> None:
 
     from lightning_fabric.strategies.fsdp import FSDPStrategy
 
-    from gradmod.training.devices import _expect_whole_models
+    from gradmod.experiments.training.devices import _expect_whole_models
 
     with pytest.raises(ConfigError, match=r"train.strategy is 'fsdp'; expected auto or ddp.*fully_shard"):
         _expect_whole_models(SimpleNamespace(strategy=FSDPStrategy()), "fsdp")  # type: ignore[arg-type]

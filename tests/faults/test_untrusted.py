@@ -18,15 +18,15 @@ import torch
 import gradmod
 from avmnist_files import avmnist_arrays, write_avmnist
 from conftest import ROOT
-from gradmod.cli import main
-from gradmod.training.run import train
+from gradmod.experiments.cli.main import main
+from gradmod.experiments.training.run import train
 from mosei_files import mosei_files, write_mosei
 from runs import short
 from urfunny_files import urfunny_content, write_urfunny
 
 SOURCES = [*sorted(Path(gradmod.__file__).parent.rglob("*.py")), ROOT / "main.py"]
 ALLOWED = {
-    # The user names a file of their own on the command line, to be run: gradmod.imports says so.
+    # The user names a file of their own on the command line, to be run: gradmod.experiments.import_strings says so.
     ("imports.py", "exec_module"),
     ("imports.py", "exec"),
     ("imports.py", "compile"),

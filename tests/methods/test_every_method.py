@@ -11,23 +11,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from ave_files import ave_arrays, write_ave
 from avmnist_files import avmnist_arrays, write_avmnist
 from cremad_files import write_cremad
-from gradmod.errors import InterruptedRunError
-from gradmod.experiments.config import Config
-from gradmod.methods.base import ValidationFigures
-from gradmod.methods.registry import METHODS, build_method, flags_of, method_class
-from gradmod.training import loop
-from gradmod.training.checkpoints import read_checkpoint
-from gradmod.training.optimization import build_optimizer
-from gradmod.training.parts import build_parts
-from gradmod.training.run import resume, train
 from mosei_files import mosei_files, write_mosei
-from runs import log_lines, short
+from torch import Tensor
 from urfunny_files import urfunny_content, write_urfunny
+
+from conftest import ROOT
+from gradmod.experiments.errors import InterruptedRunError
+from gradmod.experiments.methods import METHODS, build_method, flags_of, method_class
+from gradmod.experiments.runs.checkpoints import read_checkpoint
+from gradmod.experiments.settings.config import Config
+from gradmod.experiments.training import loop
+from gradmod.experiments.training.optimization import build_optimizer
+from gradmod.experiments.training.parts import build_parts
+from gradmod.experiments.training.run import resume, train
+from gradmod.methods.base import ValidationFigures
+from runs import log_lines, short
 
 OTHERS = [name for name in METHODS if name != "joint"]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -35,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "agm": {"alpha": 2.0},
 }
 """What makes a method act in a run of a few epochs, where its defaults are made for long ones."""
-OWN = f"{Path(__file__).parent.parent / 'many_modalities.py'}:load"
+OWN = f"{ROOT / 'tests' / 'many_modalities.py'}:load"
 
 
 def settings(method: str) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def test_it_trains_under_bf16(method: str, tmp_path: Path) -> None:
 def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
     """Without batch norm and dropout two processes see what one does; OGM-GE's noise is the same on both."""
     script = tmp_path / "gradmod_main.py"
-    script.write_text("import sys; from gradmod.cli import main; sys.exit(main(sys.argv[1:]))")
+    script.write_text("import sys; from gradmod.experiments.cli.main import main; sys.exit(main(sys.argv[1:]))")
     flags = ["--encoder", "mlp", "--width", "16", "--batch-size", "160", "--epochs", "4", "--lr", "0.05"]
     flags += ["--log-every", "1", "--device", "cpu", "--out", str(tmp_path)]
     for key, value in settings(method).items():
@@ -135,7 +136,7 @@ def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
 
 
 def test_it_says_what_it_is() -> None:
-    docs = Path(__file__).parents[2] / "docs" / "methods"
+    docs = ROOT / "docs" / "methods"
     for name, info in METHODS.items():
         assert info.summary
         assert info.cost

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradmod import AGM, OGMGE, ModulatedModel, Regression, functional
+from gradmod.experiments.training.evaluation import Predictions, measure, validation_figures
 from gradmod.methods.centre import TargetCentre
-from gradmod.training.evaluation import Predictions, measure, validation_figures
 from networks import NAMES, batch, network
 from processes import on_processes
 

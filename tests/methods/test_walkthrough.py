@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from gradmod import Classification, ModulatedModel
-from gradmod.coalitions.protocols import split_output
-from gradmod.methods import registry
-from gradmod.methods.registry import METHODS, MethodInfo
-from gradmod.training.checkpoints import read_checkpoint
-from gradmod.training.run import resume, train
+from gradmod.experiments import methods as registry
+from gradmod.experiments.methods import METHODS, MethodInfo
+from gradmod.experiments.runs.checkpoints import read_checkpoint
+from gradmod.experiments.training.run import resume, train
+from gradmod.protocols import split_output
 from networks import Network
 from runs import log_lines, short
 

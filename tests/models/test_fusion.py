@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmod import AGM, ModulatedModel
-from gradmod.coalitions.protocols import Additive, Encodes
-from gradmod.errors import ConfigError
-from gradmod.models.build import build_model
+from gradmod.experiments.errors import ConfigError
+from gradmod.experiments.training.network import build_model
 from gradmod.models.fusion import EarlyFusion, LateFusion, SumFusion
 from gradmod.models.masked import MaskedModel
 from gradmod.models.mlp import MLP
+from gradmod.protocols import Additive, Encodes
 
 FUSIONS = (LateFusion, SumFusion, EarlyFusion)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradmod import AGM, ModulatedModel
 from gradmod.coalitions.choice import choose_strategy
-from gradmod.models.build import build_model
+from gradmod.experiments.training.network import build_model
 from gradmod.models.fusion import LateFusion
 from gradmod.models.transformer import SequenceEncoder
 

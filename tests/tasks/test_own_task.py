@@ -14,11 +14,11 @@ from torch import Tensor
 
 import gradmod
 from gradmod import AGM, MSES, MSLR, OGMGE, Joint, ModulatedModel, Task
-from gradmod.reporting.comparison import RunRecord, compare
-from gradmod.reporting.formats import markdown
+from gradmod.experiments.analysis.diagnosis import attribute_run
+from gradmod.experiments.reporting.comparison import RunRecord, compare
+from gradmod.experiments.reporting.formats import markdown
+from gradmod.experiments.training.run import evaluate, resume, train
 from gradmod.tasks import Classification, MultiLabel, RecordedTask, Regression, task_of_record
-from gradmod.training.attribution import attribute_run
-from gradmod.training.run import evaluate, resume, train
 from networks import NAMES, batch, network
 from runs import log_lines, short
 
@@ -118,8 +118,8 @@ MODULE = """
 import numpy as np, torch
 import torch.nn.functional as F
 import gradmod
-from gradmod.datasets.samples import ArraySource, Split
-from gradmod.datasets.splits import Splits
+from gradmod.experiments.datasets.split import ArraySource, Split
+from gradmod.experiments.datasets.splits import Splits
 
 class Huber(gradmod.Task):
     def loss(self, logits, target):

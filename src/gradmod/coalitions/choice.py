@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from gradmod.coalitions.passes import Batched, Looped
-from gradmod.coalitions.protocols import declares_encoding, declares_terms
 from gradmod.coalitions.reuse import AdditiveHead, EncoderReuse
 from gradmod.coalitions.strategy import Strategy
 from gradmod.functional import MAX_ENUMERATED_MODALITIES
+from gradmod.protocols import declares_encoding, declares_terms
 
 STRATEGIES = ("auto", "looped", "batched", "reuse", "additive", "shared")
 
@@ -50,7 +50,7 @@ def possible_strategies(
         needed = "encoders, encode, fuse, head" + (" and contribution" if name == "additive" else "")
         raise ValueError(
             f"coalitions is {name!r}, but {type(model).__name__} does not declare {needed} (see "
-            "gradmod.coalitions.protocols); use 'auto', or 'batched' or 'looped', which take any model"
+            "gradmod.protocols); use 'auto', or 'batched' or 'looped', which take any model"
         )
     if axes and name in ("reuse", "additive", "shared"):
         raise ValueError(

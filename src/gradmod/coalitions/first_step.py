@@ -19,10 +19,10 @@ from gradmod.coalitions.kept_state import NetworkState, is_uninitialized, kept_s
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import copy_containers, lengths_named, mask, nested_alike, tensor_leaves, with_items
 from gradmod.coalitions.passes import Looped
-from gradmod.coalitions.protocols import declared_mask, logits_of
 from gradmod.coalitions.randomness import kept_random_state
 from gradmod.coalitions.reuse import AdditiveHead
 from gradmod.coalitions.strategy import Evaluation, Habits, Strategy
+from gradmod.protocols import declared_mask, logits_of
 
 _LOOPED_MODALITIES = 6
 """With more, an additive head is compared on a few coalitions, and not by looping over all of them."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradmod.coalitions.protocols import declared_mask
+from gradmod.protocols import declared_mask
 
 
 def proper_coalitions(modalities: Sequence[str]) -> list[frozenset[str]]:

@@ -20,8 +20,8 @@ from gradmod.coalitions.masking import (
     stack_samples,
     with_items,
 )
-from gradmod.coalitions.protocols import logits_of
 from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions, split_coalitions
+from gradmod.protocols import logits_of
 
 
 class Looped(Strategy):

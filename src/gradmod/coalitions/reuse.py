@@ -21,9 +21,9 @@ from gradmod.coalitions.masking import (
     tensor_leaves,
 )
 from gradmod.coalitions.modes import same_in_both_modes, samples_stay_apart
-from gradmod.coalitions.protocols import logits_of
 from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions, split_coalitions
 from gradmod.functional import at_least_float32
+from gradmod.protocols import logits_of
 
 
 class EncoderReuse(Strategy):

@@ -15,8 +15,8 @@ from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masking import copy_containers, tensor_leaves
 from gradmod.coalitions.outputs import replace_logits
 from gradmod.coalitions.presence import restrict_to_present
-from gradmod.coalitions.protocols import logits_of
 from gradmod.functional import at_least_float32, shapley_values
+from gradmod.protocols import logits_of
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.masking import check_inputs, copy_containers, mask
 from gradmod.coalitions.no_gradient import without_gradient
-from gradmod.coalitions.protocols import declares_encoding, logits_of
 from gradmod.functional import MAX_ENUMERATED_MODALITIES
+from gradmod.protocols import declares_encoding, logits_of
 from gradmod.signatures import explained, refuse_foreign
 
 

@@ -1,1 +1,1 @@
-"""The configuration of a run."""
+"""The application: data sets, training runs, comparisons and reports, from settings. Needs the extra packages."""

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import Output, split_output
 from gradmod.coalitions.strategy import Strategy
 from gradmod.methods.averaging import Averaging
 from gradmod.methods.surroundings import NO_FLOAT64, in_backward, refuse_transforms, where_float64_is
+from gradmod.protocols import Output, split_output
 from gradmod.tasks import Task
 
 

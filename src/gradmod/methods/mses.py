@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import logits_of
 from gradmod.coalitions.strategy import Strategy
 from gradmod.methods.base import StepRecord, ValidationFigures
-from gradmod.methods.gradients import ChangesGradients
+from gradmod.methods.changes_gradients import ChangesGradients
+from gradmod.protocols import logits_of
 from gradmod.tasks import Task
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import Output
 from gradmod.coalitions.strategy import Strategy
 from gradmod.methods.base import Method, StepRecord, ValidationFigures
+from gradmod.protocols import Output
 from gradmod.tasks import Task
 
 RULES = ("keep", "smooth", "dynamic")

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import declares_own_heads, logits_of
 from gradmod.coalitions.reuse import own_head_predictions
 from gradmod.coalitions.strategy import Strategy
 from gradmod.methods.base import StepRecord, scores_of
 from gradmod.methods.centre import TargetCentre
-from gradmod.methods.gradients import ChangesGradients
+from gradmod.methods.changes_gradients import ChangesGradients
 from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward, where_float64_is
 from gradmod.methods.window import Window, WindowedMethod
+from gradmod.protocols import declares_own_heads, logits_of
 from gradmod.tasks import Task
 
 FILTERS = ("all", "published")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradmod.coalitions.masking import check_inputs, mask
-from gradmod.coalitions.protocols import Output
+from gradmod.protocols import Output
 
 
 class MaskedModel(nn.Module):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradmod.coalitions.protocols import Output
+from gradmod.protocols import Output
 
 SMALL = 1e-8
 

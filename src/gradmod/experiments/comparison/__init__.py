@@ -1,0 +1,1 @@
+"""Methods against each other: what is run, where, and the figures of all runs together."""

@@ -1,0 +1,148 @@
+"""The settings of a comparison: what is compared, and what its runs share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gradmod.experiments.errors import ConfigError
+from gradmod.experiments.methods import METHODS
+from gradmod.experiments.settings import checks
+from gradmod.experiments.settings.assignments import OF_METHOD, assignment, numbers, words
+from gradmod.experiments.settings.config import FUSIONS, Config
+
+LAUNCHERS = ("local", "submitit")
+BASELINE = "joint"
+Overrides = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared."""
+
+    methods: str = "joint,agm,ogm-ge,mslr,mses"
+    """Methods; joint training is always among them."""
+    seeds: str = "0,1,2"
+    """Seeds of the runs."""
+    fusions: str = ""
+    """late, sum, early; several as in late,early; empty: model.fusion."""
+    alphas: str = ""
+    """AGM and OGM-GE with each of these, a row for each; empty: method.alpha, or what set and tune say."""
+    mono: bool = True
+    """Train each modality alone too, and evaluate their ensemble."""
+    set: tuple[str, ...] = ()
+    """Settings of single methods, as in agm.alpha=0.3 mses.patience=5 joint.lr=0.02."""
+    tune: tuple[str, ...] = ()
+    """Settings to choose on the validation split, as in agm.alpha=0.1,0.3,1; without a method, as in lr=0.01,0.03, for
+    each of them. Values that hold commas are parted by |, as in "mslr.lr-factors=audio=3|audio=1,visual=3"."""
+    tune_seeds: str = "0,1,2"
+    """Seeds of the trials: the candidate with the best mean over them is taken, at a tie the one named first."""
+    jobs: int = 1
+    """Runs at a time."""
+    launcher: str = "local"
+    """local: processes here. submitit: jobs of a SLURM cluster."""
+    launcher_options: tuple[str, ...] = ()
+    """Of submitit, as in timeout_min=600 slurm_partition=gpu; cluster=local runs its jobs here."""
+
+    def __post_init__(self) -> None:
+        for method in self.method_names:
+            checks.one_of("compare.methods", method, tuple(METHODS))
+        for fusion in words(self.fusions):
+            checks.one_of("compare.fusions", fusion, FUSIONS)
+        for name in ("methods", "seeds", "fusions", "alphas", "tune_seeds"):
+            listed = words(getattr(self, name))
+            if len(set(listed)) < len(listed) or (not listed and name in ("methods", "seeds", "tune_seeds")):
+                raise ConfigError(f"compare.{name} is {getattr(self, name)!r}; expected at least one, each once")
+        numbers("compare.seeds", self.seeds, int)
+        numbers("compare.tune_seeds", self.tune_seeds, int)
+        numbers("compare.alphas", self.alphas, float)
+        checks.flag("compare.mono", self.mono)
+        checks.whole("compare.jobs", self.jobs, 1)
+        checks.one_of("compare.launcher", self.launcher, LAUNCHERS)
+        for text in self.set:
+            assignment("compare.set", text, self.method_names)
+        for text in self.tune:
+            assignment("compare.tune", text, self.method_names)
+        if self.launcher == "local" and self.launcher_options:
+            raise ConfigError("compare.launcher_options goes with --launcher submitit; found --launcher local")
+        for option in self.launcher_options:
+            if "=" not in option:
+                raise ConfigError(f"compare.launcher_options holds {option!r}; expected name=value")
+        if self.alphas and any(assignment("", text, self.method_names)[1] == "alpha" for text in self.tune):
+            raise ConfigError("compare.alphas makes a row of each alpha and compare.tune chooses one: give one of them")
+        trials = {method: len(self.grid(method)) for method in self.method_names}
+        if len(set(trials.values())) > 1:
+            counts = ", ".join(f"{method} {count}" for method, count in trials.items())
+            raise ConfigError(
+                f"compare.tune gives the methods different numbers of trials ({counts}); expected the same for each, "
+                "so that none is chosen from more: give the others something to choose, as in joint.lr=0.003,0.01,0.03"
+            )
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """The methods, joint training first."""
+        named = words(self.methods)
+        return (BASELINE, *(name for name in named if name != BASELINE))
+
+    @property
+    def seed_numbers(self) -> list[int]:
+        """The seeds."""
+        return numbers("compare.seeds", self.seeds, int)
+
+    @property
+    def tune_seed_numbers(self) -> list[int]:
+        """Seeds of the trials."""
+        return numbers("compare.tune_seeds", self.tune_seeds, int)
+
+    @property
+    def alpha_numbers(self) -> list[float]:
+        """The alphas, each a row; none: one row with the alpha of the settings."""
+        return numbers("compare.alphas", self.alphas, float)
+
+    def settings_of(self, method: str) -> dict[str, Any]:
+        """What `set` says for a method."""
+        parsed = [assignment("compare.set", text, self.method_names) for text in self.set]
+        return {name: values[0] for owner, name, values in parsed if owner in ("", method)}
+
+    def grid(self, method: str) -> list[dict[str, Any]]:
+        """The trials of a method: every combination of what `tune` says for it; [{}] where it says nothing."""
+        axes: dict[str, list[Any]] = {}
+        for text in self.tune:
+            owner, name, values = assignment("compare.tune", text, self.method_names)
+            if owner in ("", method):
+                axes[name] = values
+        return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+
+
+@dataclass(frozen=True)
+class Comparison(Config):
+    """All settings of a comparison: what is compared, and the settings that its runs share."""
+
+    compare: CompareConfig = field(default_factory=CompareConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.modality != "multimodal":
+            raise ConfigError(
+                f"data.modality is {self.data.modality!r}; a comparison is of multimodal models, and --mono adds the "
+                "others"
+            )
+        for method in self.compare.method_names:
+            for overrides in (self.compare.settings_of(method), *self.compare.grid(method)):
+                self.run_config(method, overrides)
+
+    @property
+    def fusion_names(self) -> list[str]:
+        """The fusions."""
+        return words(self.compare.fusions) or [self.model.fusion]
+
+    def run_config(self, method: str, overrides: Overrides) -> Config:
+        """Settings of a run of a method, `overrides` of [method] and [optimizer] on top."""
+        config = Config(
+            self.data, self.model, replace(self.method, method=method), self.optimizer, self.train, self.monitor
+        )
+        for name, value in overrides.items():
+            section = "method" if name in OF_METHOD else "optimizer"
+            config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
+        return config

@@ -1,0 +1,349 @@
+"""The settings of a run: frozen dataclasses, one for each section of config.toml, checked when they are made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from gradmod.experiments.errors import ConfigError
+from gradmod.experiments.settings import checks
+
+# Every command starts by importing this file, so the choices stand here as plain text and not in the modules that they
+# name, some of which import torch; tests/experiments/test_config.py checks that both agree.
+PROTOCOLS = ("heldout", "published")
+SPEAKERS = ("mixed", "disjoint")
+LABELS = ("sentiment-2", "sentiment-7", "sentiment", "emotions")
+DATASET_OPTIONS = ("frames", "speakers", "aligned", "labels", "video", "embeddings")
+FUSIONS = ("late", "sum", "early")
+ENCODERS = ("auto", "small-cnn", "resnet18", "mlp", "transformer")
+PADDING = ("masked", "published")
+OGM_FILTERS = ("all", "published")
+LR_RULES = ("keep", "smooth", "dynamic")
+COALITIONS = ("auto", "looped", "batched", "reuse", "additive", "shared")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine", "warmup-cosine")
+CLIPPING = ("always", "head")
+CONCEPTS = ("logits", "features")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+DEFAULT_CAP = 2.0
+DEFAULT_CLIP_NORM = 5.0
+MAX_EXPONENT = 88.0
+MAX_TIMEOUT = 525_600.0
+"""A year, in minutes; times of centuries overflow in the libraries that wait."""
+
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,4}(,\d{1,4})*)?")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt from."""
+
+    dataset: str = "av-digits"
+    """Name of the data set; `gradmod list` shows them."""
+    root: str = ""
+    """Folder of the data set; not needed where it is embedded."""
+    protocol: str = "heldout"
+    """heldout: the epoch is chosen on a validation split, the test split is scored once. published: as in the paper,
+    the best epoch on the split that is reported."""
+    modality: str = "multimodal"
+    """multimodal, or the one modality that a mono-modal model is trained on."""
+    split_seed: int = 0
+    """Seed of the held-out splits; not that of the run, so that runs are scored on the same samples."""
+    frames: int = 1
+    """CREMA-D: video frames of each clip."""
+    speakers: str = "mixed"
+    """CREMA-D: mixed, as its files are; disjoint: no actor in two splits."""
+    aligned: bool = True
+    """UR-Funny: cut every modality where the text begins; false: each where it begins itself."""
+    labels: str = "sentiment-2"
+    """CMU-MOSEI: sentiment-2 or sentiment-7 classes, sentiment (the number), or emotions (six, any at once)."""
+    video: bool = False
+    """CMU-MOSEI: read the visual features as a third modality."""
+    embeddings: str = ""
+    """CMU-MOSEI: text file of GloVe vectors; empty: words start at random."""
+
+    def __post_init__(self) -> None:
+        checks.text("data.dataset", self.dataset)
+        checks.text("data.root", self.root)
+        checks.one_of("data.protocol", self.protocol, PROTOCOLS)
+        checks.text("data.modality", self.modality)
+        checks.whole("data.split_seed", self.split_seed, 0)
+        checks.whole("data.frames", self.frames, 1)
+        checks.one_of("data.speakers", self.speakers, SPEAKERS)
+        checks.one_of("data.labels", self.labels, LABELS)
+        checks.text("data.embeddings", self.embeddings)
+        for name in ("aligned", "video"):
+            checks.flag(f"data.{name}", getattr(self, name))
+
+    @property
+    def short_name(self) -> str:
+        """Name as part of a folder's: of a data set of the user's own, the file's."""
+        return Path(self.dataset.rpartition(":")[0]).stem if ":" in self.dataset else self.dataset
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The settings that only some data sets have, where they are not at their default."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name in DATASET_OPTIONS and getattr(self, f.name) != f.default
+        }
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    encoder: str = "auto"
+    """Encoder of each modality: auto (the data set's own), small-cnn, resnet18, mlp or transformer; or one for each,
+    as in image=small-cnn,table=mlp."""
+    fusion: str = "late"
+    """late: concatenation, linear head. sum: a head each, added. early: concatenation, MaxOut network, linear head."""
+    width: int | None = None
+    """Size of the encoder's first layer; none: its own default."""
+    layers: int | None = None
+    """Layers of a transformer; none: its own default."""
+    padding: str = "masked"
+    """masked: attention looks away from padding; published: it does not, as in the published networks."""
+
+    def __post_init__(self) -> None:
+        checks.text("model.encoder", self.encoder)
+        for kind in self.encoders.values():
+            checks.one_of("model.encoder", kind, ENCODERS)
+        checks.one_of("model.fusion", self.fusion, FUSIONS)
+        if self.width is not None:
+            checks.whole("model.width", self.width, 1)
+        if self.layers is not None:
+            checks.whole("model.layers", self.layers, 1)
+        checks.one_of("model.padding", self.padding, PADDING)
+
+    @property
+    def encoders(self) -> dict[str, str]:
+        """Encoder by modality; under the empty name the one of all."""
+        return {m: kind for m, _, kind in (part.rpartition("=") for part in self.encoder.split(","))}
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How it is trained."""
+
+    method: str = "agm"
+    """Training method; `gradmod list` shows them."""
+    alpha: float = 1.0
+    """AGM, OGM-GE: strength of the modulation; 0 is joint training (AGM)."""
+    cap: float | None = DEFAULT_CAP
+    """AGM: most that a modality counts as behind by; none: no limit."""
+    modulation_starts: int | None = None
+    """AGM, OGM-GE: first epoch that is modulated, counted from 1; none: the first."""
+    modulation_ends: int | None = None
+    """AGM, OGM-GE: last epoch that is modulated; none: the last."""
+    noise: bool = True
+    """OGM-GE: add noise to the gradients; false: OGM."""
+    ogm_filter: str = "all"
+    """OGM-GE: parameters of a modality that are modulated: all, or published (those of convolutions)."""
+    lr_factors: str = ""
+    """MSLR: initial factor of each modality's learning rate, as in audio=1.3,visual=0.7; those left out have 1."""
+    lr_rule: str = "dynamic"
+    """MSLR: keep the factors, smooth (they go to 1 over lr_window epochs), or dynamic (with the validation)."""
+    lr_window: int = 5
+    """MSLR: epochs of smooth; validations that dynamic takes the mean of."""
+    patience: str = "10"
+    """MSES: epochs without improvement before a modality is stopped: one number, or as in audio=10,visual=30."""
+    smoothing: float = 0.6
+    """MSES: weight of the past in the smoothed validation loss, from 0 on and below 1."""
+    coalitions: str = "auto"
+    """How coalitions are evaluated: auto (the cheapest exact way), looped, batched, reuse, additive, or shared
+    (approximate where an encoder has batch norm or dropout)."""
+
+    def __post_init__(self) -> None:
+        checks.text("method.method", self.method)
+        checks.number("method.alpha", self.alpha, 0)
+        if self.cap is not None:
+            checks.number("method.cap", self.cap, 0, above=True)
+            exponent = float(self.alpha) * float(self.cap)
+            if exponent >= MAX_EXPONENT:
+                raise ConfigError(
+                    f"method.alpha * method.cap is {exponent:g}; expected less than {MAX_EXPONENT:g}, "
+                    "where exp leaves the range of float32: lower one of them"
+                )
+        for name in ("modulation_starts", "modulation_ends"):
+            if getattr(self, name) is not None:
+                checks.whole(f"method.{name}", getattr(self, name), 0)
+        if self.modulation_ends is not None and self.modulation_ends < (self.modulation_starts or 1):
+            raise ConfigError(
+                f"method.modulation_ends is {self.modulation_ends}; expected at least {self.modulation_starts or 1}, "
+                "the first epoch that is modulated (for no modulation at all: --method joint)"
+            )
+        checks.one_of("method.coalitions", self.coalitions, COALITIONS)
+        checks.flag("method.noise", self.noise)
+        checks.one_of("method.ogm_filter", self.ogm_filter, OGM_FILTERS)
+        checks.one_of("method.lr_rule", self.lr_rule, LR_RULES)
+        checks.whole("method.lr_window", self.lr_window, 1)
+        checks.number("method.smoothing", self.smoothing, 0, 1)
+        if "" in checks.by_name("method.lr_factors", self.lr_factors, float):
+            raise ConfigError(
+                f"method.lr_factors is {checks.shown(self.lr_factors)}; expected a modality's name before each number"
+            )
+        checks.by_name("method.patience", self.patience, int)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Arguments of the methods; each takes those that it knows."""
+        patience = checks.by_name("method.patience", self.patience, int)
+        return {
+            "alpha": self.alpha,
+            "cap": self.cap,
+            "epochs": self.window,
+            "noise": self.noise,
+            "filter": self.ogm_filter,
+            "initial": checks.by_name("method.lr_factors", self.lr_factors, float),
+            "rule": self.lr_rule,
+            "window": self.lr_window,
+            "patience": patience.get("", patience),
+            "smoothing": self.smoothing,
+        }
+
+    @property
+    def window(self) -> tuple[int, int | None] | None:
+        """First and last epoch that is modulated, counted from 1; None: all."""
+        if self.modulation_starts is None and self.modulation_ends is None:
+            return None
+        return max(self.modulation_starts or 1, 1), self.modulation_ends
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Steps."""
+
+    optimizer: str = "sgd"
+    """sgd (with momentum), adam or adamw. The latter cancel a constant factor on a gradient: see the card of AGM."""
+    lr: float = 0.01
+    """Learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 1e-4
+    """Weight decay."""
+    schedule: str = "constant"
+    """Learning rate over epochs: constant, step, cosine or warmup-cosine."""
+    decay_every: int = 70
+    """Epochs between the decays of the step schedule."""
+    decay_factor: float = 0.1
+    """Factor of each decay of the step schedule."""
+    warmup_epochs: int = 5
+    """Epochs of rising learning rate in warmup-cosine."""
+    clip_norm: float | None = DEFAULT_CLIP_NORM
+    """Largest norm of all gradients together; none: no clipping."""
+    clip_when: str = "always"
+    """always, or head: only when an entry of the head's weight gradient exceeds clip_norm in size, as published."""
+
+    def __post_init__(self) -> None:
+        checks.one_of("optimizer.optimizer", self.optimizer, OPTIMIZERS)
+        checks.number("optimizer.lr", self.lr, 0, above=True)
+        checks.number("optimizer.momentum", self.momentum, 0, 1)
+        checks.number("optimizer.weight_decay", self.weight_decay, 0)
+        checks.one_of("optimizer.schedule", self.schedule, SCHEDULES)
+        checks.whole("optimizer.decay_every", self.decay_every, 1)
+        checks.number("optimizer.decay_factor", self.decay_factor, 0, 1, above=True)
+        checks.whole("optimizer.warmup_epochs", self.warmup_epochs, 0)
+        if self.clip_norm is not None:
+            checks.number("optimizer.clip_norm", self.clip_norm, 0, above=True)
+        checks.one_of("optimizer.clip_when", self.clip_when, CLIPPING)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run."""
+
+    epochs: int = 30
+    """Epochs to train."""
+    batch_size: int = 64
+    """Samples in a step, all processes together."""
+    seed: int = 0
+    """Seed of the weights, the order of the samples and dropout."""
+    device: str = "auto"
+    """auto, cpu, mps, cuda, cuda:0, or several as cuda:0,1."""
+    devices: int = 1
+    """Processes on this machine, one for each device."""
+    nodes: int = 1
+    """Machines."""
+    strategy: str = "auto"
+    """auto, or a strategy of Lightning Fabric that has a whole model in each process, such as ddp."""
+    timeout: float = 30.0
+    """Minutes that the processes of a run wait for one another before they give it up."""
+    sync_batch_norm: bool = False
+    """Batch norm over the samples of all processes; needs GPUs."""
+    precision: str = "32-true"
+    """32-true, bf16-mixed or 16-mixed."""
+    workers: int | None = None
+    """Processes that read data ahead; 0: none; none: what suits data set and machine."""
+    log_every: int = 50
+    """Steps between lines of scores, ratios and coefficients in metrics.jsonl."""
+    save_every: int = 0
+    """Steps between checkpoints inside an epoch; 0: only at the end of each epoch."""
+    score_test: bool = True
+    """Score the test split at the end; false: only the others, as in a run that a setting is chosen by."""
+    out: str = "runs"
+    """Folder in which run folders are made."""
+    name: str = ""
+    """Name of the run's folder; empty: made of data set, fusion, method and seed, and made unique."""
+
+    def __post_init__(self) -> None:
+        checks.whole("train.epochs", self.epochs, 1)
+        checks.whole("train.batch_size", self.batch_size, 2)
+        checks.whole("train.seed", self.seed, 0)
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
+            raise ConfigError(
+                f"train.device is {checks.shown(self.device)}; expected auto, cpu, mps, cuda, cuda:0, or several as "
+                "cuda:0,1"
+            )
+        checks.whole("train.devices", self.devices, 1)
+        checks.whole("train.nodes", self.nodes, 1)
+        checks.text("train.strategy", self.strategy)
+        checks.number("train.timeout", self.timeout, 0, MAX_TIMEOUT, above=True)
+        checks.flag("train.sync_batch_norm", self.sync_batch_norm)
+        checks.one_of("train.precision", self.precision, PRECISIONS)
+        if self.workers is not None:
+            checks.whole("train.workers", self.workers, 0)
+        checks.whole("train.log_every", self.log_every, 1)
+        checks.whole("train.save_every", self.save_every, 0)
+        checks.flag("train.score_test", self.score_test)
+        checks.path("train.out", self.out)
+        checks.path("train.name", self.name)
+        if "/" in self.name or "\\" in self.name or self.name in (".", ".."):
+            raise ConfigError(
+                f"train.name is {checks.shown(self.name)}; expected a plain folder name, --out says where it lies"
+            )
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What is measured while a run trains, beside its validation; it changes nothing of the training."""
+
+    shape_every: int = 0
+    """Epochs between SHAPE scores on the validation split; 0: never."""
+    competition_every: int = 0
+    """Epochs between competition strengths on the validation split; 0: never. Mono-modal concepts that are missing are
+    trained before."""
+    concept: str = "logits"
+    """What of a mono-modal model the competition strength looks for in the joint feature: its logits or features."""
+    concepts: str = ""
+    """Folder of the mono-modal concepts, shared by runs; empty: `concepts` beside the run folders."""
+
+    def __post_init__(self) -> None:
+        checks.whole("monitor.shape_every", self.shape_every, 0)
+        checks.whole("monitor.competition_every", self.competition_every, 0)
+        checks.one_of("monitor.concept", self.concept, CONCEPTS)
+        checks.path("monitor.concepts", self.concepts)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
