@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,8 @@ import pytest
 import gradmod
 from conftest import ROOT
 
+PACKAGES = ("data", "diagnosis", "methods", "metrics", "models")
+"""Whose `__all__` is public as well."""
 FROZEN = ROOT / "tests" / "api.txt"
 
 
@@ -44,7 +47,20 @@ def public_api() -> list[str]:
                     lines += described(f"{name}.{inner}", member)
         else:
             lines += described(name, thing)
+    for package in PACKAGES:
+        module = importlib.import_module(f"gradmod.{package}")
+        for name in sorted(set(module.__all__) - set(gradmod.__all__)):
+            lines += described(f"{package}.{name}", getattr(module, name))
     return lines
+
+
+def test_the_lists_agree() -> None:
+    """What the package and its parts both name is the same thing, and nothing is named that is not there."""
+    for package in PACKAGES:
+        module = importlib.import_module(f"gradmod.{package}")
+        assert getattr(gradmod, package) is module
+        for name in module.__all__:
+            assert getattr(module, name) is getattr(gradmod, name, getattr(module, name))
 
 
 def test_the_public_api_is_as_frozen() -> None:

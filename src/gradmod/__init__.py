@@ -43,7 +43,7 @@ _EXPORTS = {
     "adapt": "gradmod.adapters",
     "diagnose": "gradmod.diagnosis",
 }
-_MODULES = {"functional", "tasks", "coalitions", "methods", "wrapper", "metrics", "diagnosis"}
+_MODULES = {"coalitions", "data", "diagnosis", "functional", "methods", "metrics", "models", "tasks", "wrapper"}
 
 __all__ = ["__version__", "functional", *_EXPORTS]
 

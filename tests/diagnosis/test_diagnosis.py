@@ -17,8 +17,9 @@ from torch.optim.swa_utils import AveragedModel
 import gradmod
 from gradmod import AGM, Joint, ModulatedModel
 from gradmod.coalitions.table import coalition_logits
-from gradmod.diagnosis import Diagnosis, add_gaussian_noise
+from gradmod.diagnosis import Diagnosis
 from gradmod.diagnosis.attribution import Attribution, CoalitionPredictions, attribute, predict_coalitions
+from gradmod.diagnosis.diagnosis import add_gaussian_noise
 from gradmod.metrics.shape import shape_scores
 from gradmod.tasks import Classification, MultiLabel, Regression
 from networks import NAMES, SIZES, Network
