@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from gradmod.coalitions.strategy import Strategy
 from gradmod.experiments.runs.records import read_metrics
-from gradmod.methods.base import Method, StepRecord
-from gradmod.protocols import Output, split_output
-from gradmod.tasks import Task
+from gradmod.methods import Batch, Method, Need, StepRecord, View
 
 
 class Blending(Method):
@@ -32,7 +28,8 @@ class Blending(Method):
         ValueError: a weight below 0, or of no modality.
     """
 
-    needs_coalitions = True
+    needs = frozenset({Need.COALITIONS})
+    needs_training_step = True
 
     def __init__(self, modalities: Sequence[str], weights: Mapping[str, float] | None = None) -> None:
         super().__init__(modalities)
@@ -42,22 +39,13 @@ class Blending(Method):
         values = [given.get(m, 1 / len(self.modalities)) for m in self.modalities]
         self.register_buffer("weights", torch.tensor(values, dtype=torch.float64))
 
-    def forward(
-        self,
-        model: nn.Module,
-        strategy: Strategy,
-        inputs: Mapping[str, Any],
-        target: Tensor,
-        task: Task,
-        present: Tensor | None = None,
-    ) -> Tensor | Output:
-        """Logits, with the modalities' weighted losses as the extra loss."""
-        evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=True, present=present)
-        logits, extra_loss = split_output(evaluation.output)
-        losses = torch.stack([task.loss(response, target) for response in evaluation.responses])
+    def forward(self, view: View, batch: Batch) -> Any:
+        """The network's output, with the modalities' weighted losses."""
+        evaluation = view.coalitions(batch)
+        losses = torch.stack([view.task.loss(response, batch.target) for response in evaluation.responses])
         self.last_step = StepRecord(self.weights, scores=losses.detach())
         blended = (self.weights.to(losses.dtype) * losses).sum()
-        return Output(logits, blended if extra_loss is None else blended + extra_loss)
+        return view.with_losses(evaluation.output, {"blended": blended})
 
 
 def offline_weights(runs: Mapping[str, Path]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from gradmod import AGM, OGMGE, Method, ModulatedModel, Regression
 from gradmod.coalitions.table import coalition_logits
 from gradmod.experiments.datasets.load import load_dataset
 from gradmod.experiments.training.run import train
-from gradmod.methods.base import sums_and_counts
+from gradmod.methods.scores import sums_and_counts
 from gradmod.models.fusion import EarlyFusion, LateFusion
 from gradmod.models.mlp import MLP
 from networks import NAMES, batch, network

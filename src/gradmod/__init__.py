@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from gradmod.methods.agm import AGM as AGM
     from gradmod.methods.base import Method as Method
     from gradmod.methods.joint import Joint as Joint
+    from gradmod.methods.mmpareto import MMPareto as MMPareto
     from gradmod.methods.mses import MSES as MSES
     from gradmod.methods.mslr import MSLR as MSLR
     from gradmod.methods.ogm_ge import OGMGE as OGMGE
+    from gradmod.methods.uni_modal_losses import UniModalLosses as UniModalLosses
     from gradmod.protocols import Output as Output
     from gradmod.tasks import Classification as Classification
     from gradmod.tasks import MultiLabel as MultiLabel
@@ -31,6 +33,7 @@ _EXPORTS = {
     "AGM": "gradmod.methods.agm",
     "Classification": "gradmod.tasks",
     "Joint": "gradmod.methods.joint",
+    "MMPareto": "gradmod.methods.mmpareto",
     "MSES": "gradmod.methods.mses",
     "MSLR": "gradmod.methods.mslr",
     "Method": "gradmod.methods.base",
@@ -40,6 +43,7 @@ _EXPORTS = {
     "Output": "gradmod.protocols",
     "Regression": "gradmod.tasks",
     "Task": "gradmod.tasks",
+    "UniModalLosses": "gradmod.methods.uni_modal_losses",
     "adapt": "gradmod.adapters",
     "diagnose": "gradmod.diagnosis",
 }

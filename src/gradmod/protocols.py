@@ -16,33 +16,33 @@ from torch import Tensor, nn
 
 
 class Output(NamedTuple):
-    """Logits together with a loss of the model's own; a tuple, so that DDP and Fabric can look into it.
+    """Logits together with losses of the model's own; a tuple, so that DDP and Fabric can look into it.
 
     Attributes:
         logits: [..., K], what is modulated.
-        extra_loss: scalar, added to the task's loss as it is. What of it goes through the logits is modulated as any
-            loss of theirs is; the masked passes' extra losses are not used.
+        losses: scalars by name, added to the task's loss as they are. What of them goes through the logits is modulated
+            as any loss of theirs is; the masked passes' losses are not used.
     """
 
     logits: Tensor
-    extra_loss: Tensor
+    losses: Mapping[str, Tensor] = {}
 
 
-def split_output(output: Tensor | Output) -> tuple[Tensor, Tensor | None]:
-    """Return the logits and, if there is one, the extra loss.
+def read_output(model: nn.Module, output: Any) -> Output:
+    """Logits and losses of what `model` returned.
 
     Raises:
-        TypeError: the model returned something else.
+        TypeError: it returned something else; losses without names.
         ValueError: the logits have fewer than two axes.
     """
-    logits, extra_loss = output if isinstance(output, Output) else (output, None)
-    if not isinstance(logits, Tensor):
+    logits = logits_of(model, output)
+    losses = output.losses if isinstance(output, Output) else {}
+    if not isinstance(losses, Mapping):
         raise TypeError(
-            f"the model returned {type(output).__name__}; expected a logits tensor [..., K] or gradmod.Output(logits, "
-            "extra_loss). Say where the logits are: gradmod.adapt(net, logits=lambda out: out.logits), which hands "
-            "the model's own output back"
+            f"the model returned Output with losses of type {type(losses).__name__}; expected them by name: "
+            'Output(logits, {"name": loss})'
         )
-    return _checked(logits), extra_loss
+    return Output(logits, losses)
 
 
 def logits_of(model: nn.Module, output: Any) -> Tensor:
@@ -58,7 +58,14 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
     """
     select = getattr(model, "select_logits", None)
     if not callable(select):
-        return split_output(output)[0]
+        logits = output.logits if isinstance(output, Output) else output
+        if not isinstance(logits, Tensor):
+            raise TypeError(
+                f"the model returned {type(output).__name__}; expected a logits tensor [..., K] or "
+                "gradmod.Output(logits, losses). Say where the logits are: gradmod.adapt(net, logits=lambda out: "
+                "out.logits), which hands the model's own output back"
+            )
+        return _checked(logits)
     logits = select(output)
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits= gives {type(logits).__name__} of what the model returned; expected a tensor [..., K]")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from gradmod.coalitions.choice import possible_strategies
+from gradmod.coalitions.features import uni_modal_pass
 from gradmod.coalitions.first_step import CheckedStrategy
 from gradmod.coalitions.masking import check_inputs
 from gradmod.coalitions.modes import has_training_batch_norm
@@ -18,9 +20,14 @@ from gradmod.coalitions.no_gradient import without_gradient
 from gradmod.coalitions.outputs import scalar_losses
 from gradmod.coalitions.presence import hide_absent, presence_table, without_missing
 from gradmod.coalitions.strategy import Evaluation
+from gradmod.coalitions.undisturbed import undisturbed
 from gradmod.groups import modality_modules
-from gradmod.methods.base import Method, StepRecord, ValidationFigures
-from gradmod.protocols import Output, declared_modules, declares_own_heads, logits_of
+from gradmod.methods.base import Method, Need
+from gradmod.methods.heads import UniModalHeads
+from gradmod.methods.record import StepRecord, ValidationFigures
+from gradmod.methods.step import Engine, Step
+from gradmod.methods.view import Batch, View
+from gradmod.protocols import Output, declared_modules, declares_own_heads, logits_of, read_output
 from gradmod.tasks import Classification, Task
 
 
@@ -79,6 +86,10 @@ class ModulatedModel(nn.Module):
         self.model = model
         self.method = method
         self.task = task if task is not None else Classification()
+        needs_heads = Need.HEADS in method.needs and not declares_own_heads(model, names)
+        self.heads = UniModalHeads(names) if needs_heads else None
+        self._in_training_step = False
+        self._gathered = 0  # calls of `training_step` since the optimizer's last
         self._last_forward: weakref.ref[_BackwardSeen] | None = None
         self._last_reached: _Reached | None = None
 
@@ -138,14 +149,97 @@ class ModulatedModel(nn.Module):
                 "of the Hugging Face Trainer, a collator), leave them in and let the task smooth them, "
                 "task=Classification(label_smoothing=0.1). A forward for statistics alone goes under torch.no_grad()"
             )
-        watches = self.method.needs_coalitions and not torch.compiler.is_compiling()
+        if self.method.needs_training_step and not self._in_training_step:
+            raise RuntimeError(
+                f"{type(self.method).__name__} has losses, gradients or optimizer steps of its own, which this loop "
+                "leaves out: call loss = model.training_step(inputs, target, optimizer) in place of the forward, the "
+                "backward and the optimizer's step"
+            )
+        watches = Need.COALITIONS in self.method.needs and not torch.compiler.is_compiling()
         if watches:
             self._refuse_pending_backward()
         self.method.begin_step(self)
-        result = self.method(self.model, self.strategy, inputs, target, self.task, table)
+        view = View(self.model, self.strategy, self.task, self.method.modalities, self.heads)
+        result = self.method(view, Batch(inputs, target, table))
         if watches:
             self._watch_backward(result)
         return result
+
+    def training_step(
+        self,
+        inputs: Mapping[str, Any],
+        target: Tensor,
+        optimizer: torch.optim.Optimizer,
+        *,
+        present: Mapping[str, Tensor] | None = None,
+        through: nn.Module | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+    ) -> Tensor:
+        """One step of training with any method: forward, backward, what the method does with it, optimizer's step.
+
+            for inputs, target in loader:
+                loss = model.training_step(inputs, target, optimizer, clip_norm=5.0)
+
+        Args:
+            inputs: as in `forward`.
+            target: as in `forward`.
+            optimizer: of `model.parameters()`, or of `model.parameter_groups()`; its gradients are gone afterwards.
+            present: as in `forward`.
+            through: what is called for the forward, where something is around this model: DDP.
+            scaler: of the loss, for float16; the gradients are unscaled once, before they are changed and clipped.
+            clip_norm: largest norm of all gradients together; None: as they are.
+            accumulate: how many calls make one optimizer step; each one's loss counts 1 / `accumulate`.
+
+        Returns:
+            The batch's loss, a detached scalar: the task's, and those of the network and of the method.
+
+        Raises:
+            ValueError: in eval mode; see also `forward`.
+        """
+        if not self.training:
+            raise ValueError("training_step in eval mode: call model.train() first")
+        if accumulate < 1:
+            raise ValueError(f"accumulate is {accumulate}; expected the number of calls for each step, 1 or more")
+
+        def clip(parameters: list[nn.Parameter]) -> Tensor:
+            assert clip_norm is not None
+            return nn.utils.clip_grad_norm_(parameters, clip_norm)
+
+        self._gathered = (self._gathered + 1) % accumulate
+        step = Step(
+            Engine(self if through is None else through, optimizer, scaler),
+            self,
+            Batch(inputs, target),
+            present,
+            weight=1 / accumulate,
+            is_last=self._gathered == 0,
+            clip=None if clip_norm is None else clip,
+        )
+        return step.run()
+
+    @contextmanager
+    def in_training_step(self) -> Iterator[None]:
+        """While entered, a forward is one of a `Step`, which sees to losses and gradients of the method's own."""
+        self._in_training_step = True
+        try:
+            yield
+        finally:
+            self._in_training_step = False
+
+    def read_output(self, output: Any) -> Output:
+        """Logits and losses by name of what `forward` returned."""
+        return read_output(self.model, output)
+
+    def give_heads_their_sizes(self, inputs: Mapping[str, Any]) -> None:
+        """Size the uni-modal heads that this model owns, where there are any, by a batch: before DDP, say.
+
+        The network is afterwards as it was.
+        """
+        if self.heads is not None and not self.heads.has_sizes:
+            with undisturbed(self), torch.no_grad():
+                uni_modal_pass(self.model.eval(), inputs, self.method.modalities, self.heads)
 
     def check_network(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> str:
         """Check the network on a batch, as the first training step does; before `torch.compile`, which skips that.
@@ -212,12 +306,10 @@ class ModulatedModel(nn.Module):
 
     def own_predictions(self, inputs: Mapping[str, Any]) -> Tensor:
         """[M, ..., K] what each modality alone predicts: from its own head where it has one, else its response."""
-        model: Any = self.model
-        if not declares_own_heads(model, self.method.modalities):
+        if self.heads is None and not declares_own_heads(self.model, self.method.modalities):
             return self.responses(inputs).responses
         with without_gradient():
-            logits: Tensor = model.mono_logits({m: model.encode(m, inputs[m]) for m in self.method.modalities})
-        return logits
+            return uni_modal_pass(self.model, inputs, self.method.modalities, self.heads, gradient=False).logits
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for an optimizer: a group for each modality, marked `modality`, and one for all others.
@@ -294,7 +386,7 @@ class ModulatedModel(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_forward": None, "_last_reached": None}
+        return {**self.__dict__, "_last_forward": None, "_last_reached": None, "_in_training_step": False}
 
 
 def _by_key(batch_axis: int | Mapping[str, int], modalities: Sequence[str]) -> dict[str, int]:

@@ -27,7 +27,7 @@ from gradmod.experiments.training import loop
 from gradmod.experiments.training.optimization import build_optimizer
 from gradmod.experiments.training.parts import build_parts
 from gradmod.experiments.training.run import resume, train
-from gradmod.methods.base import ValidationFigures
+from gradmod.methods.record import ValidationFigures
 from runs import log_lines, short
 
 OTHERS = [name for name in METHODS if name != "joint"]

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from gradmod import AGM, MSES, MSLR, OGMGE, Method, ModulatedModel, MultiLabel, Regression, Task, functional
 from gradmod.experiments.training.history import EpochHistory
-from gradmod.methods.base import StepRecord
+from gradmod.methods.record import StepRecord
 from networks import NAMES, batch, network
 
 TWO = NAMES[:2]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gradmod import MSES, ModulatedModel
-from gradmod.methods.base import ValidationFigures
+from gradmod.methods.record import ValidationFigures
 from gradmod.models.fusion import SumFusion
 from gradmod.models.mlp import MLP
 from networks import batch, network

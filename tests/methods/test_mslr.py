@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gradmod import MSLR, ModulatedModel
-from gradmod.methods.base import ValidationFigures
+from gradmod.methods.record import ValidationFigures
 from networks import batch, network
 
 TWO = ("audio", "visual")

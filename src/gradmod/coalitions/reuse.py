@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import (
     append_row,
@@ -186,30 +185,6 @@ def recorded_in(model: Any, recorded: RecordedEncoding) -> Iterator[None]:
             del model.__dict__["encode"]
         else:
             model.__dict__["encode"] = own
-
-
-def own_head_predictions(model: Any, inputs: Mapping[str, Any], modalities: Sequence[str]) -> tuple[Any, Tensor]:
-    """What a model with a head for each modality returns, and what those heads say, without gradient.
-
-    Args:
-        model: one that declares `HasOwnHeads`; its own forward runs.
-        inputs: the batch, by modality.
-        modalities: their order in the predictions.
-
-    Returns:
-        The output, and [M, B, ..., K]. A modality that the forward does not encode by `encode` is encoded in eval mode.
-    """
-    before = None if torch.compiler.is_compiling() else NetworkState(model)
-    encoded = RecordedEncoding(model.encode, {})
-    with recorded_in(model, encoded):
-        output = model(inputs)
-    with torch.no_grad():
-        features = {m: encoded.feature(m) for m in modalities}
-        if any(feature is None for feature in features.values()):
-            with masked_passes(model, before):
-                features = {m: model.encode(m, inputs[m]) if f is None else f for m, f in features.items()}
-        predictions: Tensor = model.mono_logits(features)
-    return output, predictions
 
 
 def _versions(feature: Any) -> list[int]:

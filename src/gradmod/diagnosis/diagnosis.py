@@ -13,11 +13,11 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from gradmod.coalitions.masking import copy_containers, mask
+from gradmod.coalitions.undisturbed import undisturbed
 from gradmod.diagnosis.attribution import Attribution, attribute
 from gradmod.diagnosis.batches import open_batches
 from gradmod.diagnosis.predictions import CoalitionReader
 from gradmod.diagnosis.scores import Metric, Score, score_of
-from gradmod.diagnosis.undisturbed import undisturbed
 from gradmod.protocols import logits_of
 from gradmod.tasks import LOWER_IS_BETTER, Classification, Task
 from gradmod.wrapper import ModulatedModel

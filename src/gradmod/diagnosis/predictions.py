@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from gradmod.coalitions.masking import map_tensors
 from gradmod.coalitions.presence import hide_absent
 from gradmod.coalitions.table import coalition_logits, differs_between_samples, hiding_changes
+from gradmod.coalitions.undisturbed import undisturbed
 from gradmod.diagnosis.batches import Batch, open_batches
 from gradmod.diagnosis.scores import Metric, Score, score_of
-from gradmod.diagnosis.undisturbed import undisturbed
 from gradmod.tasks import Task
 
 

@@ -1,12 +1,17 @@
 """Training methods, one file each, and what the author of another one needs."""
 
 from gradmod.methods.agm import AGM
-from gradmod.methods.base import Method, StepRecord, ValidationFigures
+from gradmod.methods.base import Method, Need
 from gradmod.methods.changes_gradients import ChangesGradients
 from gradmod.methods.joint import Joint
+from gradmod.methods.mmpareto import MMPareto
 from gradmod.methods.mses import MSES
 from gradmod.methods.mslr import MSLR
 from gradmod.methods.ogm_ge import OGMGE
+from gradmod.methods.record import StepRecord, ValidationFigures
+from gradmod.methods.step import Engine, Step
+from gradmod.methods.uni_modal_losses import UniModalLosses
+from gradmod.methods.view import Batch, View
 from gradmod.methods.window import WindowedMethod
 
 __all__ = [
@@ -14,10 +19,17 @@ __all__ = [
     "MSES",
     "MSLR",
     "OGMGE",
+    "Batch",
     "ChangesGradients",
+    "Engine",
     "Joint",
+    "MMPareto",
     "Method",
+    "Need",
+    "Step",
     "StepRecord",
+    "UniModalLosses",
     "ValidationFigures",
+    "View",
     "WindowedMethod",
 ]

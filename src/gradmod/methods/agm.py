@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradmod import functional
-from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, scores_of, sums_and_counts
+from gradmod.methods.base import Need
 from gradmod.methods.centre import TargetCentre
+from gradmod.methods.record import StepRecord
+from gradmod.methods.scores import scores_of, sums_and_counts
 from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
+from gradmod.methods.view import Batch, View
 from gradmod.methods.watch import StepWatch
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.tasks import Task
@@ -65,7 +67,7 @@ class AGM(WindowedMethod):
 
     mean_score: Tensor
     steps: Tensor
-    needs_coalitions = True
+    needs = frozenset({Need.COALITIONS})
     averages_scores = True
 
     def __init__(
@@ -97,32 +99,23 @@ class AGM(WindowedMethod):
         """Settings, for `repr`."""
         return f"modalities={self.modalities}, alpha={self.alpha:g}, cap={self.cap}, epochs={self.epochs}"
 
-    def forward(
-        self,
-        model: nn.Module,
-        strategy: Strategy,
-        inputs: Mapping[str, Any],
-        target: Tensor,
-        task: Task,
-        present: Tensor | None = None,
-    ) -> Any:
+    def forward(self, view: View, batch: Batch) -> Any:
         """Logits v(all), whose gradient through each mono-modal response is multiplied by its coefficient."""
         modulates = self.is_active() and self.alpha > 0
-        evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=modulates, present=present)
-        task.check(evaluation.logits, target)
-        coefficients = self._observe(evaluation.responses.detach(), target, task, present, modulates)
+        evaluation = view.coalitions(batch, masked_gradient=modulates)
+        view.task.check(evaluation.logits, batch.target)
+        coefficients = self._observe(evaluation.responses.detach(), batch, view.task, modulates)
         if not modulates:
             return evaluation.output
         return evaluation.with_logits(functional.modulate(evaluation.logits, evaluation.responses, coefficients))
 
     @torch.no_grad()
-    def _observe(
-        self, responses: Tensor, target: Tensor, task: Task, present: Tensor | None, modulates: bool
-    ) -> Tensor:
+    def _observe(self, responses: Tensor, batch: Batch, task: Task, modulates: bool) -> Tensor:
         """Score the responses, update the statistics, record the step; return the coefficients [M].
 
         A forward that activation checkpointing does again in the backward gets the coefficients of the first time.
         """
+        target, present = batch.target, batch.present
         again = self._of_forward.recall(target) if in_backward() else None
         if again is not None:
             return again
@@ -147,7 +140,7 @@ class AGM(WindowedMethod):
         self.steps.add_(counted)
         self._of_forward.keep(target, coefficients)
         self.watch.add(finite, has_score.any(), self.at_bounds(coefficients))
-        headlines = self._headlines(task, predictions, target, present)
+        headlines = self.headlines(task, predictions, target, present)
         left_out = task.left_out(target)
         self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines, counted.any(), left_out)
         return coefficients

@@ -2,87 +2,42 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradmod.coalitions.strategy import Strategy
 from gradmod.methods.averaging import Averaging
+from gradmod.methods.record import StepRecord, ValidationFigures
+from gradmod.methods.scores import sums_and_counts
 from gradmod.methods.surroundings import NO_FLOAT64, in_backward, refuse_transforms, where_float64_is
-from gradmod.protocols import Output, split_output
+from gradmod.protocols import Output
 from gradmod.tasks import Task
 
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What a method saw and did in one step; tensors on the device, so that reading them is what synchronises.
-
-    Attributes:
-        coefficients: [M] what each modality's gradient, or its learning rate, was multiplied by.
-        scores: [M] score s^m of each mono-modal response (lower is better); None: the method looks at none in a step;
-            NaN where no sample of the batch has the modality.
-        ratios: [M] how far each modality is ahead of the others, as the method reckons it.
-        running_ratios: [M] the same over the run so far.
-        headlines: [M] the task's headline metric (accuracy, ...) of each mono-modal response on this process' share of
-            the batch; None where samples lack modalities.
-        counted: scalar bool, whether the method took the step into its statistics and modulated it; None: a method that
-            has none.
-        left_out_targets: scalar, how many targets of this process' share of the batch have no score; None: a task whose
-            targets all have.
-    """
-
-    coefficients: Tensor
-    scores: Tensor | None = None
-    ratios: Tensor | None = None
-    running_ratios: Tensor | None = None
-    headlines: Tensor | None = None
-    counted: Tensor | None = None
-    left_out_targets: Tensor | None = None
-
-    def by_modality(self, modalities: Sequence[str]) -> dict[str, dict[str, float]]:
-        """Every figure of single modalities as a number, by name and modality; waits for the device."""
-        return {
-            name: dict(zip(modalities, values.tolist(), strict=True))
-            for name, values in self._figures()
-            if values.dim() == 1
-        }
-
-    def of_the_step(self) -> dict[str, float]:
-        """The other figures as numbers, by name; waits for the device."""
-        return {name: value.item() for name, value in self._figures() if value.dim() == 0}
-
-    def _figures(self) -> Iterator[tuple[str, Tensor]]:
-        for field in fields(self):
-            values = getattr(self, field.name)
-            if values is not None:
-                yield field.name, values
+if TYPE_CHECKING:
+    from gradmod.methods.step import Step
+    from gradmod.methods.view import Batch, View
 
 
-@dataclass(frozen=True)
-class ValidationFigures:
-    """How well one modality alone predicts on the validation split: from its own head, else from its response.
+class Need(enum.Enum):
+    """What a method cannot do without."""
 
-    Attributes:
-        score: mean score (the loss, with a floor); lower is better.
-        headline: the task's headline metric (accuracy, ...).
-        lower_is_better: whether a lower headline is better.
-    """
-
-    score: float
-    headline: float
-    lower_is_better: bool = False
-
-
-class TrainableModel(Protocol):
-    """What `Method.step` trains: a `ModulatedModel`, or whatever DDP or Fabric wrapped around it."""
-
-    def __call__(self, inputs: Mapping[str, Any], target: Tensor) -> Tensor | Output:
-        """Logits of a training forward."""
+    COALITIONS = "coalitions"
+    """It evaluates coalitions with gradient."""
+    FEATURES = "features"
+    """It reads each modality's feature: the network says which modules encode."""
+    HEADS = "heads"
+    """It reads uni-modal heads: the network's own, else linear ones that the wrapper owns."""
+    MODULES = "modules"
+    """It acts on the modules of single modalities."""
+    VALIDATION = "validation"
+    """`after_epoch` must be called."""
 
 
 class Method(nn.Module):
@@ -100,12 +55,13 @@ class Method(nn.Module):
 
     last_step: StepRecord | None = None
     """Record of the last training step; None before the first, and for methods that have none."""
-    needs_coalitions = False
-    """Whether `forward` evaluates the coalitions with gradient."""
-    needs_modules = False
-    """Whether it must know which modules belong to which modality."""
-    watches_validation = False
-    """Whether `after_epoch` must be called."""
+    needs: frozenset[Need] = frozenset()
+    """What it cannot do without."""
+    needs_training_step = False
+    """Whether it has losses, gradients or optimizer steps of its own, which the loop `loss(model(...)).backward()` does
+    not see: then `model.training_step` is the only way to train with it."""
+    takes_gradients = False
+    """Whether `update` takes gradients of single losses (`Step.gradients`) in place of one backward."""
     averages_scores = False
     """Whether a step needs scores averaged over all processes that train the model."""
     counts_batch: bool
@@ -128,28 +84,27 @@ class Method(nn.Module):
         # In a dict, so that the network's modules do not become the method's own.
         self._modules_of: dict[str, tuple[nn.Module, ...]] = {}
 
-    def forward(
-        self,
-        model: nn.Module,
-        strategy: Strategy,
-        inputs: Mapping[str, Any],
-        target: Tensor,
-        task: Task,
-        present: Tensor | None = None,
-    ) -> Tensor | Output:
-        """The training forward: what `model` returns on `inputs`, its backward as the method wants it.
+    def forward(self, view: View, batch: Batch) -> Any:
+        """The training forward: what the network returns on the batch, its backward as the method wants it.
 
         Args:
-            model: the network.
-            strategy: how its coalitions are evaluated, by a method that needs them.
-            inputs: the batch, by modality.
-            target: the batch's targets.
-            task: what the targets are.
-            present: [B, M] bool, which sample has which modality, where some samples lack one: those are hidden in
-                `inputs` already. None: every sample has every modality.
+            view: the model, its task and how its coalitions are evaluated.
+            batch: inputs, targets, and which samples have which modality.
+
+        Returns:
+            The network's own output; or `Output` with losses of the method's.
         """
-        output: Tensor | Output = model(inputs)
-        return output
+        return view.output(batch)
+
+    def update(self, step: Step, output: Output) -> None:
+        """What follows a training forward, up to and with the optimizer's step.
+
+        Args:
+            step: the batch; offers backward passes, gradients of single losses and the optimizer's step.
+            output: of the forward.
+        """
+        step.backward(functools.reduce(operator.add, step.losses(output).values()))
+        step.apply()
 
     def use_process_group(self, group: dist.ProcessGroup | None) -> None:
         """Average scores over the processes of `group` from now on; None: those of this process alone.
@@ -191,7 +146,7 @@ class Method(nn.Module):
         totals = self.sum_over_processes(sums_and_counts(scores, present, weights))
         return totals[0] / totals[1]
 
-    def _headlines(self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None) -> Tensor | None:
+    def headlines(self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None) -> Tensor | None:
         """[M] the task's headline metric of each modality's predictions; None where samples lack modalities."""
         if present is not None:
             return None
@@ -207,7 +162,7 @@ class Method(nn.Module):
             raise ValueError(
                 f"this {type(self).__name__} belongs to another model already, and keeps its statistics: make a new one"
             )
-        if self.needs_modules and not modules:
+        if self.needs & {Need.MODULES, Need.FEATURES} and not modules:
             raise ValueError(
                 f"{type(self).__name__} acts on each modality's own modules, but the model does not say which they "
                 "are: give it `encoders` (a module for each modality), or pass encoders=... to gradmod.adapt"
@@ -218,6 +173,10 @@ class Method(nn.Module):
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """Parameters of the encoder of a modality, and of its own head where it has one."""
         return [parameter for module in self._modules_of[modality] for parameter in module.parameters()]
+
+    def encoder_parameters(self, modality: str) -> list[nn.Parameter]:
+        """Parameters of the encoder of a modality alone."""
+        return list(self._modules_of[modality][0].parameters())
 
     def after_backward(self) -> None:
         """Change the gradients: between `backward()` and the optimizer's step, after unscaling, before clipping."""
@@ -261,34 +220,6 @@ class Method(nn.Module):
         if epoch < 1:
             raise ValueError(f"epoch is {epoch}; expected a number from 1 on: the first epoch is 1")
         self.epoch = epoch
-
-    def step(
-        self,
-        model: TrainableModel,
-        batch: tuple[Mapping[str, Any], Tensor],
-        task: Task,
-        backward: Callable[[Tensor], None],
-    ) -> Tensor:
-        """One training step up to the gradients; the optimizer is the caller's.
-
-        Args:
-            model: the wrapped model, to be called with inputs and target.
-            batch: inputs and target.
-            task: what the target is.
-            backward: called with the scalar loss.
-
-        Returns:
-            The loss, detached, extra loss included.
-        """
-        inputs, target = batch
-        logits, extra_loss = split_output(model(inputs, target))
-        task.check(logits, target)
-        loss = task.loss(logits, target)
-        if extra_loss is not None:
-            loss = loss + extra_loss
-        backward(loss)
-        self.after_backward()
-        return loss.detach()
 
     def memory(self) -> dict[str, Any]:
         """What the method remembers beside its buffers, as plain values; part of the state dict."""
@@ -345,52 +276,3 @@ def _moved_like(moved: Tensor, statistic: Tensor) -> Tensor:
     if device.type == "cpu" and moved.is_shared():  # type: ignore[no-untyped-call]
         statistic.share_memory_()  # type: ignore[no-untyped-call]
     return statistic.to(device)
-
-
-def sums_and_counts(scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
-    """Weighted sum of the scores of each modality over the samples that have it, and the sum of the weights.
-
-    Args:
-        scores: [M, B, ...] by modality and sample (and segment).
-        present: [B, M] bool, which sample has which modality; None: all have all.
-        weights: [B, ...] weight of each score, 0 where there is none; None: all alike. See `Task.weights`.
-
-    Returns:
-        [2, M] float64; on the CPU, if the device has none.
-
-    Raises:
-        ValueError: weights of another shape than a modality's scores.
-    """
-    scores = where_float64_is(scores)
-    if present is None and weights is None:
-        sums = scores.flatten(1).double().sum(1)
-        return torch.stack([sums, torch.full_like(sums, scores[0].numel())])
-    if weights is None:
-        share = torch.ones_like(scores, dtype=torch.float64)
-    elif weights.shape != scores.shape[1:]:
-        raise ValueError(
-            f"the task weighs targets in the shape {list(weights.shape)} and scores responses in the shape "
-            f"{list(scores.shape)}; expected scores [M, B, ...] and weights [B, ...]"
-        )
-    else:
-        share = where_float64_is(weights).to(scores.device).double().expand_as(scores)
-    if present is not None:
-        share = share * present.to(scores.device).T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2))
-    sums = torch.where(share > 0, scores * share, 0.0).flatten(1).sum(1)
-    return torch.stack([sums, share.flatten(1).sum(1)])
-
-
-def scores_of(task: Task, responses: Tensor, target: Tensor) -> Tensor:
-    """[M, B, ...] the task's scores of responses [M, B, ..., K].
-
-    Raises:
-        ValueError: they have another form.
-    """
-    scores = task.scores(responses, target)
-    if scores.dim() < 2 or scores.shape[:2] != responses.shape[:2]:
-        raise ValueError(
-            f"the scores of the task {task.name!r} have shape {list(scores.shape)} for responses of shape "
-            f"{list(responses.shape)}; expected {list(responses.shape[:2])} and any axes of parts of a sample behind: "
-            "a score for each modality and sample, not their mean"
-        )
-    return scores

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from gradmod.methods.base import Method
+from gradmod.methods.base import Method, Need
 from gradmod.methods.surroundings import in_backward, refuse_transforms
 
 
 class ChangesGradients(Method):
     """A method whose `after_backward` does the work; the next forward raises if it was left out."""
 
-    needs_modules = True
+    needs = frozenset({Need.MODULES})
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)

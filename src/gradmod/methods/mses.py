@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, ValidationFigures
+from gradmod.methods.base import Need
 from gradmod.methods.changes_gradients import ChangesGradients
-from gradmod.protocols import logits_of
-from gradmod.tasks import Task
+from gradmod.methods.record import StepRecord, ValidationFigures
+from gradmod.methods.view import Batch, View
 
 
 class MSES(ChangesGradients):
@@ -37,7 +36,7 @@ class MSES(ChangesGradients):
         ValueError: one modality, a patience below 1 or of no modality, a smoothing out of range.
     """
 
-    watches_validation = True
+    needs = frozenset({Need.MODULES, Need.VALIDATION})
 
     def __init__(
         self, modalities: Sequence[str], patience: int | Mapping[str, int] = 10, smoothing: float = 0.6
@@ -69,15 +68,7 @@ class MSES(ChangesGradients):
         """Whether all have stopped."""
         return len(self._stopped) == len(self.modalities)
 
-    def forward(
-        self,
-        model: nn.Module,
-        strategy: Strategy,
-        inputs: Mapping[str, Any],
-        target: Tensor,
-        task: Task,
-        present: Tensor | None = None,
-    ) -> Any:
+    def forward(self, view: View, batch: Batch) -> Any:
         """The model's own forward, the stopped modalities' modules in eval mode."""
         for modality in self._stopped:
             for module in self._modules_of[modality]:
@@ -85,8 +76,8 @@ class MSES(ChangesGradients):
         if self.last_step is None:
             goes_on = [float(m not in self._stopped) for m in self.modalities]
             self.last_step = StepRecord(torch.tensor(goes_on, dtype=torch.float64))
-        output = model(inputs)
-        self._expect_backward(logits_of(model, output))
+        output = view.output(batch)
+        self._expect_backward(view.logits_of(output))
         return output
 
     def change_gradients(self) -> None:

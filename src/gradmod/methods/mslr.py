@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import Method, StepRecord, ValidationFigures
-from gradmod.protocols import Output
-from gradmod.tasks import Task
+from gradmod.methods.base import Method, Need
+from gradmod.methods.record import StepRecord, ValidationFigures
+from gradmod.methods.view import Batch, View
 
 RULES = ("keep", "smooth", "dynamic")
 
@@ -41,7 +39,7 @@ class MSLR(Method):
             all 1 with a rule that leaves them there, which would be joint training.
     """
 
-    needs_modules = True
+    needs = frozenset({Need.MODULES, Need.VALIDATION})
     sets_learning_rates = True
 
     def __init__(
@@ -72,20 +70,13 @@ class MSLR(Method):
                 "factor for at least one modality, or use the rule 'dynamic'"
             )
         self.rule, self.window = rule, window
-        self.watches_validation = rule != "keep"
+        if rule == "keep":
+            self.needs = frozenset({Need.MODULES})
         self._past: dict[str, list[float]] = {m: [] for m in self.modalities}
         self._epochs = 0
         self._in_use = False
 
-    def forward(
-        self,
-        model: nn.Module,
-        strategy: Strategy,
-        inputs: Mapping[str, Any],
-        target: Tensor,
-        task: Task,
-        present: Tensor | None = None,
-    ) -> Tensor | Output:
+    def forward(self, view: View, batch: Batch) -> Any:
         """The model's own forward.
 
         Raises:
@@ -100,8 +91,7 @@ class MSLR(Method):
         if self.last_step is None:
             factors = self.learning_rate_factors()
             self.last_step = StepRecord(torch.tensor([factors[m] for m in self.modalities], dtype=torch.float64))
-        output: Tensor | Output = model(inputs)
-        return output
+        return view.output(batch)
 
     def learning_rate_factors(self) -> dict[str, float]:
         """See `Method.learning_rate_factors`."""

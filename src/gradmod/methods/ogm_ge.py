@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.reuse import own_head_predictions
-from gradmod.coalitions.strategy import Strategy
-from gradmod.methods.base import StepRecord, scores_of
 from gradmod.methods.centre import TargetCentre
 from gradmod.methods.changes_gradients import ChangesGradients
+from gradmod.methods.record import StepRecord
+from gradmod.methods.scores import scores_of
 from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward, where_float64_is
+from gradmod.methods.view import Batch, View
 from gradmod.methods.window import Window, WindowedMethod
-from gradmod.protocols import declares_own_heads, logits_of
+from gradmod.protocols import declares_own_heads
 from gradmod.tasks import Task
 
 FILTERS = ("all", "published")
@@ -85,29 +85,22 @@ class OGMGE(ChangesGradients, WindowedMethod):
             )
         super().bind(modules)
 
-    def forward(
-        self,
-        model: nn.Module,
-        strategy: Strategy,
-        inputs: Mapping[str, Any],
-        target: Tensor,
-        task: Task,
-        present: Tensor | None = None,
-    ) -> Any:
+    def forward(self, view: View, batch: Batch) -> Any:
         """The model's own forward; each modality's prediction is looked at."""
-        has_own_heads = declares_own_heads(model, self.modalities)
+        target, present = batch.target, batch.present
+        has_own_heads = declares_own_heads(view.model, self.modalities)
         if has_own_heads:
-            output, predictions = own_head_predictions(model, inputs, self.modalities)
+            output, predictions = view.uni_modal(batch, gradient=False)
         else:
-            evaluation = strategy.evaluate(model, inputs, self.modalities, masked_gradient=False, present=present)
+            evaluation = view.coalitions(batch, masked_gradient=False)
             output, predictions = evaluation.output, evaluation.responses.detach()
         if not in_backward() or self._of_forward.recall(target) is None:
             with torch.no_grad():
-                self.centre.observe(target, task, self.sum_over_processes)
+                self.centre.observe(target, view.task, self.sum_over_processes)
                 if not has_own_heads:
-                    predictions = self.centre.own_predictions(predictions, task, present)
-                self._observe(predictions, target, task, present)
-        self._expect_backward(logits_of(model, output))
+                    predictions = self.centre.own_predictions(predictions, view.task, present)
+                self._observe(predictions, target, view.task, present)
+        self._expect_backward(view.logits_of(output))
         return output
 
     def change_gradients(self) -> None:
@@ -159,7 +152,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
             coefficients,
             self.mean_scores(scores, present, weights),
             ratios,
-            headlines=self._headlines(task, predictions, target, present),
+            headlines=self.headlines(task, predictions, target, present),
             left_out_targets=task.left_out(target),
         )
 

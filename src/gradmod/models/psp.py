@@ -161,7 +161,8 @@ class PositiveSamplePropagation(nn.Module):
             return logits
         if "event" not in inputs:
             raise ValueError("inputs lack 'event' [B, T], which the similarity loss of this network needs in training")
-        return Output(logits, self.similarity_weight * similarity_loss(audio, visual, inputs["event"]))
+        loss = similarity_loss(audio, visual, inputs["event"])
+        return Output(logits, {"similarity": self.similarity_weight * loss})
 
 
 def similarity_loss(audio: Tensor, visual: Tensor, event: Tensor) -> Tensor:

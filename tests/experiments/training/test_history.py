@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradmod.experiments.training.history import EpochHistory
-from gradmod.methods.base import StepRecord
+from gradmod.methods.record import StepRecord
 
 
 def test_quantiles_of_the_coefficients_by_modality() -> None:

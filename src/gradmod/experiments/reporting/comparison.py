@@ -20,7 +20,6 @@ from gradmod.experiments.files import read_arrays
 from gradmod.experiments.reporting.style import METRIC_TITLES
 from gradmod.experiments.runs.records import Record, read_json, read_result
 from gradmod.metrics.bootstrap import paired_bootstrap
-from gradmod.protocols import split_output
 from gradmod.tasks import RecordedTask, Task, task_of_record
 
 BASELINE, ENSEMBLE = "joint", "ensemble"
@@ -240,7 +239,8 @@ def _predictions(folder: Path, split: str, task: Task) -> tuple[Tensor, Tensor]:
     arrays = read_arrays(path, ("logits", "target"))
     logits, target = torch.from_numpy(arrays["logits"]), torch.from_numpy(arrays["target"])
     try:
-        split_output(logits)
+        if logits.dim() < 2:
+            raise ValueError(f"logits of shape {list(logits.shape)}; expected [N, ..., K]")
         task.check(logits, target)
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None

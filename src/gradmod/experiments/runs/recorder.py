@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradmod.methods.base import StepRecord
+from gradmod.methods.record import StepRecord
 from gradmod.experiments.runs.folder import MetricsLog
 
 if TYPE_CHECKING:

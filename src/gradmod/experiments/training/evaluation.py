@@ -18,7 +18,7 @@ from gradmod.experiments.files import write_arrays
 from gradmod.experiments.training.loading import split_batches
 from gradmod.experiments.training.non_finite import samples_not_finite
 from gradmod.experiments.training.sampling import Shard
-from gradmod.methods.base import ValidationFigures
+from gradmod.methods.record import ValidationFigures
 from gradmod.protocols import declares_own_heads, logits_of
 from gradmod.tasks import Task
 from gradmod.wrapper import ModulatedModel

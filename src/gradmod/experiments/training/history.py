@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradmod.methods.base import Method, StepRecord
+from gradmod.methods.base import Method
+from gradmod.methods.record import StepRecord
 from gradmod.methods.surroundings import where_float64_is
 
 _QUANTILES = {"min": 0.0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}

@@ -17,6 +17,7 @@ from gradmod.experiments.errors import CheckpointError, InterruptedRunError
 from gradmod.experiments.runs.checkpoints import FORMAT, Checkpoints
 from gradmod.experiments.runs.recorder import Recorder
 from gradmod.experiments.settings.config import Config
+from gradmod.experiments.training.engine import FabricEngine
 from gradmod.experiments.training.evaluation import Predictions, measure, predict, validation_figures
 from gradmod.experiments.training.history import EpochHistory
 from gradmod.experiments.training.interrupts import Interrupts
@@ -29,6 +30,9 @@ from gradmod.experiments.training.processes import share_buffers
 from gradmod.experiments.training.progress import RunProgress
 from gradmod.experiments.training.randomness import Stream, seed_all
 from gradmod.experiments.training.sampling import Shard, TrainingBatches
+from gradmod.methods.base import Need
+from gradmod.methods.step import Step
+from gradmod.methods.view import Batch as StepBatch
 from gradmod.tasks import Task
 from gradmod.wrapper import ModulatedModel
 
@@ -77,6 +81,7 @@ class Loop:
         self.shard = Shard(self.fabric.global_rank, self.fabric.world_size, at_least)
         self.order = TrainingBatches(len(self.data.train), train.batch_size, train.seed)
         self.steps = self.order.steps
+        self.engine = FabricEngine(self.fabric, self.wrapped, self.optimizer)
         self.checkpoints = Checkpoints(self.folder)
         if self.position.step_in_epoch > self.steps:
             raise CheckpointError(
@@ -144,25 +149,21 @@ class Loop:
 
     def _step(self, batch: tuple[dict[str, Any], Tensor]) -> tuple[Tensor, Tensor]:
         """One optimizer step; this process' share of the loss and the norm of the gradients, unread."""
-        here, optimizer = self.position, self.config.optimizer
+        here = self.position
         seed_all(self.config.train.seed, Stream.STEP, here.step, self.shard.rank)
         # DDP averages gradients over processes; weighted by their samples, that is the mean over the whole batch.
         share = self.shard.weight(self.order.size(here.step_in_epoch))
-
-        def of_all(loss: Tensor) -> Tensor:
-            return loss if share == 1 else loss * share
-
-        def backward(loss: Tensor) -> None:
-            self.fabric.backward(of_all(loss))
-            self.fabric.strategy.precision.unscale_gradients(getattr(self.optimizer, "optimizer", self.optimizer))
-
-        self.optimizer.zero_grad()
         self.model.method.counts_batch = share > 0
-        loss = self.model.method.step(self.wrapped, batch, self.task, backward)
+        inputs, target = batch
+        step = Step(self.engine, self.model, StepBatch(inputs, target), weight=share, clip=self._clip)
+        loss = step.run()
+        norm = torch.full_like(loss, torch.nan) if step.norm is None else step.norm
+        return loss if share == 1 else loss * share, norm
+
+    def _clip(self, parameters: list[nn.Parameter]) -> Tensor:
+        optimizer = self.config.optimizer
         trigger = head_weight(self.model.model) if optimizer.clip_when == "head" else None
-        norm = clip_gradients(self.model.parameters(), optimizer.clip_norm, trigger)
-        self.optimizer.step()
-        return of_all(loss), norm
+        return clip_gradients(parameters, optimizer.clip_norm, trigger)
 
     def _across(self, shares: Tensor) -> Tensor:
         """Mean over the processes, all of which must call it."""
@@ -175,7 +176,8 @@ class Loop:
         share_buffers(self.model, self.shard.world)  # what is measured is what the first process saves
         method, modalities = self.model.method, self.model.method.modalities
         predictions = self._predict_validation()
-        if method.watches_validation and method.after_epoch(validation_figures(predictions, self.task, modalities)):
+        figures = validation_figures(predictions, self.task, modalities) if Need.VALIDATION in method.needs else {}
+        if figures and method.after_epoch(figures):
             predictions = self._predict_validation()
         validation = measure(predictions, self.task, modalities)
         best = self.task.improves(validation[self.task.headline], here.best_value)
@@ -205,7 +207,7 @@ class Loop:
             self.data.validation,
             batch_size=self.config.train.batch_size,
             workers=self.workers,
-            with_own=self.model.method.watches_validation,
+            with_own=Need.VALIDATION in self.model.method.needs,
         )
 
     def _look(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradmod.experiments.errors import TrainingError
 from gradmod.experiments.training.sampling import Indices
-from gradmod.methods.base import StepRecord
+from gradmod.methods.record import StepRecord
 from gradmod.wrapper import ModulatedModel
 
 if TYPE_CHECKING:

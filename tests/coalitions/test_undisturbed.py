@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import gradmod
-from gradmod.diagnosis.undisturbed import undisturbed
+from gradmod.coalitions.undisturbed import undisturbed
 
 NAMES = ("audio", "visual")
 

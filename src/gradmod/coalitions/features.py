@@ -1,0 +1,111 @@
+"""Each modality's own feature in the network's full pass, and what a head says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradmod.coalitions.kept_state import NetworkState
+from gradmod.coalitions.masked_passes import masked_passes
+from gradmod.coalitions.reuse import RecordedEncoding, recorded_in
+from gradmod.protocols import declared_modules, declares_encoding, declares_own_heads, logits_of
+
+
+class UniModalPass(NamedTuple):
+    """A full pass, and each modality's own prediction in it.
+
+    Attributes:
+        output: what the network returned.
+        logits: [M, B, ..., K] what a head says of each modality's feature.
+    """
+
+    output: Any
+    logits: Tensor
+
+
+Heads = Callable[[Mapping[str, Any], Tensor], Tensor]
+
+
+def uni_modal_pass(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    modalities: Sequence[str],
+    heads: Heads | None = None,
+    *,
+    gradient: bool = True,
+) -> UniModalPass:
+    """Run the network's own forward, keep what its encoders gave in it, and let a head read each.
+
+    Args:
+        model: declares `encoders` at least.
+        inputs: the batch, by modality.
+        modalities: their order.
+        heads: what reads the features where the network has no heads of its own: called with them and the logits.
+        gradient: False: the uni-modal logits are values only.
+
+    Raises:
+        RuntimeError: the forward does not run a modality's encoder once; no heads.
+    """
+    before = None if torch.compiler.is_compiling() else NetworkState(model)
+    own_heads = declares_own_heads(model, modalities)
+    if declares_encoding(model, modalities):
+        net: Any = model
+        encoded = RecordedEncoding(net.encode, {})
+        with recorded_in(model, encoded):
+            output = model(inputs)
+        features = {m: encoded.feature(m) for m in modalities}
+        missing = [m for m, feature in features.items() if feature is None]
+        if missing and not gradient:
+            with torch.no_grad(), masked_passes(model, before):
+                features.update({m: net.encode(m, inputs[m]) for m in missing})
+            missing = []
+    else:
+        with _outputs_of(_encoders(model, modalities)) as outputs:
+            output = model(inputs)
+        features = {m: found[0] if len(found) == 1 else None for m, found in outputs.items()}
+        missing = [m for m, feature in features.items() if feature is None]
+    if missing:
+        raise RuntimeError(
+            f"the network's forward did not run the encoder of {', '.join(map(repr, missing))} exactly once, or wrote "
+            "into its feature afterwards, so that no uni-modal head can read it. Name the module that ends in the "
+            "feature: gradmod.adapt(net, encoders={...})"
+        )
+    with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
+        if own_heads:
+            logits: Tensor = model.mono_logits(features)  # type: ignore[operator]
+        elif heads is not None:
+            logits = heads(features, logits_of(model, output))
+        else:
+            raise RuntimeError("the network has no heads of its own (`mono_logits`), and none were given")
+    return UniModalPass(output, logits)
+
+
+def _encoders(model: nn.Module, modalities: Sequence[str]) -> dict[str, nn.Module]:
+    declared = declared_modules(model, "encoders", modalities) or {}
+    missing = [m for m in modalities if m not in declared]
+    if missing:
+        raise RuntimeError(
+            f"the network does not say which module encodes {', '.join(map(repr, missing))}: give it `encoders`, or "
+            "gradmod.adapt(net, encoders={...})"
+        )
+    return {m: declared[m] for m in modalities}
+
+
+@contextmanager
+def _outputs_of(encoders: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
+    """What each encoder returns while entered."""
+    outputs: dict[str, list[Any]] = {m: [] for m in encoders}
+
+    def keep(modality: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, arguments, output: outputs[modality].append(output)
+
+    handles = [encoder.register_forward_hook(keep(m)) for m, encoder in encoders.items()]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,95 @@
+"""Uni-modal heads that a method needs and the network does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+
+
+class UniModalHeads(nn.Module):
+    """A linear head for each modality, sized by the first features and logits that it sees.
+
+    The parameters exist from the beginning, so that an optimizer can be made before the sizes are known; a state dict
+    gives them their sizes as well.
+
+    Args:
+        modalities: names, in the order of the logits.
+    """
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self.weights = nn.ParameterDict({m: UninitializedParameter() for m in modalities})
+        self.biases = nn.ParameterDict({m: UninitializedParameter() for m in modalities})
+
+    @property
+    def has_sizes(self) -> bool:
+        """Whether the sizes are known."""
+        return not any(isinstance(weight, UninitializedParameter) for weight in self.weights.values())
+
+    def parameters_of(self, modality: str) -> list[nn.Parameter]:
+        """Weight and bias of a modality's head."""
+        return [self.weights[modality], self.biases[modality]]
+
+    def forward(self, features: Mapping[str, Any], logits: Tensor) -> Tensor:
+        """[M, B, ..., K] logits of each modality's feature, in the form of the joint `logits` [B, ..., K].
+
+        Raises:
+            ValueError: a feature is no tensor, or has not the samples of the logits.
+        """
+        read = {m: _as_rows(features[m], logits, m) for m in self.modalities}
+        if not self.has_sizes:
+            self._initialize(read, logits.shape[-1])
+        for m, rows in read.items():
+            if rows.shape[-1] != self.weights[m].shape[1]:
+                raise ValueError(
+                    f"the feature of {m!r} has {rows.shape[-1]} numbers and its uni-modal head reads "
+                    f"{self.weights[m].shape[1]}; expected the same size in every batch"
+                )
+        return torch.stack([nn.functional.linear(read[m], self.weights[m], self.biases[m]) for m in self.modalities])
+
+    @torch.no_grad()
+    def _initialize(self, read: Mapping[str, Tensor], outputs: int) -> None:
+        """As torch begins a linear layer."""
+        for m, rows in read.items():
+            layer = nn.Linear(rows.shape[-1], outputs, device=rows.device, dtype=_parameter_dtype(rows))
+            for parameter, start in ((self.weights[m], layer.weight), (self.biases[m], layer.bias)):
+                parameter.materialize(start.shape, start.device, start.dtype)
+                parameter.copy_(start)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for kind in ("weights", "biases"):
+            for m, parameter in getattr(self, kind).items():
+                saved = state_dict.get(f"{prefix}{kind}.{m}")
+                if isinstance(parameter, UninitializedParameter) and type(saved) is Tensor:
+                    parameter.materialize(saved.shape, parameter.device, saved.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _as_rows(feature: Any, logits: Tensor, modality: str) -> Tensor:
+    """The feature as [B, ..., F], with the leading axes of the logits."""
+    if not isinstance(feature, Tensor):
+        raise ValueError(
+            f"the feature of {modality!r} is {type(feature).__name__}; a uni-modal head of gradmod's own reads a "
+            "tensor [B, ..., F]. Give the network heads of its own: gradmod.adapt(net, ..., heads=...)"
+        )
+    leading = logits.shape[:-1]
+    if feature.shape[:-1] == leading:
+        return feature
+    if len(leading) == 1 and feature.dim() > 1 and feature.shape[0] == leading[0]:
+        return feature.flatten(1)
+    raise ValueError(
+        f"the feature of {modality!r} has shape {list(feature.shape)} and the logits {list(logits.shape)}; expected "
+        f"{[*leading]} and the feature's numbers behind. Give the network heads of its own: gradmod.adapt(net, ..., "
+        "heads=...)"
+    )
+
+
+def _parameter_dtype(rows: Tensor) -> torch.dtype:
+    """Parameters stay in 32 bits where autocast makes the features smaller."""
+    enabled = torch.is_autocast_enabled(rows.device.type)
+    return torch.float32 if enabled else rows.dtype
