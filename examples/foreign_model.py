@@ -32,8 +32,13 @@ class PaperNet(nn.Module):
 CALLS = {
     "logits": lambda net, x: net(x["audio"], x["image"]),
     "dict": lambda net, x: net(audio=x["audio"], image=x["image"])["logits"],
-    "tuple": lambda net, x: Output(*net(x["audio"], x["image"])),  # its own loss is handed through, unmodulated
+    "tuple": lambda net, x: with_own_loss(*net(x["audio"], x["image"])),
 }
+
+
+def with_own_loss(logits: Tensor, own_loss: Tensor) -> Output:
+    """The paper's pair, its own loss by a name: it is added to the task's, unmodulated."""
+    return Output(logits, {"own": 0.1 * own_loss})
 
 
 def main(returns: str = "tuple", steps: int = 100) -> list[float]:
@@ -45,13 +50,7 @@ def main(returns: str = "tuple", steps: int = 100) -> list[float]:
     inputs = {m: torch.randn(256, size) + F.one_hot(target, size) for m, size in (("audio", 20), ("image", 30))}
     losses = []
     for _ in range(steps):
-        output = model(inputs, target)
-        logits, own_loss = output if isinstance(output, Output) else (output, torch.zeros(()))
-        loss = F.cross_entropy(logits, target) + 0.1 * own_loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+        losses.append(model.training_step(inputs, target, optimizer).item())
     return losses
 
 

@@ -32,7 +32,7 @@ class Foreign(nn.Module):
 
 def call(net: Foreign, inputs: Mapping[str, Tensor]) -> Output:
     out = net(inputs["audio"], inputs["image"])
-    return Output(out["logits"], out["regulariser"])
+    return Output(out["logits"], {"regulariser": out["regulariser"]})
 
 
 def make_batch() -> tuple[dict[str, Tensor], Tensor]:
@@ -46,7 +46,7 @@ def test_a_signature_of_its_own() -> None:
     inputs, target = make_batch()
     output = model(inputs, target)
     assert isinstance(output, Output)
-    (model.task.loss(output.logits, target) + output.extra_loss).backward()
+    (model.task.loss(output.logits, target) + output.losses["regulariser"]).backward()
     assert all(p.grad is not None for p in net.parameters())
 
 

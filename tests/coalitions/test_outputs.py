@@ -123,19 +123,19 @@ def test_a_loss_handed_through_as_extra_loss_is_modulated_where_it_comes_from_th
 
     def through(net: Any, x: Any) -> Output:
         found = net(x["a"], x["v"], x["labels"])
-        return Output(found["logits"], found["loss"])
+        return Output(found["logits"], {"own": found["loss"]})
 
     models = []
     for last in range(2):
         torch.manual_seed(0)
         net = Net(FORMS["dict"][0]).double()
         model = ModulatedModel(adapt(net, through), AGM(TWO, alpha=3.0))
-        logits, loss = model({**x, "labels": y}, y)
+        logits, losses = model({**x, "labels": y}, y)
         if last:
             extra = 0.1 * net.out.weight.square().mean()
             (F.cross_entropy(logits, y, label_smoothing=0.1) + extra).backward()
         else:
-            loss.backward()
+            losses["own"].backward()
         models.append(model)
     for ours, theirs in zip(gradients(models[0]), gradients(models[1]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
@@ -165,16 +165,16 @@ def test_an_extra_loss_may_have_a_backward_of_its_own_but_not_the_only_one() -> 
     x, y = data()
 
     def through(net: Any, x: Any) -> Output:
-        return Output(net(x["a"], x["v"]), net.out.weight.square().mean())
+        return Output(net(x["a"], x["v"]), {"decay": net.out.weight.square().mean()})
 
     torch.manual_seed(0)
     model = ModulatedModel(adapt(Net(lambda z, loss: z).double(), through), AGM(TWO))
     for _ in range(2):
-        logits, extra = model(x, y)
-        extra.backward()
+        logits, losses = model(x, y)
+        losses["decay"].backward()
         F.cross_entropy(logits, y).backward()
-    _, extra = model(x, y)
-    extra.backward()
+    _, losses = model(x, y)
+    losses["decay"].backward()
     with pytest.raises(RuntimeError, match="went past the logits"):
         model(x, y)
 

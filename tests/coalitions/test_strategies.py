@@ -111,7 +111,7 @@ def test_the_masked_passes_see_the_running_statistics_after_the_full_pass(strate
 
 
 @pytest.mark.parametrize("strategy", ["looped", "batched"])
-def test_the_extra_loss_is_that_of_the_full_pass_and_is_not_modulated(strategy: str) -> None:
+def test_a_loss_of_the_networks_is_that_of_the_full_pass_and_is_not_modulated(strategy: str) -> None:
     class WithExtraLoss(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -121,14 +121,14 @@ def test_the_extra_loss_is_that_of_the_full_pass_and_is_not_modulated(strategy: 
 
         def forward(self, inputs: dict[str, Tensor]) -> Output:
             self.calls += 1
-            return Output(self.net(inputs), self.scale * self.calls)
+            return Output(self.net(inputs), {"calls": self.scale * self.calls})
 
     model = ModulatedModel(WithExtraLoss(), AGM(NAMES[:2], alpha=3.0, cap=4.0), coalitions=strategy)
     inputs, target = batch(NAMES[:2], 6, 3)
     output = model(inputs, target)
     assert isinstance(output, Output)
-    assert output.extra_loss.item() == 2.0  # the first call
-    output.extra_loss.backward()
+    assert output.losses["calls"].item() == 2.0  # the first call
+    output.losses["calls"].backward()
     assert float(model.model.scale.grad) == 1.0
 
 

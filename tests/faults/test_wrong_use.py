@@ -40,7 +40,7 @@ def test_inputs_that_are_no_dict(inputs: object) -> None:
 def test_backward_through_a_forward_in_eval_mode() -> None:
     model = modulated().eval()
     inputs, target = batch(TWO, 6, 3)
-    for net in (model, ModulatedModel(Loose(lambda x, s: Output(x["audio"] * s, s)), AGM(TWO)).eval()):
+    for net in (model, ModulatedModel(Loose(lambda x, s: Output(x["audio"] * s, {"s": s})), AGM(TWO)).eval()):
         output = net(inputs, target)
         with pytest.raises(RuntimeError, match=r"eval mode with a target.*model.train\(\)"):
             (output.logits if isinstance(output, Output) else output).sum().backward()
@@ -125,7 +125,7 @@ def test_an_output_that_is_no_batch_of_logits(
     model = ModulatedModel(Loose(answer), method(TWO), coalitions=strategy)
     if method is Joint:  # it hands on what the model returns; the step of a trainer looks at it
         with pytest.raises((error, ValueError)):
-            model.method.step(model, (inputs, target), model.task, lambda loss: None)
+            model.training_step(inputs, target, torch.optim.SGD(model.parameters(), 0.1))
         return
     with pytest.raises(error, match=match):
         model(inputs, target)

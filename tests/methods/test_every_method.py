@@ -204,10 +204,7 @@ def test_a_step_differs_from_joint_on_every_data_set(
         model.train()
         for seed in range(2):
             torch.manual_seed(seed)
-            optimizer.zero_grad()
-            batch = parts.data.train.read(range(6))
-            model.method.step(model, batch, parts.task, lambda loss: loss.backward())  # type: ignore[no-untyped-call]
-            optimizer.step()
+            model.training_step(*parts.data.train.read(range(6)), optimizer)
         after[method] = {name: p.detach().clone() for name, p in model.model.named_parameters()}
     for method in OTHERS:
         different = [name for name in after["joint"] if not torch.equal(after[method][name], after["joint"][name])]

@@ -15,7 +15,6 @@ from gradmod.experiments import methods as registry
 from gradmod.experiments.methods import METHODS, MethodInfo
 from gradmod.experiments.runs.checkpoints import read_checkpoint
 from gradmod.experiments.training.run import resume, train
-from gradmod.protocols import split_output
 from networks import Network
 from runs import log_lines, short
 
@@ -44,10 +43,11 @@ def test_the_loss_is_the_sum_that_it_says(blending: type) -> None:
     target = torch.tensor([0, 1, 2, 1])
     model.train()
     model.model.eval()  # no dropout: the responses can be asked for again
-    logits, extra_loss = split_output(model(inputs, target))
+    with model.in_training_step():
+        logits, losses = model(inputs, target)
     audio, visual = model.responses(inputs).responses
     loss = Classification().loss
-    torch.testing.assert_close(extra_loss, 0.5 * loss(audio, target) + 2 * loss(visual, target))
+    torch.testing.assert_close(losses["blended"], 0.5 * loss(audio, target) + 2 * loss(visual, target))
     torch.testing.assert_close(logits, audio + visual)
     with pytest.raises(ValueError, match="smell"):
         blending(names, {"smell": 1.0})

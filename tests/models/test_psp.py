@@ -99,7 +99,7 @@ def test_the_similarity_loss_equals_an_independent_computation() -> None:
         n = int(event.sum())
         for share, there in zip(row / (row.sum() + 1e-8), event, strict=True):
             total += float((share - (there / n if n else 0.0)) ** 2)
-    assert float(output.extra_loss.detach()) == pytest.approx(100 * total / alike.numel(), rel=1e-6)
+    assert float(output.losses["similarity"].detach()) == pytest.approx(100 * total / alike.numel(), rel=1e-6)
 
 
 def test_the_published_number_of_parameters() -> None:
@@ -125,11 +125,11 @@ def test_agm_modulates_the_logits_and_not_the_similarity_loss() -> None:
     assert model.strategy.name == "batched"
     output = model(inputs, target)
     assert isinstance(output, Output)
-    output.extra_loss.backward()
+    output.losses["similarity"].backward()
     modulated = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     net.zero_grad()
     plain = net(inputs)
-    plain.extra_loss.backward()
+    plain.losses["similarity"].backward()
     for ours, theirs in zip(modulated, (p.grad for p in net.parameters() if p.grad is not None), strict=True):
         torch.testing.assert_close(ours, theirs)
 

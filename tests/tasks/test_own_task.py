@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gradmod
-from gradmod import AGM, MSES, MSLR, OGMGE, Joint, ModulatedModel, Task
+from gradmod import AGM, MSES, MSLR, OGMGE, Joint, MMPareto, ModulatedModel, Task, UniModalLosses
 from gradmod.experiments.analysis.diagnosis import attribute_run
 from gradmod.experiments.reporting.comparison import RunRecord, compare
 from gradmod.experiments.reporting.formats import markdown
@@ -70,7 +70,9 @@ def test_the_headline_says_which_way_is_better_unless_the_task_does() -> None:
         Accurate().figures(torch.zeros(3, 1), torch.zeros(3, 1))
 
 
-@pytest.mark.parametrize("method", [AGM(TWO), OGMGE(TWO), MSES(TWO), MSLR(TWO), Joint(TWO)])
+@pytest.mark.parametrize(
+    "method", [AGM(TWO), OGMGE(TWO), MSES(TWO), MSLR(TWO), Joint(TWO), UniModalLosses(TWO), MMPareto(TWO)]
+)
 def test_every_method_trains_with_it(method: Any) -> None:
     model = ModulatedModel(network(TWO, late=True, layer="plain", classes=1), method, task=Huber())
     optimizer = torch.optim.SGD(model.parameter_groups(), 0.05)
@@ -79,9 +81,7 @@ def test_every_method_trains_with_it(method: Any) -> None:
     target = torch.randn(16, 1, dtype=torch.float64)
     losses = []
     for _ in range(20):
-        optimizer.zero_grad()
-        losses.append(float(method.step(model, (inputs, target), model.task, lambda loss: loss.backward())))
-        optimizer.step()
+        losses.append(float(model.training_step(inputs, target, optimizer)))
     assert losses[-1] < losses[0]
 
 

@@ -70,6 +70,22 @@ METHODS = {
             "nothing in time; a copy of each modality's best weights",
             ("patience", "smoothing"),
         ),
+        MethodInfo(
+            "uni-modal-losses",
+            "gradmod.methods.uni_modal_losses:UniModalLosses",
+            "a loss for each modality beside the joint one",
+            "no single one (multi-loss)",
+            "uni-modal heads: next to nothing",
+            ("weight",),
+        ),
+        MethodInfo(
+            "mmpareto",
+            "gradmod.methods.mmpareto:MMPareto",
+            "joins each encoder's gradients of the joint and of its own loss so that both fall",
+            "Wei and Hu, ICML 2024",
+            "a second backward pass, and uni-modal heads",
+            ("gamma",),
+        ),
     )
 }
 FLAGS = {
@@ -79,6 +95,7 @@ FLAGS = {
     "rule": ("lr_rule",),
     "window": ("lr_window",),
     "seed": (),
+    "weight": ("uni_modal_weight",),
 }
 """Settings of [method] that an argument is made of, where they are not called like it."""
 

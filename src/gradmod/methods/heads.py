@@ -42,21 +42,25 @@ class UniModalHeads(nn.Module):
             ValueError: a feature is no tensor, or has not the samples of the logits.
         """
         read = {m: _as_rows(features[m], logits, m) for m in self.modalities}
+        outputs = {m: logits.shape[rows.dim() - 1 :].numel() for m, rows in read.items()}
         if not self.has_sizes:
-            self._initialize(read, logits.shape[-1])
+            self._initialize(read, outputs)
         for m, rows in read.items():
-            if rows.shape[-1] != self.weights[m].shape[1]:
+            sizes = [outputs[m], rows.shape[-1]]
+            if sizes != list(self.weights[m].shape):
                 raise ValueError(
-                    f"the feature of {m!r} has {rows.shape[-1]} numbers and its uni-modal head reads "
-                    f"{self.weights[m].shape[1]}; expected the same size in every batch"
+                    f"the uni-modal head of {m!r} makes {self.weights[m].shape[0]} numbers of "
+                    f"{self.weights[m].shape[1]}, and this batch asks for {sizes[0]} of {sizes[1]}; expected features "
+                    "and logits of the same size in every batch"
                 )
-        return torch.stack([nn.functional.linear(read[m], self.weights[m], self.biases[m]) for m in self.modalities])
+        each = [nn.functional.linear(read[m], self.weights[m], self.biases[m]) for m in self.modalities]
+        return torch.stack([own.reshape(logits.shape) for own in each])
 
     @torch.no_grad()
-    def _initialize(self, read: Mapping[str, Tensor], outputs: int) -> None:
+    def _initialize(self, read: Mapping[str, Tensor], outputs: Mapping[str, int]) -> None:
         """As torch begins a linear layer."""
         for m, rows in read.items():
-            layer = nn.Linear(rows.shape[-1], outputs, device=rows.device, dtype=_parameter_dtype(rows))
+            layer = nn.Linear(rows.shape[-1], outputs[m], device=rows.device, dtype=_parameter_dtype(rows))
             for parameter, start in ((self.weights[m], layer.weight), (self.biases[m], layer.bias)):
                 parameter.materialize(start.shape, start.device, start.dtype)
                 parameter.copy_(start)
@@ -71,20 +75,19 @@ class UniModalHeads(nn.Module):
 
 
 def _as_rows(feature: Any, logits: Tensor, modality: str) -> Tensor:
-    """The feature as [B, ..., F], with the leading axes of the logits."""
+    """The feature as [B, ..., F] with the leading axes of the logits, or, for all of a sample's logits, as [B, F]."""
     if not isinstance(feature, Tensor):
         raise ValueError(
             f"the feature of {modality!r} is {type(feature).__name__}; a uni-modal head of gradmod's own reads a "
             "tensor [B, ..., F]. Give the network heads of its own: gradmod.adapt(net, ..., heads=...)"
         )
-    leading = logits.shape[:-1]
-    if feature.shape[:-1] == leading:
+    if feature.dim() > 1 and feature.shape[:-1] == logits.shape[:-1]:
         return feature
-    if len(leading) == 1 and feature.dim() > 1 and feature.shape[0] == leading[0]:
+    if feature.dim() > 1 and len(feature) == len(logits):
         return feature.flatten(1)
     raise ValueError(
         f"the feature of {modality!r} has shape {list(feature.shape)} and the logits {list(logits.shape)}; expected "
-        f"{[*leading]} and the feature's numbers behind. Give the network heads of its own: gradmod.adapt(net, ..., "
+        f"{len(logits)} samples and their numbers behind. Give the network heads of its own: gradmod.adapt(net, ..., "
         "heads=...)"
     )
 

@@ -152,6 +152,10 @@ class MethodConfig:
     """MSES: epochs without improvement before a modality is stopped: one number, or as in audio=10,visual=30."""
     smoothing: float = 0.6
     """MSES: weight of the past in the smoothed validation loss, from 0 on and below 1."""
+    uni_modal_weight: str = "1"
+    """Uni-modal losses: weight of each modality's own loss: one number, or as in audio=1,visual=0.5."""
+    gamma: float = 1.5
+    """MMPareto: what the gradients of encoders are multiplied by; 1: nothing but the joining of gradients."""
     coalitions: str = "auto"
     """How coalitions are evaluated: auto (the cheapest exact way), looped, batched, reuse, additive, or shared
     (approximate where an encoder has batch norm or dropout)."""
@@ -186,11 +190,14 @@ class MethodConfig:
                 f"method.lr_factors is {checks.shown(self.lr_factors)}; expected a modality's name before each number"
             )
         checks.by_name("method.patience", self.patience, int)
+        checks.by_name("method.uni_modal_weight", self.uni_modal_weight, float)
+        checks.number("method.gamma", self.gamma, 0, above=True)
 
     @property
     def settings(self) -> dict[str, object]:
         """Arguments of the methods; each takes those that it knows."""
         patience = checks.by_name("method.patience", self.patience, int)
+        weight = checks.by_name("method.uni_modal_weight", self.uni_modal_weight, float)
         return {
             "alpha": self.alpha,
             "cap": self.cap,
@@ -202,6 +209,8 @@ class MethodConfig:
             "window": self.lr_window,
             "patience": patience.get("", patience),
             "smoothing": self.smoothing,
+            "weight": weight.get("", weight),
+            "gamma": self.gamma,
         }
 
     @property

@@ -11,7 +11,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from gradmod.experiments.errors import ConfigError, closest
 from gradmod.experiments.settings.assignments import OF_METHOD, OF_OPTIMIZER
 
-COMMA_LISTS = frozenset({"methods", "seeds", "fusions", "alphas", "tune_seeds", "encoder", "lr_factors", "patience"})
+COMMA_LISTS = frozenset(
+    {"methods", "seeds", "fusions", "alphas", "tune_seeds", "encoder", "lr_factors", "patience", "uni_modal_weight"}
+)
 """Settings that are texts and hold several words parted by commas; on the command line, by blanks too."""
 ASSIGNMENTS = frozenset({"set", "tune", "launcher_options"})
 """Lists whose items are name=value, where a value may hold commas itself."""
