@@ -41,7 +41,7 @@ def uni_modal_pass(
     """Run the network's own forward, keep what its encoders gave in it, and let a head read each.
 
     Args:
-        model: declares `encoders` at least.
+        model: declares `encoders` at least; where those are containers, `feature_modules`.
         inputs: the batch, by modality.
         modalities: their order.
         heads: what reads the features where the network has no heads of its own: called with them and the logits.
@@ -64,9 +64,9 @@ def uni_modal_pass(
                 features.update({m: net.encode(m, inputs[m]) for m in missing})
             missing = []
     else:
-        with _outputs_of(_encoders(model, modalities)) as outputs:
+        with _outputs_of(_feature_modules(model, modalities)) as outputs:
             output = model(inputs)
-        features = {m: found[0] if len(found) == 1 else None for m, found in outputs.items()}
+        features = {m: _feature_in(found[0]) if len(found) == 1 else None for m, found in outputs.items()}
         missing = [m for m, feature in features.items() if feature is None]
     if missing:
         raise RuntimeError(
@@ -84,8 +84,16 @@ def uni_modal_pass(
     return UniModalPass(output, logits)
 
 
-def _encoders(model: nn.Module, modalities: Sequence[str]) -> dict[str, nn.Module]:
-    declared = declared_modules(model, "encoders", modalities) or {}
+def _feature_in(output: Any) -> Any:
+    """The feature in what a module returned: recurrent modules return their state behind it."""
+    return output[0] if isinstance(output, tuple) and output and isinstance(output[0], Tensor) else output
+
+
+def _feature_modules(model: nn.Module, modalities: Sequence[str]) -> dict[str, nn.Module]:
+    """What ends in each modality's feature: `feature_modules` where the network says so, else its encoders."""
+    declared = (
+        declared_modules(model, "feature_modules", modalities) or declared_modules(model, "encoders", modalities) or {}
+    )
     missing = [m for m in modalities if m not in declared]
     if missing:
         raise RuntimeError(

@@ -178,6 +178,11 @@ class CoAttention(nn.Module):
             for m, own in inputs.items()
         }
 
+    @property
+    def feature_modules(self) -> dict[str, nn.Module]:
+        """What ends in a modality's own feature [B, T, width]: before the first co-attention."""
+        return {TEXT: self.words, **dict(self.inputs.items())}
+
     def _parts_of_blocks(self, modality: str) -> list[nn.Module]:
         return [part for block in self.blocks if isinstance(block, Block) for part in block.parts_of(modality)]
 

@@ -142,6 +142,11 @@ class PositiveSamplePropagation(nn.Module):
             "visual": nn.ModuleList([self.attention, self.visual_in, self.visual_sequence]),
         }
 
+    @property
+    def feature_modules(self) -> dict[str, nn.Module]:
+        """What ends in a modality's own feature [B, T, 2 width]; that of vision was chosen by the guided attention."""
+        return {"audio": self.audio_sequence, "visual": self.visual_sequence}
+
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor | Output:
         """Logits [B, T, classes]; in training with the similarity loss.
 
