@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import gradmod
+from conftest import ROOT
 
 PACKAGE = Path(gradmod.__file__).parent
 APPLICATION = {"__main__", "data", "experiments"}
@@ -52,3 +54,13 @@ for name in gradmod.__all__:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_map_names_every_room_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    around, application = text.split("## Around a model")[1].split("## The application")
+    for part, folder in ((around, PACKAGE), (application.split("## Where")[0], PACKAGE / "experiments")):
+        lines = [line.partition(":")[0] for line in part.splitlines() if line.startswith("- ")]
+        named = {name.strip("/") for line in lines for name in re.findall(r"`([^`]+)`", line)}
+        rooms = {path.name for path in folder.iterdir() if not path.name.startswith(("_", "py.typed"))}
+        assert named == rooms - {"experiments"}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradmod.groups import check_modality_modules
+from gradmod.protocols import check_modality_modules
 
 Modules = Mapping[str, nn.Module | Sequence[nn.Module]]
 

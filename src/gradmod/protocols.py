@@ -138,6 +138,54 @@ def declared_modules(model: nn.Module, name: str, modalities: Sequence[str]) -> 
     return found if any(m in found for m in modalities) else None
 
 
+def check_modality_modules(
+    encoders: Mapping[str, nn.Module], modalities: Sequence[str], heads: Mapping[str, nn.Module] | None = None
+) -> None:
+    """Check that every modality has an encoder and that no parameter belongs to two modalities, or twice to one.
+
+    Args:
+        encoders: a module for each modality.
+        modalities: their names.
+        heads: where there are any, the modules that read one modality alone.
+
+    Raises:
+        ValueError: a modality without encoder, an encoder or head of no modality, or a parameter claimed twice.
+    """
+    missing = [m for m in modalities if m not in encoders]
+    if missing:
+        raise ValueError(
+            f"no encoder for {', '.join(map(repr, missing))}: encoders are given for {list(encoders)}, the method's "
+            f"modalities are {list(modalities)}. Name a module for each"
+        )
+    owners: dict[int, str] = {}
+    for kind, modules in (("encoder", encoders), ("head", heads or {})):
+        for modality, module in modules.items():
+            if modality not in encoders:
+                raise ValueError(f"{kind}s name {modality!r}, which has no encoder; the encoders are {list(encoders)}")
+            owner = f"the {kind} of {modality!r}"
+            for name, parameter in module.named_parameters():
+                other = owners.setdefault(id(parameter), owner)
+                if other != owner:
+                    raise ValueError(
+                        f"parameter {name!r} of {owner} also belongs to {other}; expected every parameter in one "
+                        "place: give shared modules to no modality"
+                    )
+
+
+def modality_modules(
+    encoders: Mapping[str, nn.Module] | None, modalities: Sequence[str], heads: Mapping[str, nn.Module] | None = None
+) -> dict[str, tuple[nn.Module, ...]]:
+    """The modules of each modality: its encoder, and its own head where it has one; none where no encoders are named.
+
+    Raises:
+        ValueError: see `check_modality_modules`.
+    """
+    if encoders is None:
+        return {}
+    check_modality_modules(encoders, modalities, heads)
+    return {m: (encoders[m], heads[m]) if heads and m in heads else (encoders[m],) for m in modalities}
+
+
 def declares_encoding(model: nn.Module, modalities: Sequence[str]) -> bool:
     """Whether `model` has the form of `Encodes` for these modalities."""
     encoders = declared_modules(model, "encoders", modalities)

@@ -21,13 +21,12 @@ from gradmod.coalitions.outputs import scalar_losses
 from gradmod.coalitions.presence import hide_absent, presence_table, without_missing
 from gradmod.coalitions.strategy import Evaluation
 from gradmod.coalitions.undisturbed import undisturbed
-from gradmod.groups import modality_modules
 from gradmod.methods.base import Method, Need
 from gradmod.methods.heads import UniModalHeads
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.view import Batch, View
-from gradmod.protocols import Output, declared_modules, declares_own_heads, logits_of, read_output
+from gradmod.protocols import Output, declared_modules, declares_own_heads, logits_of, modality_modules, read_output
 from gradmod.tasks import Classification, Task
 
 
