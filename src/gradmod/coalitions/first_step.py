@@ -298,7 +298,7 @@ class _Comparison:
             return f"gives responses of shape {list(found.responses.shape)}, looping {list(oracle.responses.shape)}"
         off = _largest_difference(found.responses, oracle.responses)
         scale = _scale(oracle)
-        if _is_close(found.responses, oracle.responses, oracle.responses.abs().amax(0), oracle):
+        if _is_close(found.responses, oracle.responses, oracle.responses.abs().amax(0), oracle, wide):
             return None
         drawn = (
             ", where it draws random numbers (dropout without training=self.training?)"
@@ -442,12 +442,12 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).where(both, 0.0).abs().max()) if one.numel() else 0.0
 
 
-def _is_close(one: Tensor, other: Tensor, sizes: Tensor, evaluation: Evaluation) -> bool:
+def _is_close(one: Tensor, other: Tensor, sizes: Tensor, evaluation: Evaluation, wide: bool = False) -> bool:
     """Whether two results are equal but for rounding.
 
     Each entry is judged by its own size (the largest response there): one class may be ruled out by -1e9.
     """
-    tolerance = _tolerance(evaluation)
+    tolerance = _tolerance(evaluation, wide)
     logits = evaluation.logits.detach()
     known = logits[logits.isfinite()].abs().to(one.dtype)
     typical = float(known.median()) if known.numel() else 1.0
@@ -460,10 +460,13 @@ def _scale(evaluation: Evaluation) -> float:
     return float(figures.where(figures.isfinite(), 0.0).abs().max()) or 1.0
 
 
-def _tolerance(evaluation: Evaluation) -> float:
-    """How far two ways to compute the same may differ by rounding, relative to the largest logit."""
+def _tolerance(evaluation: Evaluation, wide: bool) -> float:
+    """How far two ways to compute the same may differ by rounding, relative to the largest logit.
+
+    `wide`: it was made without the autocast that is on now.
+    """
     logits = evaluation.logits
-    if logits.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(logits.device.type):
+    if logits.dtype in (torch.float16, torch.bfloat16) or (not wide and torch.is_autocast_enabled(logits.device.type)):
         return 0.1
     if logits.dtype == torch.float64:
         return 1e-8
