@@ -37,6 +37,8 @@ _NOT_LOOKED_INTO = frozenset(
         *("accelerate", "deepspeed"),
     )
 )
+_KEEPS_BOOKS: dict[type, bool] = {}
+"""By type, whether a module keeps books of its own: sharded and distributed wrappers, and scripts."""
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -214,8 +216,12 @@ class NetworkState:
 
     def _add_module(self, module: nn.Module) -> None:
         """Keep a module's attributes, and what its hooks can write into."""
-        if type(module).__module__.startswith("torch.distributed") or isinstance(module, torch.jit.ScriptModule):
-            return  # sharded and distributed wrappers, and scripts, keep books of their own
+        kind = type(module)
+        if kind not in _KEEPS_BOOKS:
+            is_sharded = kind.__module__.startswith("torch.distributed")
+            _KEEPS_BOOKS[kind] = is_sharded or isinstance(module, torch.jit.ScriptModule)
+        if _KEEPS_BOOKS[kind]:
+            return
         own = module.__dict__
         attributes = {name: value for name, value in own.items() if name not in _INTERNAL}
         self._attributes.append((own, len(own), attributes))
@@ -226,9 +232,10 @@ class NetworkState:
             self._contents.append((module._buffers, module._buffers.copy()))
             tensors = self.norm_tensors if isinstance(module, _BATCH_NORMS) else self.tensors
             tensors += [buffer for buffer in module._buffers.values() if buffer is not None]
-        self.tensors += [p for p in module._parameters.values() if p is not None and not p.requires_grad]
+        if module._parameters:
+            self.tensors += [p for p in module._parameters.values() if p is not None and not p.requires_grad]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for hook in hooks.values():
+            for hook in hooks.values() if hooks else ():
                 for reached in _reached_by(hook):
                     self._add(reached, _DEPTH)
 
