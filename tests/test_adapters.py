@@ -100,10 +100,6 @@ def test_encoders_may_be_several_modules() -> None:
 @pytest.mark.parametrize(
     ("encoders", "match"),
     [
-        (
-            lambda net: {"audio": net.ears, "image": net.ears},
-            "parameter '0.weight' of the encoder of 'image' also belongs to the encoder of 'audio'",
-        ),
         (lambda net: {"audio": net.ears, "image": [net.eyes, net.ears[0]]}, "also belongs to the encoder of 'audio'"),
         (
             lambda net: {"audio": net.ears, "image": nn.Linear(4, 6)},

@@ -48,6 +48,9 @@ def split_output(output: Tensor | Output) -> tuple[Tensor, Tensor | None]:
 def logits_of(model: nn.Module, output: Any) -> Tensor:
     """The logits in what `model` returned.
 
+    Where it returned a tensor in which `logits=` finds none, that tensor: many a network returns logits with something
+    beside them in train mode, and logits alone in eval mode.
+
     Args:
         model: the network; one made by `adapt(..., logits=)` says where they are.
         output: what it returned.
@@ -59,7 +62,14 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
     select = getattr(model, "select_logits", None)
     if not callable(select):
         return split_output(output)[0]
-    logits = select(output)
+    try:
+        logits = select(output)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        if not isinstance(output, Tensor):
+            raise
+        logits = output
+    if isinstance(output, Tensor) and isinstance(logits, Tensor) and logits.dim() < 2:
+        logits = output  # `out[0]` of a network that returns (logits, auxiliary) in train mode alone
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits= gives {type(logits).__name__} of what the model returned; expected a tensor [..., K]")
     return _checked(logits)
