@@ -83,6 +83,7 @@ def test_a_model_is_copied_and_pickled_between_forward_and_step(
     model = made(kind)
     gradients(model)
     model.after_backward()
+    change_weights(model)
     gradients(model, seed=1)
     other = duplicate(model)
     for one in (model, other):
