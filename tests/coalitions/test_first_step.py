@@ -206,6 +206,23 @@ def test_attributes_of_the_same_name_that_mean_something_else_declare_nothing() 
     assert declares_encoding(blocks, TWO)
 
 
+def test_what_is_named_mask_is_one_only_if_it_takes_a_modality_and_an_input() -> None:
+    class Masks(nn.Identity):
+        def mask(self, modality: str, x: Any, value: float = 0.0) -> Any:
+            return value
+
+    assert declared_mask(nn.Identity()) is None
+    assert declared_mask(Masks()) is not None
+    net = nn.Module()
+    others: list[Any] = [3, nn.Linear(2, 2), torch.ones(2, 2), lambda x: x, lambda m, x, lengths: x, lambda m, *, x: x]
+    for other in others:
+        net.__dict__["mask"] = other
+        assert declared_mask(net) is None, other
+    for own in (lambda m, x: x, lambda *both: both, lambda m, x, **more: x, min):  # `min` tells no signature
+        net.__dict__["mask"] = own
+        assert declared_mask(net) is own
+
+
 class Sensors(nn.Module):
     """Declares terms; the forward may or may not be their sum."""
 
