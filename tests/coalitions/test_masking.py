@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import UserDict
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -124,7 +125,7 @@ def test_trees_are_concatenated_leaf_by_leaf() -> None:
     assert both.lengths.tolist() == [2, 3]
 
 
-SETTINGS: tuple[Any, ...] = ("word", b"bytes", True, 3, 0.5, None)
+SETTINGS: tuple[Any, ...] = ("a word", b"bytes", True, 300_000, 0.5, None)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -132,7 +133,7 @@ def test_settings_beside_the_tensors_stay_single_where_they_are_the_same(setting
     def tree(start: int, beside: Any) -> dict[str, Any]:
         return {"x": torch.arange(start, start + 2), "beside": [beside]}
 
-    equal = type(setting)(setting) if setting is not None else None
+    equal = pickle.loads(pickle.dumps(setting))  # another object
     both = stack_samples([tree(0, setting), tree(2, equal)], 2, 0, "text")
     assert both["x"].tolist() == [0, 1, 2, 3]
     assert both["beside"] == [setting]
