@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from gradmod import AGM, ModulatedModel, adapt
+from gradmod.coalitions.first_step import _is_close
 from gradmod.coalitions.masking import map_tensors, mask
 from gradmod.coalitions.protocols import declared_mask, declared_modules, declares_encoding
+from gradmod.coalitions.strategy import Evaluation
 from networks import NAMES, batch, network
 
 TWO = ("a", "v")
@@ -221,6 +224,20 @@ def test_what_is_named_mask_is_one_only_if_it_takes_a_modality_and_an_input() ->
     for own in (lambda m, x: x, lambda *both: both, lambda m, x, **more: x, min):  # `min` tells no signature
         net.__dict__["mask"] = own
         assert declared_mask(net) is own
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_results_are_close_within_the_tolerance_of_each_entry_in_either_direction(sign: int) -> None:
+    logits = torch.tensor([[1.0, -1e9]], dtype=torch.float64)
+    evaluation = Evaluation(None, logits, torch.stack([logits / 2, logits / 2]))
+    sizes = evaluation.responses.abs().amax(0)
+    for off, close in ((1e-9, True), (1e6, False)):
+        assert _is_close(logits, logits + sign * torch.tensor([[0.0, off]]), sizes, evaluation) is close
+    for same in (math.nan, math.inf, -math.inf):
+        one = torch.full_like(logits, same)
+        assert _is_close(one, one.clone(), sizes, evaluation)
+        assert not _is_close(one, logits, sizes, evaluation)
+        assert not _is_close(logits, one, sizes, evaluation)
 
 
 class Sensors(nn.Module):

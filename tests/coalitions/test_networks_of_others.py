@@ -255,6 +255,32 @@ SAYS_SO = {
 }
 
 
+class MovesByData(Net):
+    """A temperature that is learned, a scale that is no buffer: both moved in training passes, past their versions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(3))
+        self.scale = torch.ones(())
+
+    def forward(self, x: dict[str, Any]) -> Tensor:
+        if self.training:
+            self.temperature.data.mul_(0.5)
+            self.scale.data.add_(1.0)
+        return super().forward(x) * self.temperature * self.scale
+
+
+@pytest.mark.parametrize("coalitions", ["auto", "looped"])
+def test_the_check_of_the_first_step_moves_nothing_by_its_data(coalitions: str) -> None:
+    torch.manual_seed(0)
+    net, target = MovesByData().double(), torch.randint(3, (8,))
+    model = ModulatedModel(net, AGM(TWO, alpha=1.5), coalitions=coalitions)
+    for step in (1, 2):
+        model(inputs_of(Plain), target).sum().backward()
+        assert net.temperature.tolist() == [0.5**step] * 3
+        assert float(net.scale) == 1.0 + step
+
+
 def assert_same_gradients(model: ModulatedModel, net: nn.Module, inputs: Any, target: Tensor) -> None:
     """The step of `model`, whose network is a copy of `net`, against the brute-force one."""
     torch.manual_seed(3)

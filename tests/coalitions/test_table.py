@@ -108,3 +108,10 @@ def test_whether_samples_differ(kind: str) -> None:
         return
     assert not differs_between_samples(KINDS[kind](torch.ones(4, 2)))
     assert not differs_between_samples(KINDS[kind](torch.ones(1, 2)))
+
+
+def test_whether_samples_of_one_number_differ() -> None:
+    for numbers in (torch.arange(4.0), torch.arange(4.0).numpy()):
+        assert differs_between_samples(numbers)
+        assert not differs_between_samples(numbers * 0)
+        assert not differs_between_samples(numbers.sum())  # no axis of samples
