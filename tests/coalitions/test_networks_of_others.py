@@ -464,6 +464,26 @@ def test_activation_checkpointing_changes_no_gradient(network: type[Recomputes],
 
 
 @pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
+def test_a_recomputed_masked_pass_sees_the_statistics_of_its_own_step(kind: str) -> None:
+    """The network itself is called between forward and backward, which moves its running statistics."""
+    inputs = {m: x.requires_grad_() for m, x in inputs_of(Plain).items()}
+    target = torch.randint(3, (8,))
+    gradients = []
+    for how in (None, kind):
+        torch.manual_seed(0)
+        net = RecomputesWithBatchNorm().double()
+        net.kind = how
+        loss = F.cross_entropy(ModulatedModel(net, AGM(TWO, alpha=1.5))(fresh(inputs), target), target)
+        if how is not None:
+            with torch.no_grad():
+                net({m: 3 * x + 2 for m, x in inputs.items()})
+        loss.backward()
+        gradients.append([p.grad for p in net.parameters()])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
 def test_a_recomputed_masked_pass_sees_the_statistics_of_the_forward(kind: str) -> None:
     inputs = {m: x.requires_grad_() for m, x in inputs_of(Plain).items()}
     target = torch.randint(3, (8,))
