@@ -40,6 +40,13 @@ def test_a_function_is_as_good_as_the_name() -> None:
         assert own.value_intervals[m] == pytest.approx(by_name.value_intervals[m])
 
 
+def test_the_bootstrap_has_a_thousand_replicates_and_a_seed() -> None:
+    found = attribute(predictions(), Classification())
+    assert found == attribute(predictions(), Classification(), replicates=1000, seed=0)
+    others = ({"replicates": 1001}, {"seed": 1})
+    assert all(found != attribute(predictions(), Classification(), **other) for other in others)
+
+
 def test_which_way_is_better() -> None:
     def error(logits: Tensor, target: Tensor) -> float:
         return 1 - float(hits(logits, target))
