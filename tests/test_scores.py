@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from gradmod import diagnose
 from gradmod.attribution import CoalitionPredictions, attribute
 from gradmod.scores import score_of
 from gradmod.tasks import Classification, MultiLabel, Regression
@@ -40,16 +42,10 @@ def test_a_function_is_as_good_as_the_name() -> None:
         assert own.value_intervals[m] == pytest.approx(by_name.value_intervals[m])
 
 
-def test_the_bootstrap_has_a_thousand_replicates_and_a_seed() -> None:
-    def drawn(**how: int) -> Any:
-        return attribute(predictions(), Classification(), confidence, **how)
-
-    def confidence(logits: Tensor, target: Tensor) -> Tensor:
-        return logits.double().log_softmax(-1)[torch.arange(len(target)), target].mean()
-
-    assert drawn() == drawn(replicates=1000, seed=0)
-    assert drawn() != drawn(replicates=1001)
-    assert drawn() != drawn(seed=1)
+def test_the_defaults_are_those_of_a_diagnosis() -> None:
+    ours, theirs = (inspect.signature(function).parameters for function in (attribute, diagnose))
+    assert ours["replicates"].default == theirs["replicates"].default == 1000
+    assert ours["seed"].default == theirs["seed"].default == 0
 
 
 def test_which_way_is_better() -> None:

@@ -184,7 +184,10 @@ def test_only_numbers_have_predictions_around_a_constant() -> None:
     assert Classification().own_predictions(responses, torch.tensor([0, 1, 2, 0, 1, 0])) is responses
     assert MultiLabel().own_predictions(responses, torch.ones(6, 3).double()) is responses
     target = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).double() + 5
-    assert not torch.allclose(Regression().own_predictions(responses, target), responses)
+    halfway = responses + target.mean(0) / 2  # of two modalities, each has said half of the constant already
+    torch.testing.assert_close(Regression().own_predictions(responses, target), halfway)
+    units = [float(task.unit(torch.tensor(4.0))) for task in (Classification(), MultiLabel(), Regression())]
+    assert [*units, float(Regression("absolute").unit(torch.tensor(4.0)))] == [1.0, 1.0, 4.0, 2.0]
 
 
 @pytest.mark.parametrize("error", ["squared", "absolute"])
