@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from gradmod import AGM, ModulatedModel, adapt
-from gradmod.coalitions.first_step import _is_close
+from gradmod.coalitions.first_step import _is_close, _tolerance
 from gradmod.coalitions.masking import map_tensors, mask
 from gradmod.coalitions.protocols import declared_mask, declared_modules, declares_encoding
 from gradmod.coalitions.strategy import Evaluation
@@ -238,6 +238,15 @@ def test_results_are_close_within_the_tolerance_of_each_entry_in_either_directio
         assert _is_close(one, one.clone(), sizes, evaluation)
         assert not _is_close(one, logits, sizes, evaluation)
         assert not _is_close(logits, one, sizes, evaluation)
+
+
+def test_the_tolerance_is_that_of_the_dtype() -> None:
+    expected = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.1}
+    for dtype, tolerance in expected.items():
+        logits = torch.ones(2, 3, dtype=dtype)
+        assert _tolerance(Evaluation(None, logits, logits.unsqueeze(0))) == tolerance
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _tolerance(Evaluation(None, torch.ones(2, 3), torch.ones(1, 2, 3))) == 0.1
 
 
 class Sensors(nn.Module):

@@ -61,6 +61,35 @@ def test_large_containers_are_kept_as_a_whole(wrap: Callable[[list[Any]], Any], 
     assert items[0] == ([0] if looked_into else [0, "after"])
 
 
+@pytest.mark.parametrize("size", [3, 1000, 1001])
+@pytest.mark.parametrize("with_tensors", [False, True])
+def test_what_a_set_or_a_list_held_is_put_back_whatever_its_size(size: int, with_tensors: bool) -> None:
+    network = nn.Identity()
+    items: list[Any] = [torch.ones(2) + i for i in range(size)] if with_tensors else list(range(size))
+    network.items, network.names = items.copy(), set(items)
+    network.by_name = {str(i): item for i, item in enumerate(items)}
+    state = NetworkState(network)
+    network.items[0] = network.items[1]
+    network.by_name["0"] = items[1]
+    network.names.remove(items[0])
+    network.names.add("another")
+    state.put_back()
+    assert all(one is other for one, other in zip(network.items, items, strict=True))
+    assert all(one is other for one, other in zip(network.by_name.values(), items, strict=True))
+    assert {id(one) for one in network.names} == {id(one) for one in items}
+
+
+def test_what_is_equal_but_another_object_is_put_back() -> None:
+    network = nn.Identity()
+    one, other = Plain(1.0), 1.0
+    network.items, network.by_name = [one, other], {"a": one, "b": other}
+    state = NetworkState(network)
+    network.items[1] = network.by_name["b"] = 1
+    state.put_back()
+    assert network.items[1] is other
+    assert network.by_name["b"] is other
+
+
 def test_sets_attributes_and_buffers_are_put_back() -> None:
     network = nn.BatchNorm1d(2)
     network.names, network.nothing, network.word = {"a", "b"}, None, "before"
