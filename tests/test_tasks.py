@@ -158,10 +158,46 @@ def test_terms_of_samples_are_those_of_the_metric(name: str) -> None:
 def test_an_ensemble_is_the_mean_of_the_predictions() -> None:
     logits = torch.randn(3, 7, 2, 4, generator=torch.Generator().manual_seed(1)) * 3
     together = Classification().ensemble(logits)
-    torch.testing.assert_close(together.softmax(-1).float(), logits.softmax(-1).mean(0))
+    torch.testing.assert_close(together.exp().float(), logits.softmax(-1).mean(0))
     together = MultiLabel().ensemble(logits)
     torch.testing.assert_close(together.sigmoid().float(), logits.sigmoid().mean(0))
     torch.testing.assert_close(Regression().ensemble(logits).float(), logits.mean(0))
     extreme = torch.tensor([[[1e4, -1e4]], [[-1e4, 1e4]]])
     torch.testing.assert_close(Classification().ensemble(extreme).softmax(-1), torch.full((1, 2), 0.5).double())
     torch.testing.assert_close(MultiLabel().ensemble(extreme), torch.zeros(1, 2).double())
+
+
+def test_what_is_ranked_is_each_label_and_each_class_against_the_rest() -> None:
+    logits = torch.tensor([[0.0, 1.0], [2.0, -1.0], [3.0, 0.5]])
+    ranked, there, known = MultiLabel().ranking(logits, torch.tensor([[0.0, 1.0], [0.9, torch.nan], [0.2, 0.0]]))
+    assert torch.equal(ranked, logits)
+    assert there[known].tolist() == [False, True, True, False, False]
+    assert known.tolist() == [[True, True], [True, False], [True, True]]
+    ranked, there, known = Classification(ignore_index=-1).ranking(logits, torch.tensor([1, -1, 0]))
+    torch.testing.assert_close(ranked, logits[[0, 2]].softmax(1))
+    assert there.tolist() == [[False, True], [True, False]]
+    assert known.all()
+
+
+def test_only_numbers_have_predictions_around_a_constant() -> None:
+    responses = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)).double()
+    assert Classification().own_predictions(responses, torch.tensor([0, 1, 2, 0, 1, 0])) is responses
+    assert MultiLabel().own_predictions(responses, torch.ones(6, 3).double()) is responses
+    target = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).double() + 5
+    halfway = responses + target.mean(0) / 2  # of two modalities, each has said half of the constant already
+    torch.testing.assert_close(Regression().own_predictions(responses, target), halfway)
+    units = [float(task.unit(torch.tensor(4.0))) for task in (Classification(), MultiLabel(), Regression())]
+    assert [*units, float(Regression("absolute").unit(torch.tensor(4.0)))] == [1.0, 1.0, 4.0, 2.0]
+
+
+@pytest.mark.parametrize("error", ["squared", "absolute"])
+@pytest.mark.parametrize("axis", [1, 2, 3, -2, -3])
+def test_numbers_on_any_axis_are_scored_as_on_the_last(axis: int, error: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    responses = torch.randn(2, 4, 3, 5, 6, generator=generator).double()
+    target = torch.randn(4, 3, 5, 6, generator=generator).double()
+    target[0, 1, 2, 3] = torch.nan
+    place = axis if axis < 0 else axis + 1
+    found = Regression(error, output_axis=axis).scores(responses, target)
+    expected = Regression(error).scores(responses.movedim(place, -1), target.movedim(axis, -1))
+    torch.testing.assert_close(found, expected)

@@ -43,7 +43,8 @@ def adapt(
         net: the network; it is registered as it is, under the name `net`. Its parameters are trained.
         call: `call(net, inputs)` returns logits, `Output`, or with `logits=` whatever the network returns. Left out
             where `fuse` and `head` are given. With `logits=` alone: `net(inputs)`.
-        encoders: the module, or modules, of `net` that belong to each modality: explicitly, no parameter in two places.
+        encoders: the module, or modules, of `net` that belong to each modality: explicitly, no parameter in two places;
+            but one module may encode several modalities, for methods that do nothing to encoders (AGM).
         heads: the same for heads that read one modality alone.
         encode: `encode(net, modality, x)` returns the features of one modality: a tensor, or nested tensors. Default:
             `encoders[modality](x)`, or with keywords where `x` is a dict whose keys are the encoder's arguments.
@@ -149,7 +150,7 @@ class AdaptedModel(nn.Module):
         # Paths and not modules: they stay right when the model is copied.
         self._encoder_paths = {m: _paths(self.net, modules, f"encoder of {m!r}") for m, modules in encoders.items()}
         self._head_paths = {m: _paths(self.net, modules, f"head of {m!r}") for m, modules in heads.items()}
-        check_modality_modules(self.encoders or {}, list(encoders), self.heads)
+        check_modality_modules(self.encoders or {}, list(encoders), self.heads, shared="modules")
 
     def _modules_at(self, paths: Mapping[str, list[str]]) -> dict[str, nn.Module]:
         found = {m: [self.net.get_submodule(path) for path in listed] for m, listed in paths.items()}

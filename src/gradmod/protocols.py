@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,9 @@ def read_output(model: nn.Module, output: Any) -> Output:
 def logits_of(model: nn.Module, output: Any) -> Tensor:
     """The logits in what `model` returned.
 
+    Where it returned a tensor in which `logits=` finds none, that tensor: many a network returns logits with something
+    beside them in train mode, and logits alone in eval mode.
+
     Args:
         model: the network; one made by `adapt(..., logits=)` says where they are.
         output: what it returned.
@@ -66,7 +69,14 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
                 "out.logits), which hands the model's own output back"
             )
         return _checked(logits)
-    logits = select(output)
+    try:
+        logits = select(output)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        if not isinstance(output, Tensor):
+            raise
+        logits = output
+    if isinstance(output, Tensor) and isinstance(logits, Tensor) and logits.dim() < 2:
+        logits = output  # `out[0]` of a network that returns (logits, auxiliary) in train mode alone
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits= gives {type(logits).__name__} of what the model returned; expected a tensor [..., K]")
     return _checked(logits)
@@ -139,7 +149,11 @@ def declared_modules(model: nn.Module, name: str, modalities: Sequence[str]) -> 
 
 
 def check_modality_modules(
-    encoders: Mapping[str, nn.Module], modalities: Sequence[str], heads: Mapping[str, nn.Module] | None = None
+    encoders: Mapping[str, nn.Module],
+    modalities: Sequence[str],
+    heads: Mapping[str, nn.Module] | None = None,
+    *,
+    shared: Literal["no", "modules", "parameters"] = "no",
 ) -> None:
     """Check that every modality has an encoder and that no parameter belongs to two modalities, or twice to one.
 
@@ -147,6 +161,8 @@ def check_modality_modules(
         encoders: a module for each modality.
         modalities: their names.
         heads: where there are any, the modules that read one modality alone.
+        shared: what several modalities may have in common: nothing; one and the same module as their encoder; or any
+            parameters.
 
     Raises:
         ValueError: a modality without encoder, an encoder or head of no modality, or a parameter claimed twice.
@@ -158,10 +174,14 @@ def check_modality_modules(
             f"modalities are {list(modalities)}. Name a module for each"
         )
     owners: dict[int, str] = {}
+    counted: set[int] = set()
     for kind, modules in (("encoder", encoders), ("head", heads or {})):
         for modality, module in modules.items():
             if modality not in encoders:
                 raise ValueError(f"{kind}s name {modality!r}, which has no encoder; the encoders are {list(encoders)}")
+            if shared == "parameters" or (shared == "modules" and kind == "encoder" and id(module) in counted):
+                continue
+            counted.add(id(module))
             owner = f"the {kind} of {modality!r}"
             for name, parameter in module.named_parameters():
                 other = owners.setdefault(id(parameter), owner)
@@ -173,16 +193,26 @@ def check_modality_modules(
 
 
 def modality_modules(
-    encoders: Mapping[str, nn.Module] | None, modalities: Sequence[str], heads: Mapping[str, nn.Module] | None = None
+    encoders: Mapping[str, nn.Module] | None,
+    modalities: Sequence[str],
+    heads: Mapping[str, nn.Module] | None = None,
+    *,
+    apart: bool = True,
 ) -> dict[str, tuple[nn.Module, ...]]:
     """The modules of each modality: its encoder, and its own head where it has one; none where no encoders are named.
+
+    Args:
+        encoders: a module for each modality.
+        modalities: their names.
+        heads: where there are any, the modules that read one modality alone.
+        apart: whether every parameter must belong to one modality alone.
 
     Raises:
         ValueError: see `check_modality_modules`.
     """
     if encoders is None:
         return {}
-    check_modality_modules(encoders, modalities, heads)
+    check_modality_modules(encoders, modalities, heads, shared="no" if apart else "parameters")
     return {m: (encoders[m], heads[m]) if heads and m in heads else (encoders[m],) for m in modalities}
 
 

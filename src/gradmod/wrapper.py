@@ -78,7 +78,8 @@ class ModulatedModel(nn.Module):
             raise TypeError("ModulatedModel was given a model with a ModulatedModel in it; one model has one method")
         names = method.modalities
         encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
-        modules = modality_modules(encoders, names, heads)
+        # Modalities may share their encoders, where the method does nothing to encoders.
+        modules = modality_modules(encoders, names, heads, apart=Need.MODULES in method.needs)
         axes = _by_key(batch_axis, names)
         self.strategy = CheckedStrategy(possible_strategies(model, names, coalitions, axes), check)
         method.bind(modules)

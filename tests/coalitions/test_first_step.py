@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 from gradmod import AGM, ModulatedModel, adapt
+from gradmod.coalitions.first_step import _is_close, _tolerance
 from gradmod.coalitions.masking import map_tensors, mask
+from gradmod.coalitions.strategy import Evaluation
 from gradmod.protocols import declared_mask, declared_modules, declares_encoding
 from networks import NAMES, batch, network
 
@@ -204,6 +207,46 @@ def test_attributes_of_the_same_name_that_mean_something_else_declare_nothing() 
     assert not declares_encoding(blocks, TWO)  # encode takes no modality
     blocks.encode = lambda m, x: x
     assert declares_encoding(blocks, TWO)
+
+
+def test_what_is_named_mask_is_one_only_if_it_takes_a_modality_and_an_input() -> None:
+    class Masks(nn.Identity):
+        def mask(self, modality: str, x: Any, value: float = 0.0) -> Any:
+            return value
+
+    assert declared_mask(nn.Identity()) is None
+    assert declared_mask(Masks()) is not None
+    net = nn.Module()
+    others: list[Any] = [3, nn.Linear(2, 2), torch.ones(2, 2), lambda x: x, lambda m, x, lengths: x, lambda m, *, x: x]
+    for other in others:
+        net.__dict__["mask"] = other
+        assert declared_mask(net) is None, other
+    for own in (lambda m, x: x, lambda *both: both, lambda m, x, **more: x, min):  # `min` tells no signature
+        net.__dict__["mask"] = own
+        assert declared_mask(net) is own
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_results_are_close_within_the_tolerance_of_each_entry_in_either_direction(sign: int) -> None:
+    logits = torch.tensor([[1.0, -1e9]], dtype=torch.float64)
+    evaluation = Evaluation(None, logits, torch.stack([logits / 2, logits / 2]))
+    sizes = evaluation.responses.abs().amax(0)
+    for off, close in ((1e-9, True), (1e6, False)):
+        assert _is_close(logits, logits + sign * torch.tensor([[0.0, off]]), sizes, evaluation) is close
+    for same in (math.nan, math.inf, -math.inf):
+        one = torch.full_like(logits, same)
+        assert _is_close(one, one.clone(), sizes, evaluation)
+        assert not _is_close(one, logits, sizes, evaluation)
+        assert not _is_close(logits, one, sizes, evaluation)
+
+
+def test_the_tolerance_is_that_of_the_dtype() -> None:
+    expected = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.1}
+    for dtype, tolerance in expected.items():
+        logits = torch.ones(2, 3, dtype=dtype)
+        assert _tolerance(Evaluation(None, logits, logits.unsqueeze(0))) == tolerance
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _tolerance(Evaluation(None, torch.ones(2, 3), torch.ones(1, 2, 3))) == 0.1
 
 
 class Sensors(nn.Module):

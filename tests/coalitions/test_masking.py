@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
+from collections import UserDict
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gradmod import AGM, ModulatedModel, adapt
-from gradmod.coalitions.masking import map_tensors, mask, proper_coalitions, stack_samples
+from gradmod.coalitions.masking import (
+    CannotStackError,
+    append_row,
+    check_inputs,
+    copy_containers,
+    first_row,
+    map_tensors,
+    mask,
+    nested_alike,
+    proper_coalitions,
+    stack_samples,
+    tensor_leaves,
+    with_items,
+)
 
 
 class Text(NamedTuple):
@@ -106,6 +123,133 @@ def test_trees_are_concatenated_leaf_by_leaf() -> None:
     both = stack_samples([tree, map_tensors(lambda leaf: leaf + 1, tree)], 1, 0, "text")
     assert both.ids.tolist() == [[1, 2], [2, 3]]
     assert both.lengths.tolist() == [2, 3]
+
+
+SETTINGS: tuple[Any, ...] = ("a word", b"bytes", True, 300_000, 0.5, None)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_beside_the_tensors_stay_single_where_they_are_the_same(setting: Any) -> None:
+    def tree(start: int, beside: Any) -> dict[str, Any]:
+        return {"x": torch.arange(start, start + 2), "beside": [beside]}
+
+    equal = pickle.loads(pickle.dumps(setting))  # another object
+    both = stack_samples([tree(0, setting), tree(2, equal)], 2, 0, "text")
+    assert both["x"].tolist() == [0, 1, 2, 3]
+    assert both["beside"] == [setting]
+    same = object()
+    assert stack_samples([tree(0, same), tree(2, same)], 2, 0, "text")["beside"] == [same]
+    for other in (object(), "other", 7, 1.0, None if setting is not None else 0):
+        if other != setting:
+            with pytest.raises(CannotStackError, match="differs between coalitions"):
+                stack_samples([tree(0, setting), tree(2, other)], 2, 0, "text")
+
+
+def test_what_cannot_be_stacked_is_said() -> None:
+    one = torch.zeros(2, 3)
+    assert stack_samples([one, torch.ones(2, 3)], 2, 0, "a").tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    assert stack_samples([one, torch.ones(2, 3)], 3, 1, "a").shape == (2, 6)
+    scale = torch.tensor(2.0)
+    assert stack_samples([scale, scale], 2, 0, "a") is scale
+    others: list[Any] = [
+        torch.zeros(2, 4),
+        torch.zeros(3, 3),
+        torch.zeros(2, 3, 1),
+        torch.zeros(2, 3).double(),
+        torch.zeros(2, 3, device="meta"),
+        torch.zeros(2, 3).to_sparse(),
+        "a word",
+    ]
+    for other in others:
+        with pytest.raises(CannotStackError, match="without 2 samples on axis 0 in every coalition"):
+            stack_samples([one, other], 2, 0, "a")
+    for samples, axis in ((3, 0), (2, 1), (2, 2)):
+        with pytest.raises(CannotStackError, match=f"without {samples} samples on axis {axis}"):
+            stack_samples([one, torch.ones(2, 3)], samples, axis, "a")
+    for pair in (([one], [one, one]), ([one], (one,)), ({"a": one}, [one]), ([], [one])):
+        with pytest.raises(CannotStackError, match="differs between coalitions"):
+            stack_samples(pair, 2, 0, "a")
+
+
+def test_a_row_is_taken_from_a_batch_and_appended_to_it() -> None:
+    x = {"a": torch.arange(4.0).reshape(2, 2), "b": [torch.tensor([5.0, 6.0]), None]}
+    row = first_row(x)
+    assert row["a"].tolist() == [[0.0, 1.0]]
+    assert row["b"][0].tolist() == [5.0]
+    assert row["b"][1] is None
+    longer = append_row(x, map_tensors(torch.zeros_like, row))
+    assert longer["a"].tolist() == [[0.0, 1.0], [2.0, 3.0], [0.0, 0.0]]
+    assert longer["b"][0].tolist() == [5.0, 6.0, 0.0]
+    assert append_row(x, x) is None
+    assert append_row(x, {"a": row["a"]}) is None
+    ragged: list[Any] = [None, [], [torch.tensor(1.0), torch.ones(2)], [torch.ones(3), torch.ones(2)]]
+    for other in ragged:
+        assert first_row(other) is None
+        assert append_row(other, row) is None
+
+
+def test_trees_are_alike_in_nesting_shapes_and_dtypes() -> None:
+    def tree() -> dict[str, Any]:
+        return {"a": [torch.ones(2), None], "b": (torch.ones(1, dtype=torch.int64), "word")}
+
+    assert nested_alike(tree(), map_tensors(lambda leaf: leaf * 2, tree()))
+    others: list[Any] = [
+        {**tree(), "a": [torch.ones(3), None]},
+        {**tree(), "a": [torch.ones(2).double(), None]},
+        {**tree(), "a": [torch.ones(2)]},
+        {**tree(), "a": (torch.ones(2), None)},
+        {**tree(), "a": [None, None]},
+        {**tree(), "a": [torch.ones(2), "word"]},
+        {"a": tree()["a"], "c": tree()["b"]},
+        {"a": tree()["a"]},
+        torch.ones(2),
+    ]
+    for other in others:
+        assert not nested_alike(tree(), other)
+        assert not nested_alike(other, tree())
+
+
+class Held:
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def test_containers_are_copied_and_tensors_only_where_asked() -> None:
+    x = {"list": [torch.ones(1)], "held": Held(torch.ones(1)), "array": np.ones(1), "type": Held, "function": len}
+    for with_tensors in (False, True):
+        twin = copy_containers(x, with_tensors)
+        assert twin is not x
+        assert twin["list"] is not x["list"]
+        assert (twin["list"][0] is x["list"][0]) is not with_tensors
+        assert twin["held"] is not x["held"]
+        assert twin["held"].tensor is not x["held"].tensor  # type: ignore[attr-defined]
+        assert torch.equal(twin["held"].tensor, torch.ones(1))
+        assert (twin["array"] is x["array"]) is not with_tensors
+        assert twin["type"] is Held
+        assert twin["function"] is len
+
+
+def test_items_are_replaced_in_a_mapping_of_its_own_type() -> None:
+    for made in (dict, UserDict):
+        before = made({"a": 1, "b": 2})
+        after = with_items(before, {"b": 3})
+        assert type(after) is made
+        assert dict(after) == {"a": 1, "b": 3}
+        assert dict(before) == {"a": 1, "b": 2}
+    assert with_items(MappingProxyType({"a": 1, "b": 2}), {"b": 3}) == {"a": 1, "b": 3}
+    nested = UserDict({"a": torch.ones(1), "b": [torch.zeros(1), "word"]})
+    doubled = map_tensors(lambda leaf: leaf + 1, nested)
+    assert type(doubled) is UserDict
+    assert [float(leaf) for leaf in tensor_leaves(doubled)] == [2.0, 1.0]
+    assert [float(leaf) for leaf in tensor_leaves(nested)] == [1.0, 0.0]
+
+
+def test_inputs_are_a_mapping_that_holds_every_modality() -> None:
+    check_inputs({"a": 1, "b": None, "more": 2}, ("a", "b"))
+    with pytest.raises(TypeError, match="inputs is list; expected a dict by modality"):
+        check_inputs([1], ("a",))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"inputs lack 'b', 'c': they hold \['a'\]"):
+        check_inputs({"a": 1}, ("a", "b", "c"))
 
 
 def test_inputs_that_are_no_modality_are_shown_to_every_coalition() -> None:

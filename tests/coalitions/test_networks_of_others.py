@@ -255,6 +255,32 @@ SAYS_SO = {
 }
 
 
+class MovesByData(Net):
+    """A temperature that is learned, a scale that is no buffer: both moved in training passes, past their versions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(3))
+        self.scale = torch.ones(())
+
+    def forward(self, x: dict[str, Any]) -> Tensor:
+        if self.training:
+            self.temperature.data.mul_(0.5)
+            self.scale.data.add_(1.0)
+        return super().forward(x) * self.temperature * self.scale
+
+
+@pytest.mark.parametrize("coalitions", ["auto", "looped"])
+def test_the_check_of_the_first_step_moves_nothing_by_its_data(coalitions: str) -> None:
+    torch.manual_seed(0)
+    net, target = MovesByData().double(), torch.randint(3, (8,))
+    model = ModulatedModel(net, AGM(TWO, alpha=1.5), coalitions=coalitions)
+    for step in (1, 2):
+        model(inputs_of(Plain), target).sum().backward()
+        assert net.temperature.tolist() == [0.5**step] * 3
+        assert float(net.scale) == 1.0 + step
+
+
 def assert_same_gradients(model: ModulatedModel, net: nn.Module, inputs: Any, target: Tensor) -> None:
     """The step of `model`, whose network is a copy of `net`, against the brute-force one."""
     torch.manual_seed(3)
@@ -435,6 +461,26 @@ def test_activation_checkpointing_changes_no_gradient(network: type[Recomputes],
         # Batch norm counts a batch twice when it is recomputed, with joint training too: then the second step differs.
         tolerance = 1e-2 if network is RecomputesWithBatchNorm else 1e-9
         torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
+def test_a_recomputed_masked_pass_sees_the_statistics_of_its_own_step(kind: str) -> None:
+    """The network itself is called between forward and backward, which moves its running statistics."""
+    inputs = {m: x.requires_grad_() for m, x in inputs_of(Plain).items()}
+    target = torch.randint(3, (8,))
+    gradients = []
+    for how in (None, kind):
+        torch.manual_seed(0)
+        net = RecomputesWithBatchNorm().double()
+        net.kind = how
+        loss = F.cross_entropy(ModulatedModel(net, AGM(TWO, alpha=1.5))(fresh(inputs), target), target)
+        if how is not None:
+            with torch.no_grad():
+                net({m: 3 * x + 2 for m, x in inputs.items()})
+        loss.backward()
+        gradients.append([p.grad for p in net.parameters()])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradmod import AGM, Joint, ModulatedModel, Output, adapt
-from gradmod.coalitions.outputs import replace_logits
+from gradmod.coalitions.outputs import replace_logits, scalar_losses
 
 TWO = ("a", "v")
 
@@ -197,3 +197,10 @@ def test_infinite_logits_of_ruled_out_classes_stay_without_harm() -> None:
     assert found.item() == loss.item()
     found.backward()
     assert torch.isfinite(modulated.grad).all()  # type: ignore[arg-type]
+
+
+def test_losses_in_an_output_are_its_scalars_with_a_gradient() -> None:
+    logits, weight = torch.ones(2, 3, requires_grad=True), torch.ones((), requires_grad=True)
+    parts = [weight * 2, {"more": weight * 3, "seen": torch.tensor(4), "logits": logits, "scale": 2.0}, (weight * 4,)]
+    assert [float(loss.detach()) for loss in scalar_losses(Found(logits, weight * 1, "x"))] == [1.0]
+    assert [float(loss.detach()) for loss in scalar_losses(parts)] == [2.0, 3.0, 4.0]

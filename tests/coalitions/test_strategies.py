@@ -30,6 +30,39 @@ def test_exact_strategies_agree(late: bool, segments: int, count: int, layer: st
             )
 
 
+@pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
+def test_responses_beyond_the_largest_number_are_that_number(strategy: str) -> None:
+    """Logits at the limit of 32 bits, hidden at minus as much: what a modality brings is twice that."""
+
+    class Terms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoders = nn.ModuleDict({m: nn.Identity() for m in NAMES[:2]})
+
+        def mask(self, modality: str, x: Tensor) -> Tensor:
+            return -x
+
+        def encode(self, modality: str, x: Tensor) -> Tensor:
+            return x
+
+        def fuse(self, features: dict[str, Tensor]) -> Tensor:
+            return features["audio"] + features["visual"]
+
+        def head(self, joint: Tensor) -> Tensor:
+            return joint
+
+        def contribution(self, modality: str, feature: Tensor) -> Tensor:
+            return feature
+
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            return self.fuse(inputs)
+
+    inputs = {"audio": torch.tensor([[3e38, 1.0]]), "visual": torch.tensor([[-3e38, 2.0]])}
+    found = ModulatedModel(Terms(), AGM(NAMES[:2]), coalitions=strategy).responses(inputs).responses
+    largest = torch.finfo(torch.float32).max
+    torch.testing.assert_close(found, torch.tensor([[[largest, 0.5]], [[-largest, 2.5]]]))
+
+
 @pytest.mark.parametrize("late", [True, False])
 def test_shared_is_exact_without_batch_norm_and_differs_with_it(late: bool) -> None:
     for layer, same in (("layer-norm", True), ("batch-norm", False), ("dropout", False)):

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -188,6 +188,26 @@ def test_suppressed_is_below_half_of_an_even_share(alone: float, suppressed: boo
     assert found.is_suppressed("b") is suppressed
     assert any("it is suppressed" in line for line in found.verdict()) is suppressed
     assert not found.is_suppressed("a")
+
+
+def test_what_does_harm_is_suppressed_only_if_it_knows_something_alone() -> None:
+    harm = {"nothing": 0.2, "a": 0.7, "b": 0.1, "a+b": 0.6}
+    found = [diagnosed(harm, alone={"b": alone}).is_suppressed("b") for alone in (0.1, 0.2, 0.3)]
+    assert found == [False, False, True]
+
+
+class Words(NamedTuple):
+    vectors: Tensor
+    lengths: Tensor
+
+
+@pytest.mark.parametrize("make", [Words, lambda *both: tuple(both), lambda *both: list(both)])
+def test_noise_keeps_the_form_of_an_input(make: Callable[..., Any]) -> None:
+    x = make(torch.arange(6.0).reshape(3, 2), torch.tensor([2, 1, 2]))
+    noisy = add_gaussian_noise(x, 0.5, torch.Generator().manual_seed(0))
+    assert type(noisy) is type(x)
+    assert not torch.equal(noisy[0], x[0])
+    assert noisy[1] is x[1]
 
 
 def test_suppression_counts_the_modalities() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from gradmod import diagnose
 from gradmod.diagnosis.attribution import CoalitionPredictions, attribute
 from gradmod.diagnosis.scores import score_of
 from gradmod.tasks import Classification, MultiLabel, Regression
@@ -38,6 +40,12 @@ def test_a_function_is_as_good_as_the_name() -> None:
     assert own.scores == by_name.scores
     for m in ("a", "b"):
         assert own.value_intervals[m] == pytest.approx(by_name.value_intervals[m])
+
+
+def test_the_defaults_are_those_of_a_diagnosis() -> None:
+    ours, theirs = (inspect.signature(function).parameters for function in (attribute, diagnose))
+    assert ours["replicates"].default == theirs["replicates"].default == 1000
+    assert ours["seed"].default == theirs["seed"].default == 0
 
 
 def test_which_way_is_better() -> None:

@@ -89,9 +89,13 @@ def test_the_file_itself_is_known_to_a_new_process(tmp_path: Path) -> None:
         "    return Splits(*(whole.subset(np.arange(n, n + 30)) for n in (0, 30, 60, 90)))\n"
     )
     data = load_dataset(name, "", "heldout")
+    (tmp_path / "other.py").write_text("from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\nx = 1\n")
+    named(f"{tmp_path}/other.py:x")
+    (tmp_path / "other.ran").unlink()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         read = pool.submit(read_elsewhere, pickle.dumps(data.validation)).result(timeout=120)
     assert read == [[15.0], [17.0]]
+    assert not (tmp_path / "other.ran").exists()  # a file that it does not need is not run there
 
 
 def test_neighbours_of_the_same_name_in_two_folders(tmp_path: Path) -> None:

@@ -144,6 +144,13 @@ def test_outside_its_window_the_coefficients_are_one_and_statistics_are_kept() -
     assert modulated == [False, True, True, False, False]
 
 
+@pytest.mark.parametrize("window", [(0, 3), (0, None), (-1, 1), (3, 2), (2, 0)])
+def test_an_empty_window_or_one_from_before_the_first_epoch_is_an_error(window: tuple[int, int | None]) -> None:
+    with pytest.raises(ValueError, match=r"expected \(first, last\) with 1 <= first <= last"):
+        AGM(NAMES[:2], epochs=window)
+    assert [AGM(NAMES[:2], epochs=good).epochs for good in ((1, 1), (2, None))] == [(1, 1), (2, None)]
+
+
 def test_a_window_without_set_epoch_is_an_error() -> None:
     model = ModulatedModel(network(NAMES[:2], late=True, layer="plain"), AGM(NAMES[:2], epochs=(1, None)))
     with pytest.raises(RuntimeError, match="set_epoch"):

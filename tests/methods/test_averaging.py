@@ -6,6 +6,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradmod import AGM, OGMGE, Method, ModulatedModel
+from gradmod.methods.averaging import _mesh_groups
 from networks import NAMES, batch, network
 from processes import on_processes
 
@@ -225,3 +227,26 @@ def test_the_batch_of_a_process_that_only_goes_along_does_not_count() -> None:
         assert model.last_step.scores is not None
         assert model.last_step.scores.isnan().all()  # of no sample at all, as it is alone
         assert model.last_step.coefficients.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_the_groups_of_a_sharded_part_are_those_that_share_its_batches(many: bool) -> None:
+    """Shards alone, copies alone, shards of copies, neither; FSDP keeps a list of them, or one."""
+
+    class Sharded(nn.Linear):
+        def __init__(self, **groups: object) -> None:
+            super().__init__(1, 1)
+            part = SimpleNamespace(mesh_info=SimpleNamespace(**groups))
+            self.state = SimpleNamespace(**({"_fsdp_param_groups": [part]} if many else {"_fsdp_param_group": part}))
+
+        def _get_fsdp_state(self) -> Any:
+            return self.state
+
+    parts = [
+        nn.Linear(1, 1),
+        Sharded(),
+        Sharded(shard_process_group="s"),
+        Sharded(replicate_process_group="r"),
+        Sharded(shard_process_group="s", replicate_process_group="r"),
+    ]
+    assert list(_mesh_groups(nn.Sequential(*parts))) == [("s",), ("r",), ("s", "r")]

@@ -230,3 +230,25 @@ def test_settings_that_cannot_be(settings: dict[str, object], match: str) -> Non
 def test_a_model_without_named_encoders_is_refused() -> None:
     with pytest.raises(ValueError, match="the model does not say which they are"):
         ModulatedModel(nn.Linear(3, 2), OGMGE(TWO))
+
+
+def test_a_modality_that_the_forward_encodes_in_its_own_way_is_encoded_for_its_head_in_eval_mode() -> None:
+    class PastEncode(SumFusion):
+        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+            audio = self.encoders["audio"](inputs["audio"])
+            return self.head(self.fuse({"audio": audio, "visual": self.encode("visual", inputs["visual"])}))
+
+    inputs, target = {m: torch.randn(6, 1).double() for m in TWO}, torch.tensor([0, 1, 0, 1, 0, 1])
+    records = []
+    for kind in (SumFusion, PastEncode):
+        torch.manual_seed(0)
+        net = kind({m: Scalar() for m in TWO}, 2).double()
+        if kind is PastEncode:
+            net.encoders["audio"].register_forward_hook(lambda m, _, out: out * 7 if m.training else None)
+        model = ModulatedModel(net, OGMGE(TWO, 1.0, noise=False))
+        gradients(model, inputs, target)
+        assert all(module.training for module in net.modules())
+        assert model.last_step is not None
+        records.append(model.last_step)
+    torch.testing.assert_close(records[1].ratios, records[0].ratios)
+    torch.testing.assert_close(records[1].coefficients, records[0].coefficients)

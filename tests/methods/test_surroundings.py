@@ -83,6 +83,7 @@ def test_a_model_is_copied_and_pickled_between_forward_and_step(
     model = made(kind)
     gradients(model)
     model.after_backward()
+    change_weights(model)
     gradients(model, seed=1)
     other = duplicate(model)
     for one in (model, other):
@@ -103,6 +104,24 @@ def test_a_step_is_noticed_with_a_later_forward_in_between(kind: type[Method]) -
     change_weights(model)
     with pytest.raises(RuntimeError, match=rf"{kind.__name__} changes gradients, but an optimizer step was made"):
         model(inputs, target)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+@pytest.mark.parametrize("kind", CHANGE_GRADIENTS)
+def test_a_fused_step_is_noticed(kind: type[Method], optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+    """It changes parameters, but not their versions; a step of other parameters is none of this model."""
+    model, other = made(kind), torch.nn.Linear(2, 1)
+    other(torch.ones(1, 2)).sum().backward()
+    own = optimizer(model.parameters(), 0.1, fused=True)
+    for with_call in (True, False):
+        gradients(model)
+        optimizer(other.parameters(), 0.1, fused=True).step()
+        gradients(model)
+        if with_call:
+            model.after_backward()
+        own.step()
+    with pytest.raises(RuntimeError, match=rf"{kind.__name__} changes gradients, but an optimizer step was made"):
+        gradients(model)
 
 
 @pytest.mark.parametrize("kind", CHANGE_GRADIENTS)

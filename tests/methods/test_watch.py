@@ -157,3 +157,12 @@ def test_a_target_of_no_number_in_sight_is_told_for_regression() -> None:
     found = told(model, 10, inputs, torch.full((6, 1), torch.nan, dtype=torch.float64))
     assert len(found) == 1
     assert "no target in them has a score" in found[0]
+
+
+def test_the_counts_are_looked_at_early_and_then_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    watch, yes = StepWatch("AGM", TWO), torch.tensor(True)
+    monkeypatch.setattr(watch, "_tell", lambda counts: looks.append(counts[0]))
+    for _ in range(400):
+        watch.add(yes, yes, torch.zeros(2, dtype=torch.bool))
+    assert looks == [8, 16, 32, 64, 128, 256, 384]

@@ -34,3 +34,10 @@ def test_by_hand_and_at_the_ends() -> None:
     assert math.isnan(float(auroc(scores, never)))
     assert math.isnan(float(auroc(scores, ~never)))
     assert auroc(scores, positive).dtype == torch.float64
+
+
+def test_thousands_of_samples_are_counted_exactly() -> None:
+    """The sum of 9001 places is odd and beyond 2^24: 32 bits do not hold it."""
+    positive = torch.arange(9002).unsqueeze(1) > 0
+    assert float(auroc(torch.arange(9002.0).unsqueeze(1), positive)) == 1.0
+    assert float(auroc(-torch.arange(9002.0).unsqueeze(1), positive)) == 0.0

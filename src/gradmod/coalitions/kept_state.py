@@ -11,19 +11,35 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_DEPTH = 4
+from gradmod.coalitions.snapshots import GeneratorSnapshot, Snapshot, snapshots_of
+
+_DEPTH = 5
 """How deep containers within containers are looked at."""
 _LARGE = 1000
 """Containers with more than this, say vocabularies, are kept as a whole; what is in them is not looked at."""
+_MOST = 20_000
+"""Items of containers that are looked at in all; and where everything is, a hundred times as many."""
+_LARGEST_TENSOR = 1 << 28
+"""Numbers in a tensor, that is no buffer, of which a copy is kept."""
 _INTERNAL = frozenset(nn.Module().__dict__)
 """Attributes of every module's own: parameters, hooks, mode. Buffers are looked at apart."""
 _PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, nn.Parameter))
-_NOT_LOOKED_INTO = ("torch", "numpy", "transformers", "logging", "threading")
+_NOT_LOOKED_INTO = frozenset(
+    (
+        *("torch", "numpy", "random", "array", "logging", "threading", "queue", "multiprocessing", "concurrent"),
+        *("asyncio", "tensorboard", "wandb", "mlflow", "lightning", "pytorch_lightning", "lightning_fabric"),
+        *("accelerate", "deepspeed"),
+    )
+)
+_KEEPS_BOOKS: dict[type, bool] = {}
+"""By type, whether a module keeps books of its own: sharded and distributed wrappers, and scripts."""
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 @contextmanager
@@ -42,20 +58,20 @@ def kept_state(model: nn.Module, before: NetworkState, *, strict: bool = True) -
     Raises:
         RuntimeError: on leaving: see `strict`.
     """
-    now = NetworkState(model)
+    now = NetworkState(model, everything=before.everything)
     versions = [(tensor, tensor._version) for tensor in now.tensors if not tensor.is_inference()]
     before.put_back()
-    parameters = before.give_copies(model)
+    replaced = before.give_copies(model)
     try:
         yield
     finally:
-        for owner, name, parameter in parameters:
-            owner._parameters[name] = parameter
+        for holder, key, value in replaced:
+            holder[key] = value
         now.put_back()
     changed = [tensor for tensor, version in versions if tensor._version != version] if strict else []
     if changed:
         raise RuntimeError(
-            f"a masked pass changed {_name_of(model, changed[0])} in place, and what it was before is lost. Let the "
+            f"a masked pass changed {name_of(model, changed[0])} in place, and what it was before is lost. Let the "
             "network do that in training passes alone (`if self.training:`), or let ModulatedModel(..., check=True) "
             "find it in the first step"
         )
@@ -81,7 +97,8 @@ def _tensor_at(model: nn.Module, path: str) -> Tensor | None:
     return tensor if isinstance(tensor, Tensor) else None
 
 
-def _name_of(model: nn.Module, tensor: Tensor) -> str:
+def name_of(model: nn.Module, tensor: Tensor) -> str:
+    """What a tensor is called in `model`, in quotes; a description of one that is deeper in what it keeps."""
     named = (*model.named_buffers(), *model.named_parameters())
     names = [name for name, other in named if other is tensor]
     if names:
@@ -94,44 +111,117 @@ def _name_of(model: nn.Module, tensor: Tensor) -> str:
 
 
 class NetworkState:
-    """What a network has on its modules at one moment: attributes, containers in them, what its hooks captured.
+    """What a network has on its modules at one moment, and what its hooks can write into.
 
-    Tensors are not copied, but for those in `moves`.
+    Attributes, containers, objects with attributes or slots, small arrays, generators of random numbers. Tensors are
+    not copied, but for those in `moves`.
 
     Args:
         model: the network.
         moves: names of buffers and parameters which a pass changes in place.
+        everything: look into large containers too, and copy large arrays and the tensors that are no buffers.
     """
 
-    def __init__(self, model: nn.Module, moves: Sequence[str] = ()) -> None:
+    def __init__(self, model: nn.Module, moves: Sequence[str] = (), *, everything: bool = False) -> None:
+        self.everything = everything
         self.tensors: list[Tensor] = []
         """Tensors which a pass must leave as they are."""
+        self.norm_tensors: list[Tensor] = []
+        """Statistics of batch norms, which a training pass moves."""
         self._attributes: list[tuple[dict[str, Any], int, dict[str, Any]]] = []
         self._contents: list[tuple[Any, Any]] = []
+        self._others: list[Snapshot] = []
         self._seen: set[int] = set()
-        there = {name: _tensor_at(model, name) for name in moves}  # the modules may have changed since
-        self._copies = {name: tensor.detach().clone() for name, tensor in there.items() if tensor is not None}
+        self._large, self._left = (_MOST * 100, _MOST * 100) if everything else (_LARGE, _MOST)
+        self._outside: list[nn.Module] = []
+        self._statistics: list[tuple[dict[str, Any], dict[str, Any]]] | None = None
         for module in model.modules():
             self._add_module(module)
+        if self._outside:
+            self._add_outside(model)
+        named = {name: _tensor_at(model, name) for name in moves}  # the modules may have changed since
+        found = {id(tensor): tensor for tensor in named.values() if tensor is not None}
+        if everything:
+            found |= {id(tensor): tensor for tensor in self.tensors if _is_kept_apart(tensor)}
+        self._copies = {key: (tensor, tensor.detach().clone()) for key, tensor in found.items()}
+        self._versions = [(tensor, tensor._version) for tensor in self.tensors if not tensor.is_inference()]
 
-    def give_copies(self, model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
-        """Put copies in the place of what moves; return the parameters to be put back (buffers are put back with all
-        else)."""
-        parameters = []
-        for path, kept in self._copies.items():
-            owner, name = _owner_of(model, path)
-            parameter = owner._parameters.get(name)
-            if parameter is not None:
-                parameters.append((owner, name, parameter))
-                owner._parameters[name] = nn.Parameter(kept.clone(), parameter.requires_grad)
-            else:
-                owner._buffers[name] = kept.clone()
-        return parameters
+    def give_copies(self, model: nn.Module) -> list[tuple[Any, Any, Any]]:
+        """Put copies in the place of what moves; return which container held what under which key."""
+        if not self._copies:
+            return []
+        given = {key: _substitute(tensor, kept) for key, (tensor, kept) in self._copies.items()}
+        modules = [*model.modules(), *self._outside]
+        holders: list[Any] = [own for own, _, _ in self._attributes]
+        holders += [container for container, _ in self._contents if isinstance(container, (dict, list, deque))]
+        replaced: list[tuple[Any, Any, Any]] = []
+        for holder in (*(module._parameters for module in modules), *holders):
+            items = list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder))
+            for key, value in items:
+                if id(value) in given:
+                    replaced.append((holder, key, value))
+                    holder[key] = given[id(value)]
+        return replaced
+
+    def moved(self) -> list[Tensor]:
+        """Tensors that were changed in place since, of which there is no copy; running statistics do not count."""
+        return [tensor for tensor, was in self._versions if tensor._version != was and id(tensor) not in self._copies]
+
+    def has_drawn(self) -> bool:
+        """Whether a generator of random numbers that the network keeps was drawn from since."""
+        return any(isinstance(snapshot, GeneratorSnapshot) and snapshot.has_changed() for snapshot in self._others)
+
+    def moved_copies(self) -> list[Tensor]:
+        """Tensors of which there is a copy that is otherwise now."""
+        return [tensor for tensor, kept in self._copies.values() if not torch.equal(tensor.detach(), kept)]
+
+    def has_changed(self) -> bool:
+        """Whether anything but buffers and parameters is otherwise than it was."""
+        return (
+            any(
+                own.get(name, own) is not value
+                for own, _, attributes in self._attributes
+                for name, value in attributes.items()
+            )
+            or any(not _is_same(container, contents) for container, contents in self._contents)
+            or any(snapshot.has_changed() for snapshot in self._others)
+        )
+
+    def statistics_of(self, norms: Sequence[nn.Module]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """For each of these batch norms its buffers, and copies of its running statistics; the same at each call."""
+        if self._statistics is None:
+            self._statistics = [
+                (
+                    norm._buffers,
+                    {
+                        name: tensor.clone()
+                        for name in ("running_mean", "running_var")
+                        if (tensor := norm._buffers.get(name)) is not None
+                    },
+                )
+                for norm in norms
+            ]
+        return self._statistics
+
+    def _add_outside(self, model: nn.Module) -> None:
+        """Modules that are kept in a list, say, and are not registered."""
+        known, outside = set(map(id, model.modules())), []
+        for holder in self._outside:  # which grows meanwhile
+            for module in holder.modules():
+                if id(module) not in known:
+                    known.add(id(module))
+                    outside.append(module)
+                    self._add_module(module)
+        self._outside = outside
 
     def _add_module(self, module: nn.Module) -> None:
         """Keep a module's attributes, and what its hooks can write into."""
-        if type(module).__module__.startswith("torch.distributed") or isinstance(module, torch.jit.ScriptModule):
-            return  # sharded and distributed wrappers, and scripts, keep books of their own
+        kind = type(module)
+        if kind not in _KEEPS_BOOKS:
+            is_sharded = kind.__module__.startswith("torch.distributed")
+            _KEEPS_BOOKS[kind] = is_sharded or isinstance(module, torch.jit.ScriptModule)
+        if _KEEPS_BOOKS[kind]:
+            return
         own = module.__dict__
         attributes = {name: value for name, value in own.items() if name not in _INTERNAL}
         self._attributes.append((own, len(own), attributes))
@@ -140,10 +230,12 @@ class NetworkState:
                 self._add(value, _DEPTH)
         if module._buffers:
             self._contents.append((module._buffers, module._buffers.copy()))
-            self.tensors += [buffer for buffer in module._buffers.values() if buffer is not None]
-        self.tensors += [p for p in module._parameters.values() if p is not None and not p.requires_grad]
+            tensors = self.norm_tensors if isinstance(module, _BATCH_NORMS) else self.tensors
+            tensors += [buffer for buffer in module._buffers.values() if buffer is not None]
+        if module._parameters:
+            self.tensors += [p for p in module._parameters.values() if p is not None and not p.requires_grad]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for hook in hooks.values():
+            for hook in hooks.values() if hooks else ():
                 for reached in _reached_by(hook):
                     self._add(reached, _DEPTH)
 
@@ -159,36 +251,83 @@ class NetworkState:
         for container, contents in self._contents:
             if not _is_same(container, contents):
                 _fill(container, contents)
+        for snapshot in self._others:
+            snapshot.put_back()
 
     def _add(self, value: Any, depth: int) -> None:
         if isinstance(value, Tensor):
             if not isinstance(value, nn.Parameter):
                 self.tensors.append(value)
             return
-        if isinstance(value, tuple) and depth and len(value) <= _LARGE:
-            for item in value:
-                if type(item) not in _PLAIN:
-                    self._add(item, depth - 1)
+        if isinstance(value, tuple) and depth and len(value) <= self._large:
+            self._add_items(value, depth)
             return
+        if depth == 0 or id(value) in self._seen or isinstance(value, (type, ModuleType)) or inspect.isroutine(value):
+            return
+        if isinstance(value, nn.Module):
+            self._outside.append(value)
+            return
+        if not isinstance(value, (dict, list, set, deque)):
+            self._seen.add(id(value))
+            for snapshot in snapshots_of(value, self.everything):
+                self._others.append(snapshot)
+                self._add_items(getattr(snapshot, "contents", {}).values(), depth)
         container = _container(value)
-        if container is None or depth == 0 or id(container) in self._seen:
+        if container is None or id(container) in self._seen:
             return
         self._seen.add(id(container))
         self._contents.append((container, container.copy()))
-        if len(container) <= _LARGE and not isinstance(container, set):
-            for item in container.values() if isinstance(container, dict) else container:
-                if type(item) not in _PLAIN:
-                    self._add(item, depth - 1)
+        if len(container) <= self._large and not isinstance(container, set):
+            self._add_items(container.values() if isinstance(container, dict) else container, depth)
+
+    def _add_items(self, items: Any, depth: int) -> None:
+        self._left -= len(items)
+        if self._left < 0:
+            return
+        for item in items:
+            if type(item) not in _PLAIN:
+                self._add(item, depth - 1)
 
 
 def _container(value: Any) -> Any:
     """The dict, list, set or deque behind a value that can be written into; None where there is none to keep."""
     if isinstance(value, (dict, list, set, deque)):
         return value
-    if isinstance(value, (type, nn.Module)) or inspect.isroutine(value):
-        return None
     is_of_a_library = type(value).__module__.partition(".")[0] in _NOT_LOOKED_INTO
     return None if is_of_a_library else getattr(value, "__dict__", None)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has values that can be copied and compared like any other's."""
+    return not tensor.is_nested and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is one of torch's layers with running statistics."""
+    return isinstance(module, _BATCH_NORMS)
+
+
+def _is_kept_apart(tensor: Tensor) -> bool:
+    return is_plain(tensor) and not tensor.requires_grad and tensor.numel() <= _LARGEST_TENSOR
+
+
+class _Carried(torch.autograd.Function):
+    """Another value for a parameter, through which gradients reach it."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+def _substitute(tensor: Tensor, kept: Tensor) -> Tensor:
+    if tensor.requires_grad and tensor.is_leaf:
+        carried: Tensor = _Carried.apply(tensor, kept)  # type: ignore[no-untyped-call]
+        return carried
+    return nn.Parameter(kept.clone(), False) if isinstance(tensor, nn.Parameter) else kept.clone()
 
 
 def _is_same(container: Any, contents: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -27,5 +28,20 @@ def masked_passes(model: nn.Module, before: NetworkState | None) -> Iterator[Non
             yield
         return
     again = partial(masked_passes, model, before)
-    with kept_state(model, before), held_through_recomputation(again, mode.norms), mode.entered():
+    with kept_state(model, before), _statistics(before, mode), held_through_recomputation(again), mode.entered():
         yield
+
+
+@contextmanager
+def _statistics(before: NetworkState, mode: MaskedPassMode) -> Iterator[None]:
+    """Batch norms read copies of their running statistics, which nothing moves before the backward has used them."""
+    copies = before.statistics_of(mode.norms)
+    own: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    try:
+        for buffers, statistics in copies:
+            own.append((buffers, {name: buffers[name] for name in statistics}))
+            buffers.update(statistics)
+        yield
+    finally:
+        for buffers, statistics in own:
+            buffers.update(statistics)

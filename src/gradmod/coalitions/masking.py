@@ -177,7 +177,9 @@ class CannotStackError(ValueError):
     """Inputs of several coalitions that do not fit into one batch."""
 
 
-def stack_samples(trees: Sequence[Any], samples: int, axis: int, name: str) -> Any:
+def stack_samples(
+    trees: Sequence[Any], samples: int, axis: int, name: str, single: set[tuple[Any, ...]] | None = None
+) -> Any:
     """One batch from equally nested trees, their tensors concatenated along the axis of the samples.
 
     What is the very same in all trees and has no axis of samples stays single.
@@ -187,27 +189,41 @@ def stack_samples(trees: Sequence[Any], samples: int, axis: int, name: str) -> A
         samples: B.
         axis: where the samples lie.
         name: of the input, for the message.
+        single: places of tensors that once had no axis of as many samples, which is filled: they hold no samples,
+            whatever their length in later batches.
 
     Raises:
         CannotStackError: a tensor without an axis of B samples, or contents of a kind that cannot be concatenated.
     """
+    return _stack(trees, samples, axis, name, set() if single is None else single, (name,))
+
+
+def _stack(
+    trees: Sequence[Any], samples: int, axis: int, name: str, single: set[tuple[Any, ...]], place: tuple[Any, ...]
+) -> Any:
     first = trees[0]
     if isinstance(first, Tensor):
-        if _has_samples(trees, samples, axis):
+        if first.is_nested or first.dim() <= axis or first.shape[axis] != samples:
+            single.add(place)
+        if place not in single and _has_samples(trees, samples, axis):
             return torch.cat(tuple(trees), axis)
         if all(tree is first for tree in trees):
             return first
         shapes = sorted({_shape(tree) for tree in trees if isinstance(tree, Tensor)})
         raise CannotStackError(
             f"the input of {name!r} holds a tensor {' or '.join(shapes)} without {samples} samples on axis "
-            f"{axis} in every coalition"
+            f"{axis} in every coalition" + (", or not in every batch" if place in single else "")
         )
     if isinstance(first, PackedSequence):
         raise CannotStackError(f"the input of {name!r} is a PackedSequence")
     if isinstance(first, (Mapping, list, tuple)):
         columns = [list(_values(tree)) for tree in trees if type(tree) is type(first)]
         if len(columns) == len(trees) and len({len(column) for column in columns}) == 1:
-            items = [stack_samples(column, samples, axis, name) for column in zip(*columns, strict=True)]
+            keys = list(first) if isinstance(first, Mapping) else range(len(columns[0]))
+            items = [
+                _stack(column, samples, axis, name, single, (*place, key))
+                for key, column in zip(keys, zip(*columns, strict=True), strict=True)
+            ]
             return _rebuilt(first, items)
     elif all(tree is first or (type(tree) is type(first) and _is_equal(tree, first)) for tree in trees):
         return first

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -95,6 +95,7 @@ class Batched(Looped):
         self._falls_back = falls_back
         self._has_said_so = False
         self._constant: set[tuple[str, int]] = set()
+        self._single: set[tuple[Any, ...]] = set()
 
     def _masked_logits(
         self,
@@ -130,7 +131,7 @@ class Batched(Looped):
         }
         for m in modalities:
             rows = [inputs[m] if m in shown else hidden[m] for shown in coalitions]
-            stacked[m] = stack_samples(rows, samples, self.batch_axes.get(m, 0), m)
+            stacked[m] = stack_samples(rows, samples, self.batch_axes.get(m, 0), m, self._single)
         return stacked
 
     def _repeated(self, key: str, x: Any, samples: int, times: int) -> Any:
@@ -151,9 +152,14 @@ class Batched(Looped):
 
         return map_tensors(repeat, x)
 
-    def forget_trial(self) -> None:
-        """See `Strategy.forget_trial`."""
-        self._has_said_so = False
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """See `Strategy.trial`."""
+        said = self._has_said_so
+        try:
+            yield
+        finally:
+            self._has_said_so = said
 
     def _say_once(self, reason: str) -> None:
         in_training = torch.is_grad_enabled() and not torch.compiler.is_compiling()

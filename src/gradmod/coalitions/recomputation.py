@@ -6,30 +6,26 @@ then take the statistics of the batch, and dropout would draw: other values than
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch.utils.checkpoint
-from torch import Tensor, nn
 
 # What checkpoint(use_reentrant=True) and (use_reentrant=False) hand the function to, as the first argument.
 _REENTRANT, _NON_REENTRANT = "CheckpointFunction", "_checkpoint_without_reentrant_generator"
 
 
 @contextmanager
-def held_through_recomputation(
-    enter: Callable[[], AbstractContextManager[None]], norms: Sequence[nn.Module]
-) -> Iterator[None]:
+def held_through_recomputation(enter: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """While entered, functions given to `torch.utils.checkpoint` are computed again within `enter()`.
 
     Args:
-        enter: makes the surroundings of a masked pass.
-        norms: batch norms, whose running statistics are those of now in the recomputation, too.
+        enter: makes the surroundings of a masked pass, the running statistics of its batch norms among them.
     """
     module = torch.utils.checkpoint
     own = {name: getattr(module, name) for name in (_REENTRANT, _NON_REENTRANT)}
-    held = _Held(enter, norms)
+    held = _Held(enter)
 
     class Reentrant:
         @staticmethod
@@ -52,32 +48,17 @@ def held_through_recomputation(
 class _Held:
     """The surroundings of one step's masked passes, for their recomputation."""
 
-    def __init__(self, enter: Callable[[], AbstractContextManager[None]], norms: Sequence[nn.Module]) -> None:
-        self._enter, self._norms = enter, norms
-        self._statistics: list[tuple[nn.Module, dict[str, Tensor]]] | None = None
+    def __init__(self, enter: Callable[[], AbstractContextManager[None]]) -> None:
+        self._enter = enter
         self.is_forward = True
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, which enters the surroundings when it is called after the forward."""
-        if self._statistics is None:  # copied only for networks that do recompute
-            names = ("running_mean", "running_var")
-            self._statistics = [(n, {name: getattr(n, name).clone() for name in names}) for n in self._norms]
 
         def again(*args: Any, **kwargs: Any) -> Any:
             if self.is_forward:
                 return function(*args, **kwargs)
-            with self._enter(), self._as_in_the_forward():
+            with self._enter():
                 return function(*args, **kwargs)
 
         return again
-
-    @contextmanager
-    def _as_in_the_forward(self) -> Iterator[None]:
-        own = [(norm, {name: norm._buffers[name] for name in kept}) for norm, kept in self._statistics or ()]
-        try:
-            for norm, kept in self._statistics or ():
-                norm._buffers.update(kept)
-            yield
-        finally:
-            for norm, buffers in own:
-                norm._buffers.update(buffers)

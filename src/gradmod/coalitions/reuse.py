@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,6 +40,7 @@ class EncoderReuse(Strategy):
 
     def __init__(self, batch_axes: Mapping[str, int] | None = None, share_train_pass: bool = False) -> None:
         super().__init__(batch_axes)
+        self._uneven: set[str] = set()
         self.share_train_pass = share_train_pass
         self.exact = not share_train_pass
         self.name = "shared" if share_train_pass else "reuse"
@@ -57,8 +58,11 @@ class EncoderReuse(Strategy):
         net: Any = model
         several = len(modalities) > 1
         same = {m for m in modalities if several and same_in_both_modes(net.encoders[m])}
-        appended = {m for m in same if masked_gradient and samples_stay_apart(net.encoders[m])}
-        rows = {m: _masked_row(net, m, inputs[m]) for m in appended}
+        # A modality with a tensor that once had other rows than the batch has no single row, whatever comes later.
+        self._uneven |= {m for m in modalities if first_row(inputs[m]) is None}
+        even = {m for m in modalities if m not in self._uneven}
+        appended = {m for m in same & even if masked_gradient and samples_stay_apart(net.encoders[m])}
+        rows = {m: _masked_row(net, m, inputs[m], True) for m in appended}
         encoded = RecordedEncoding(net.encode, rows)
         output, full, before = self.full_pass(model, inputs, recorded_in(model, encoded))
         if not several:
@@ -72,7 +76,7 @@ class EncoderReuse(Strategy):
             }
             hidden = {m: encoded.masked_feature(m) for m in modalities}
             hidden = {
-                m: _masked_feature(net, m, self.given(inputs[m])) if feature is None else feature
+                m: _masked_feature(net, m, self.given(inputs[m]), m in even) if feature is None else feature
                 for m, feature in hidden.items()
             }
             responses = self._responses(net, full, shown, hidden, present)
@@ -174,7 +178,7 @@ class RecordedEncoding:
 
 
 @contextmanager
-def recorded_in(model: Any, recorded: RecordedEncoding) -> Iterator[None]:
+def recorded_in(model: Any, recorded: Callable[[str, Any], Any]) -> Iterator[None]:
     """While entered, `model.encode` is `recorded`."""
     own = model.__dict__.get("encode")
     model.__dict__["encode"] = recorded
@@ -218,13 +222,13 @@ def _joined(shown: Any, hidden: Any) -> Any:
     return map_tensors(lambda leaf: torch.cat([leaf, next(hidden_leaves)]), shown)
 
 
-def _masked_row(model: nn.Module, modality: str, x: Any) -> Any:
+def _masked_row(model: nn.Module, modality: str, x: Any, is_even: bool) -> Any:
     """The masked input [1, ...], where it is the same for every sample; else None."""
-    row = first_row(x) if masked_row_is_constant(model) else None
+    row = first_row(x) if is_even and masked_row_is_constant(model) else None
     return None if row is None else mask(model, modality, row)
 
 
-def _masked_feature(model: Any, modality: str, x: Any) -> Any:
+def _masked_feature(model: Any, modality: str, x: Any, is_even: bool) -> Any:
     """Feature of the masked input: [1, ...] where it is the same for every sample, else [B, ...]."""
-    row = _masked_row(model, modality, x)
+    row = _masked_row(model, modality, x, is_even)
     return model.encode(modality, mask(model, modality, x) if row is None else row)

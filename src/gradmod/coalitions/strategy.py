@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.kept_state import NetworkState
+from gradmod.coalitions.kept_state import NetworkState, name_of
 from gradmod.coalitions.masking import copy_containers, tensor_leaves
 from gradmod.coalitions.outputs import replace_logits
 from gradmod.coalitions.presence import restrict_to_present
@@ -43,12 +43,15 @@ class Habits:
     """What a network does in its forward that the masked passes must know of; `first_step` finds it out.
 
     Attributes:
-        moves: names of buffers and parameters without gradient that every pass changes.
+        moves: names of buffers and parameters that a pass changes in place.
         writes_inputs: whether it changes the tensors that it is given.
+        moves_more: whether it changes what is not looked at in every step: tensors that are neither, large arrays,
+            what is in large containers.
     """
 
     moves: tuple[str, ...] = ()
     writes_inputs: bool = False
+    moves_more: bool = False
 
 
 class Strategy(ABC):
@@ -62,6 +65,7 @@ class Strategy(ABC):
 
     Attributes:
         habits: what is known of the network.
+        noticed: what is to be said after the evaluation; empty for nothing.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Strategy(ABC):
     def __init__(self, batch_axes: Mapping[str, int] | None = None) -> None:
         self.batch_axes = dict(batch_axes or {})
         self.habits = Habits()
+        self.noticed = ""
 
     @abstractmethod
     def evaluate(
@@ -92,9 +97,10 @@ class Strategy(ABC):
                 responses are then its shares among the modalities that it has, and 0 for the others.
         """
 
-    def forget_trial(self) -> None:
-        """Begin anew after evaluations that were a trial."""
-        return
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Around evaluations that are a trial: what was said in them is said again."""
+        yield
 
     def given(self, inputs: Any) -> Any:
         """`inputs` for one pass: in containers of its own, and copied where the network writes into them."""
@@ -117,7 +123,7 @@ class Strategy(ABC):
             with recording or nullcontext():
                 output = model(self.given(inputs))
             return output, logits_of(model, output), None
-        before = NetworkState(model, self.habits.moves)
+        before = NetworkState(model, self.habits.moves, everything=self.habits.moves_more)
         versions = [(leaf, leaf._version) for leaf in tensor_leaves(inputs) if not leaf.is_inference()]
         with recording or nullcontext():
             output = model(self.given(inputs))
@@ -128,7 +134,23 @@ class Strategy(ABC):
                     "passes would see it changed already. Leave check=True, which finds that out in the first step, or "
                     "let the network compute out of place (x = x * 2 in place of x.mul_(2))"
                 )
+        late = before.moved()
+        if late:
+            self._learn(model, late)
         return output, logits_of(model, output), before
+
+    def _learn(self, model: nn.Module, moved: Sequence[Tensor]) -> None:
+        """Keep copies, from the next step on, of what a full pass was not known to change in place."""
+        names = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
+        known = tuple(names[id(tensor)] for tensor in moved if id(tensor) in names)
+        more = self.habits.moves_more or len(known) < len(moved)
+        self.habits = replace(self.habits, moves=(*self.habits.moves, *known), moves_more=more)
+        said = ", ".join(dict.fromkeys(name_of(model, tensor) for tensor in moved[:5]))
+        self.noticed = (
+            f"the network's forward changed {said} in place, which it did not do when it was looked at. In this step "
+            "the masked passes saw the new values; from the next on they begin, as the full pass does, with the old "
+            "ones. Nothing else is to be done; model.check_network(inputs) before training looks at another batch"
+        )
 
 
 def responses_from_coalitions(full: Tensor, masked: Sequence[Tensor], present: Tensor | None = None) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
@@ -112,9 +114,10 @@ def folder_of(where: str) -> Path | None:
 
 @dataclass(frozen=True)
 class UsersFiles:
-    """Files of the user's that are imported; unpickled in another process, they are imported there.
+    """Files of the user's that are imported; unpickled in another process, they can be imported there.
 
-    Pickled before what they define, they make it known to a process that was not forked from this one.
+    Pickled before what they define, they make it known to a process that was not forked from this one. A file is run
+    there when something that is unpickled asks for it, and no other file.
     """
 
     paths: tuple[str, ...]
@@ -125,17 +128,38 @@ class UsersFiles:
         return cls(tuple(str(path) for path, _ in _READ.values()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _import_again, (self.paths,)
+        return _make_known, (self.paths,)
 
 
-def _import_again(paths: Sequence[str]) -> UsersFiles:
-    known = {str(path) for name, (path, _) in _READ.items() if name in sys.modules}
-    for path in paths:
-        if (
-            path not in known and Path(path).is_file()
-        ):  # here it is as it was; of one that is gone nothing may be needed
-            _from_file(Path(path))
+def _make_known(paths: Sequence[str]) -> UsersFiles:
+    _FINDER.files.update({_module_name(Path(path)): Path(path) for path in paths})
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.append(_FINDER)
     return UsersFiles(tuple(paths))
+
+
+class _UsersFinder(importlib.abc.MetaPathFinder):
+    """Finds the files that another process had imported, by the names that their modules have."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, Path] = {}
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        file = self.files.get(name)
+        if file is None or not file.is_file():
+            return None
+        return importlib.util.spec_from_file_location(name, file, loader=_UsersLoader(file))
+
+
+class _UsersLoader(importlib.abc.Loader):
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def exec_module(self, module: ModuleType) -> None:
+        _run(module, self._file)
+
+
+_FINDER = _UsersFinder()
 
 
 def _from_name(name: str, wanted: str) -> ModuleType:
@@ -160,10 +184,8 @@ def _from_file(path: Path) -> ModuleType:
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise ConfigError(f"{path} {kind}{_beside(path)}")
     path = path.resolve()
-    # The whole path, hashed: /a_b/c.py and /a/b_c.py are two files.
-    name = f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    content = hashlib.sha256(path.read_bytes()).digest()
-    if name in sys.modules and _READ.get(name) == (path, content):
+    name = _module_name(path)
+    if name in sys.modules and _READ.get(name) == (path, _content(path)):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -172,15 +194,30 @@ def _from_file(path: Path) -> ModuleType:
     _forget_namesakes(path.parent)
     sys.modules[name] = module
     try:
-        with importable(path.parent), users_code(str(path)):
-            # Compiled here: a bytecode file is chosen by the time and size of the source, which an edit may leave.
-            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+        _run(module, path)
     except BaseException:
         del sys.modules[name]  # half of it has run
-        _READ.pop(name, None)
         raise
-    _READ[name] = path, content
     return module
+
+
+def _module_name(path: Path) -> str:
+    """Of the whole path, hashed: /a_b/c.py and /a/b_c.py are two files."""
+    return f"{_PREFIX}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+
+
+def _content(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _run(module: ModuleType, path: Path) -> None:
+    """Run a file of the user's as this module."""
+    _READ.pop(module.__name__, None)
+    content = _content(path)
+    with importable(path.parent), users_code(str(path)):
+        # Compiled here: a bytecode file is chosen by the time and size of the source, which an edit may leave.
+        exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)
+    _READ[module.__name__] = path, content
 
 
 def _forget_namesakes(folder: Path) -> None:
