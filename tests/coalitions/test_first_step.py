@@ -244,9 +244,11 @@ def test_the_tolerance_is_that_of_the_dtype() -> None:
     expected = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.1}
     for dtype, tolerance in expected.items():
         logits = torch.ones(2, 3, dtype=dtype)
-        assert _tolerance(Evaluation(None, logits, logits.unsqueeze(0))) == tolerance
+        for wide in (False, True):
+            assert _tolerance(Evaluation(None, logits, logits.unsqueeze(0)), wide) == tolerance
     with torch.autocast("cpu", torch.bfloat16):
-        assert _tolerance(Evaluation(None, torch.ones(2, 3), torch.ones(1, 2, 3))) == 0.1
+        for wide, tolerance in ((False, 0.1), (True, 1e-4)):
+            assert _tolerance(Evaluation(None, torch.ones(2, 3), torch.ones(1, 2, 3)), wide) == tolerance
 
 
 class Sensors(nn.Module):

@@ -31,9 +31,9 @@ WRAPPED: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("wrap", WRAPPED)
-def test_containers_are_put_back_four_levels_deep_and_no_deeper(wrap: str) -> None:
+def test_containers_are_put_back_five_levels_deep_and_no_deeper(wrap: str) -> None:
     """The bound is on the work of a step: a network may hang on a long chain of objects."""
-    for levels in range(1, 7):
+    for levels in range(1, 8):
         network = nn.Identity()
         innermost = ["before"]
         inside: Any = innermost
@@ -43,7 +43,7 @@ def test_containers_are_put_back_four_levels_deep_and_no_deeper(wrap: str) -> No
         state = NetworkState(network)
         innermost.append("after")
         state.put_back()
-        assert innermost == (["before"] if levels <= 4 else ["before", "after"]), levels
+        assert innermost == (["before"] if levels <= 5 else ["before", "after"]), levels
 
 
 @pytest.mark.parametrize(("size", "looked_into"), [(1000, True), (1001, False)])
@@ -113,7 +113,8 @@ def test_tensors_that_a_pass_must_leave_alone_are_listed() -> None:
     network = nn.BatchNorm1d(2)
     network.weight.requires_grad_(False)
     network.kept = [torch.ones(1), {"in": (torch.zeros(1), network.bias)}]
-    tensors = NetworkState(network).tensors
+    state = NetworkState(network)
+    tensors = [*state.tensors, *state.norm_tensors]
     buffers = list(network.buffers())
     assert len(buffers) == 3
     expected = [*buffers, network.weight, network.kept[0], network.kept[1]["in"][0]]
@@ -129,14 +130,17 @@ def test_copies_stand_in_for_what_moves() -> None:
         for tensor in (weight, bias, mean):
             tensor.fill_(7.0)
     swapped = state.give_copies(network)
-    assert [(owner, name) for owner, name, _ in swapped] == [(network, "weight"), (network, "bias")]
-    assert all(one is other for one, other in zip([p for *_, p in swapped], (weight, bias), strict=True))
+    assert {name for _, name, _ in swapped} == {"weight", "bias", "running_mean"}
+    assert {id(own) for *_, own in swapped} == {id(weight), id(bias), id(mean)}
     assert network.weight.tolist() == [1.0, 1.0]
     assert network.bias.tolist() == [0.0, 0.0]
     assert network.running_mean.tolist() == [0.0, 0.0]  # type: ignore[operator, union-attr]
     assert not network.weight.requires_grad
     assert network.bias.requires_grad
     network.running_mean.add_(1.0)  # type: ignore[operator, union-attr]
+    for holder, name, own in swapped:
+        holder[name] = own
+    assert network.running_mean is mean
     state.give_copies(network)
     assert network.running_mean.tolist() == [0.0, 0.0]  # type: ignore[operator, union-attr]
 
@@ -181,6 +185,13 @@ def by_default(kept: list[int]) -> Callable[..., None]:
     return hook
 
 
+def by_keyword_default(kept: list[int]) -> Callable[..., None]:
+    def hook(*_: Any, into: list[int] = kept) -> None:
+        into.append(1)
+
+    return hook
+
+
 def by_argument(kept: list[int]) -> Callable[..., None]:
     return functools.partial(lambda into, *_: into.append(1), kept)
 
@@ -220,6 +231,7 @@ WAYS = [
     by_helper,
     by_object,
     by_default,
+    by_keyword_default,
     by_argument,
     by_keyword,
     by_partial_of_a_closure,

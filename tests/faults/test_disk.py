@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from cremad_files import write_cremad
+
 from gradmod.experiments.runs.checkpoints import read_checkpoint
 from runs import log_lines
 

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from avmnist_files import avmnist_arrays, write_avmnist
+from mosei_files import mosei_files, write_mosei
+from urfunny_files import urfunny_content, write_urfunny
 
 import gradmod
-from avmnist_files import avmnist_arrays, write_avmnist
 from conftest import ROOT
 from gradmod.experiments.cli.main import main
 from gradmod.experiments.training.run import train
-from mosei_files import mosei_files, write_mosei
 from runs import short
-from urfunny_files import urfunny_content, write_urfunny
 
 SOURCES = [*sorted(Path(gradmod.__file__).parent.rglob("*.py")), ROOT / "main.py"]
 ALLOWED = {

@@ -368,6 +368,7 @@ def _reached_by(function: Callable[..., Any], depth: int = 2) -> Iterator[Any]:
         yield getattr(plain, "__dict__", None)
         return
     yield from getattr(plain, "__defaults__", None) or ()
+    yield from (getattr(plain, "__kwdefaults__", None) or {}).values()
     values = [cell.cell_contents for cell in plain.__closure__ or () if not _is_empty(cell)]
     values += [plain.__globals__[name] for name in code.co_names if name in plain.__globals__]
     for value in values:

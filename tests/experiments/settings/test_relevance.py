@@ -57,6 +57,8 @@ TRAIN = {
     "lr-window 3": ("--method mslr --lr-rule keep --lr-factors audio=2", "--method mslr"),
     "patience 3": ("--method mslr", "--method mses"),
     "smoothing 0.5": ("", "--method mses"),
+    "uni-modal-weight 0.5": ("--method mmpareto", "--method uni-modal-losses"),
+    "gamma 1": ("--method uni-modal-losses", "--method mmpareto"),
     "coalitions looped": ("--method joint --modality audio", "--method joint"),
     "momentum 0.5": ("--optimizer adam", ""),
     "schedule step": ("--epochs 30", "--epochs 80"),
@@ -113,7 +115,8 @@ def test_a_flag_of_train_is_refused_where_it_changes_nothing(case: str, monkeypa
 
 
 def test_a_method_that_does_not_act_is_refused() -> None:
-    for words in ("--modality audio --method agm", "--modality audio --method ogm-ge"):
+    for method in ("agm", "ogm-ge", "uni-modal-losses", "mmpareto"):
+        words = f"--modality audio --method {method}"
         with pytest.raises(ConfigError, match=r"--method makes no difference with one modality, audio"):
             parse_config(words.split(), "gradmod train")
     for words in ("--modulation-starts 31", "--method ogm-ge --modulation-starts 9 --epochs 8"):

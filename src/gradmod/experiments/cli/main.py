@@ -248,7 +248,8 @@ def attribute(
         run: The run's folder; none: the newest finished one below runs/.
         split: train, validation, test or predictor.
         checkpoint: best, last, previous, or the path of a checkpoint.
-        metric: What is divided among the modalities; empty: accuracy (of numbers: negative mean absolute error).
+        metric: What is divided among the modalities: a metric of the task, or auroc (classes, labels); empty: accuracy
+            (of numbers: negative mean absolute error).
         noise_levels: Standard deviations of the noise, in those of the input.
         replicates: Of the bootstrap over samples.
         dataset: The run's data set again, where it is code of your own: folder/file.py:function.

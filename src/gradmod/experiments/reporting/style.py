@@ -18,10 +18,11 @@ METRIC_TITLES = {
     "mae": "MAE",
     "correlation": "correlation",
     "sign_accuracy": "sign accuracy",
+    "auroc": "AUROC",
     "score": "score",
 }
 """Metrics that tables and plots show, in this order."""
-SHARES = {"accuracy", "macro_f1"}
+SHARES = {"accuracy", "macro_f1", "auroc"}
 """Metrics from 0 to 1."""
 
 RC: Any = {

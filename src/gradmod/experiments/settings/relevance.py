@@ -17,6 +17,8 @@ from gradmod.experiments.settings.config import DATASET_OPTIONS, Config
 from gradmod.experiments.settings.flags import Flag
 
 MULTIMODAL = "multimodal"
+NEED_SEVERAL = ("agm", "ogm-ge", "uni-modal-losses", "mmpareto")
+"""Methods that have nothing to balance in one modality."""
 Reasons = dict[str, str]
 _OF_SCHEDULES = {"step": ("decay_every", "decay_factor"), "warmup-cosine": ("warmup_epochs",)}
 _LAUNCHED = ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS")
@@ -104,7 +106,7 @@ def _of_method(config: Config) -> Reasons:
     if method.method == "agm" and method.alpha == 0:
         for name in ("cap", "modulation_starts", "modulation_ends"):
             found[f"method.{name}"] = "to AGM with --alpha 0, which is joint training"
-    if config.data.modality != MULTIMODAL and method.method in ("agm", "ogm-ge"):
+    if config.data.modality != MULTIMODAL and method.method in NEED_SEVERAL:
         for name in ("method", "coalitions", *known):
             found[f"method.{name}"] = f"with one modality, {config.data.modality}: nothing is out of balance"
     elif config.data.modality != MULTIMODAL:
