@@ -17,7 +17,7 @@ from own_files import write_loader
 from gradmod.experiments.datasets.load import load_dataset
 from gradmod.experiments.datasets.split import Split
 from gradmod.experiments.errors import ConfigError, DataError
-from gradmod.experiments.import_strings import named
+from gradmod.experiments.import_strings import load_object
 
 NEIGHBOUR = """\
 import numpy as np
@@ -90,7 +90,7 @@ def test_the_file_itself_is_known_to_a_new_process(tmp_path: Path) -> None:
     )
     data = load_dataset(name, "", "heldout")
     (tmp_path / "other.py").write_text("from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\nx = 1\n")
-    named(f"{tmp_path}/other.py:x")
+    load_object(f"{tmp_path}/other.py:x")
     (tmp_path / "other.ran").unlink()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         read = pool.submit(read_elsewhere, pickle.dumps(data.validation)).result(timeout=120)
@@ -105,7 +105,7 @@ def test_neighbours_of_the_same_name_in_two_folders(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "my_helper.py").write_text(f"NUMBER = {number}\n")
         (folder / "mine.py").write_text("import my_helper\nnumber = my_helper.NUMBER\n")
-        found.append(named(f"{folder}/mine.py:number"))
+        found.append(load_object(f"{folder}/mine.py:number"))
     assert found == [1, 2]
 
 
@@ -113,20 +113,20 @@ def test_two_paths_that_read_alike(tmp_path: Path) -> None:
     for folder, name in (("a_b", "c"), ("a", "b_c")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"{name}.py").write_text(f"which = {folder!r}\n")
-    assert named(f"{tmp_path}/a_b/c.py:which") == "a_b"
-    assert named(f"{tmp_path}/a/b_c.py:which") == "a"
+    assert load_object(f"{tmp_path}/a_b/c.py:which") == "a_b"
+    assert load_object(f"{tmp_path}/a/b_c.py:which") == "a"
 
 
 def test_a_file_that_was_edited_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("number = 1\n")
-    assert named(f"{path}:number") == 1
+    assert load_object(f"{path}:number") == 1
     path.write_text("number = 2\n")
-    assert named(f"{path}:number") == 2
+    assert load_object(f"{path}:number") == 2
     path.write_text("number = 3\nraise ValueError('half')\n")
     for _ in range(2):  # what has run half is not kept
         with pytest.raises(DataError, match=r"mine\.py, line 2: ValueError: half"):
-            named(f"{path}:number")
+            load_object(f"{path}:number")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ _READ: dict[str, tuple[Path, bytes]] = {}
 """Name of the module that a file of the user's became, to the file and the hash of what stood in it."""
 
 
-def named(path: str) -> Any:
+def load_object(path: str) -> Any:
     """What `path`, "module:name" or "folder/file.py:name", stands for; running the module if it was not imported yet.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gradmod.experiments.errors import ConfigError, did_you_mean
-from gradmod.experiments.import_strings import named
+from gradmod.experiments.import_strings import load_object
 
 if TYPE_CHECKING:
     from gradmod.methods.base import Method
@@ -116,7 +116,7 @@ def method_class(name: str) -> type[Method]:
         raise ConfigError(
             f"the method {name!r} is unknown; choose one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}"
         )
-    found: type[Method] = named(info.factory)
+    found: type[Method] = load_object(info.factory)
     return found
 
 

@@ -20,7 +20,7 @@ from gradmod.experiments.comparison.plan import PlannedRun
 from gradmod.experiments.comparison.scheduling import FAILED, FINISHED, State, run_all
 from gradmod.experiments.errors import ConfigError, InterruptedRunError
 from gradmod.experiments.reporting.states import RunState, last_epoch, progress_table
-from gradmod.experiments.runs.locks import is_taken, take
+from gradmod.experiments.runs.locks import acquire, is_taken
 from gradmod.experiments.runs.records import read_result
 from runs import log_lines, short
 
@@ -273,7 +273,7 @@ def test_what_a_killed_comparison_started_is_waited_for(tmp_path: Path) -> None:
     launcher = InProcess()
     run_all([planned("a")], out, launcher, 1, quiet)
     with log.open("ab") as file:
-        assert take(file)
+        assert acquire(file)
         other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=file)
     assert is_taken(log)
     looks: list[int] = []
@@ -337,7 +337,7 @@ def test_two_processes_do_not_train_the_same_run(tmp_path: Path, capsys: pytest.
     run_all([planned("a")], tmp_path, InProcess(), 1, quiet)
     before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
     with (tmp_path / "a" / "metrics.jsonl").open("ab") as held:
-        assert take(held)
+        assert acquire(held)
         assert cli.main(["resume", str(tmp_path / "a"), "--epochs", "9"]) == 2
     assert "another process trains the run" in capsys.readouterr().err
     assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before

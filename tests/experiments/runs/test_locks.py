@@ -16,7 +16,7 @@ from gradmod.experiments.cli import main as cli
 from gradmod.experiments.comparison.launchers import LocalLauncher
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.runs import locks
-from gradmod.experiments.runs.locks import hold, holder_of, is_taken, take
+from gradmod.experiments.runs.locks import acquired, holder_of, is_taken, acquire
 from gradmod.experiments.runs.records import read_result
 
 fcntl = pytest.importorskip("fcntl", reason="Windows has no flock")
@@ -46,10 +46,10 @@ def test_one_has_it_at_a_time(file_system: bool, tmp_path: Path) -> None:
     path.write_bytes(b"lines")
     assert not is_taken(path)
     with path.open("ab") as first, path.open("ab") as second:
-        lock = take(first)
+        lock = acquire(first)
         assert lock is not None
         assert lock.is_marker != file_system
-        assert take(second) is None
+        assert acquire(second) is None
         assert is_taken(path)
         lock.release()
     assert not is_taken(path)
@@ -66,10 +66,10 @@ def test_who_waits_says_so_and_gets_it_after_the_other(
     monkeypatch.setattr(locks, "holder_of", lambda path: waits.set() or " (somebody)")
 
     def wait() -> None:
-        with hold(path):
+        with acquired(path):
             order.append("second")
 
-    with hold(path):
+    with acquired(path):
         waiting = Thread(target=wait)
         waiting.start()
         assert waits.wait(30)
@@ -83,7 +83,7 @@ def test_a_dead_process_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, tmp_pat
     without_locks(monkeypatch, errno.ENOSYS)
     path = tmp_path / "log"
     with path.open("ab") as file:
-        lock = take(file)
+        lock = acquire(file)
         assert lock is not None
         mine = marker(path).read_text()
         assert f"process {os.getpid()} on " in holder_of(path)
@@ -102,7 +102,7 @@ def test_a_dead_process_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_another_refusal_is_not_taken_for_a_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_locks(monkeypatch, errno.EIO)
     with (tmp_path / "log").open("ab") as file, pytest.raises(ConfigError, match=r"log cannot be locked.*Input/output"):
-        take(file)
+        acquire(file)
 
 
 def test_a_run_trains_and_keeps_others_out_without_locks(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.runs.locks import Lock, take
+from gradmod.experiments.runs.locks import Lock, acquire
 
 
 class Job(Protocol):
@@ -51,7 +51,7 @@ class LocalLauncher:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         with log.open("ab") as file:
-            lock = take(file)  # the run has it as long as it has the file open
+            lock = acquire(file)  # the run has it as long as it has the file open
             process = subprocess.Popen(
                 [sys.executable, "-m", "gradmod", *words],
                 stdin=subprocess.DEVNULL,
@@ -128,7 +128,7 @@ class _SubmittedJob:
 
 def _run_logged(command: Sequence[str], log: str) -> int:
     with Path(log).open("ab") as file:
-        lock = take(file)
+        lock = acquire(file)
         try:
             return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT).returncode
         finally:

@@ -8,7 +8,7 @@ from gradmod.experiments.datasets.own import load_own
 from gradmod.experiments.datasets.registry import dataset_info
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.import_strings import named
+from gradmod.experiments.import_strings import load_object
 
 
 def load_dataset(
@@ -35,7 +35,7 @@ def load_dataset(
         if option not in info.options:
             takes = f"it has {', '.join(info.options)}" if info.options else "it has no options"
             raise ConfigError(f"data.{option} is {value!r}, but {info.title} does not take it: {takes}")
-    loader = named(info.loader)
+    loader = load_object(info.loader)
     if info.is_own:
         return load_own(loader, info.loader, root, protocol, split_seed)
     splits: Splits = loader(root, protocol, split_seed, **(options or {}))

@@ -19,7 +19,7 @@ import torch
 import gradmod
 from gradmod.experiments.errors import CheckpointError, ConfigError
 from gradmod.experiments.settings.config import Config
-from gradmod.experiments.runs.locks import holder_of, take
+from gradmod.experiments.runs.locks import holder_of, acquire
 from gradmod.experiments.settings.toml import save_config
 from gradmod.experiments.files import is_leftover, json_text, making_beside, sync, write_json
 
@@ -97,7 +97,7 @@ class MetricsLog:
     def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
         path = folder / METRICS
         self._file: IO[bytes] = path.open("ab")
-        lock = take(self._file)
+        lock = acquire(self._file)
         if lock is None:
             self._file.close()
             raise ConfigError(

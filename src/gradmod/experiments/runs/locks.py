@@ -47,7 +47,7 @@ class Lock:
             self._marker.release()
 
 
-def take(file: IO[bytes]) -> Lock | None:
+def acquire(file: IO[bytes]) -> Lock | None:
     """Lock an open file; None: another process has it locked.
 
     Raises:
@@ -67,7 +67,7 @@ def take(file: IO[bytes]) -> Lock | None:
 
 
 @contextmanager
-def hold(path: Path) -> Iterator[None]:
+def acquired(path: Path) -> Iterator[None]:
     """Lock a file, made if need be; wait for whoever has it, and say so.
 
     Raises:
@@ -75,12 +75,12 @@ def hold(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        lock = take(file)
+        lock = acquire(file)
         if lock is None:
             print(f"gradmod: note: waiting for who has {path} locked{holder_of(path)}", file=sys.stderr)
         while lock is None:
             time.sleep(PAUSE)
-            lock = take(file)
+            lock = acquire(file)
         try:
             yield
         finally:
@@ -92,7 +92,7 @@ def is_taken(path: Path) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        lock = take(file)
+        lock = acquire(file)
         if lock is not None:
             lock.release()
         return lock is None

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 
 from gradmod.experiments.datasets.registry import DATASETS, PUBLISHED, dataset_info
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.import_strings import named
+from gradmod.experiments.import_strings import load_object
 from gradmod.experiments.methods import METHODS, flags_of
 from gradmod.experiments.settings.assignments import OF_METHOD, assignment
 from gradmod.experiments.settings.comparison import Comparison
@@ -80,7 +80,7 @@ def _of_model(config: Config) -> Reasons:
     info = dataset_info(config.data.dataset)
     if info.network is not None:
         reason = f"to --dataset {info.name}, which has one network of its own"
-        takes = inspect.signature(named(info.network)).parameters
+        takes = inspect.signature(load_object(info.network)).parameters
         settings = {"encoder": "", "fusion": "", "width": "width", "layers": "layers", "padding": "masks_padding"}
         return {f"model.{name}": reason for name, argument in settings.items() if argument not in takes}
     kinds = {info.encoder if kind == "auto" else kind for kind in model.encoders.values()}

@@ -21,7 +21,7 @@ from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import ConfigError, TrainingError
 from gradmod.experiments.files import read_arrays, write_arrays
 from gradmod.experiments.runs.folder import RESULT
-from gradmod.experiments.runs.locks import hold
+from gradmod.experiments.runs.locks import acquired
 from gradmod.experiments.settings.config import Config, MethodConfig, MonitorConfig
 from gradmod.experiments.training.evaluation import predict_features
 from gradmod.experiments.training.opening import open_run
@@ -55,7 +55,7 @@ class Concept:
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold it while it is trained or its outputs are computed; others wait."""
-        return hold(self.folder.with_suffix(".lock"))
+        return acquired(self.folder.with_suffix(".lock"))
 
 
 def concepts_of(config: Config, data: Splits) -> dict[str, Concept]:

@@ -134,7 +134,7 @@ class Loop:
             logs = here.step % train.log_every == 0
             saves = train.save_every > 0 and here.step % train.save_every == 0 and here.step_in_epoch < self.steps
             if logs or saves:
-                self._look()
+                self._check_finite()
             if logs:
                 lr = self.optimizer.param_groups[0]["lr"]
                 loss = self._across(loss)
@@ -172,7 +172,7 @@ class Loop:
     def _finish_epoch(self) -> dict[str, Any]:
         """Evaluate, record and save the epoch that was trained; go to the next. Returns the validation figures."""
         here = self.position
-        self._look()
+        self._check_finite()
         share_buffers(self.model, self.shard.world)  # what is measured is what the first process saves
         method, modalities = self.model.method, self.model.method.modalities
         predictions = self._predict_validation()
@@ -210,7 +210,7 @@ class Loop:
             with_own=Need.VALIDATION in self.model.method.needs,
         )
 
-    def _look(self) -> None:
+    def _check_finite(self) -> None:
         """Stop the run if a loss since the last look, or a parameter, is not finite."""
         here = self.position
         self.model.method.look()
@@ -254,7 +254,7 @@ class Loop:
             asked = bool(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="sum")) > 0)
         if asked:
             if self.position.step_in_epoch:
-                self._look()
+                self._check_finite()
                 self._save()
             raise InterruptedRunError(
                 f"interrupted after step {self.position.step}; saved. Go on with: gradmod resume {self.folder}"

@@ -14,7 +14,7 @@ from gradmod.experiments.datasets.load import load_dataset
 from gradmod.experiments.datasets.registry import DatasetInfo, dataset_info
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.import_strings import named
+from gradmod.experiments.import_strings import load_object
 from gradmod.experiments.methods import build_method
 from gradmod.experiments.models import ENCODERS
 from gradmod.experiments.settings.config import Config, ModelConfig
@@ -133,7 +133,7 @@ def _network(config: Config, data: Splits, modalities: Sequence[str], info: Data
             masks_padding=model.padding == "masked",
         )
     if info.initialisation is not None:
-        named(info.initialisation)(network)
+        load_object(info.initialisation)(network)
     return MaskedModel(network, shown=(alone,), modalities=modalities) if masks else network
 
 
@@ -159,7 +159,7 @@ def _encoder_setting(
 
 def _own_network(config: Config, data: Splits, outputs: int, info: DatasetInfo) -> nn.Module:
     """The data set's own network, with those settings of [model] that it takes."""
-    kind = named(str(info.network))
+    kind = load_object(str(info.network))
     takes = inspect.signature(kind).parameters
     settings: dict[str, Any] = {
         "width": config.model.width,
