@@ -49,6 +49,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduling, "PAUSE", 0)
 
 
+def untold(title: str, states: object) -> None:
+    """Nobody follows."""
+
+
 def comparison(*tune: str, **changes: Any) -> Comparison:
     return Comparison(compare=CompareConfig(methods="agm", tune=tune, **changes))
 
@@ -66,7 +70,7 @@ def test_the_best_mean_over_three_seeds_is_taken(tmp_path: Path) -> None:
         return of[config.train.seed]
 
     launcher = Told(validation)
-    chosen = choose(comparison(*TUNE, seeds="0"), tmp_path, launcher)
+    chosen = choose(comparison(*TUNE, seeds="0"), tmp_path, launcher, untold)
     assert chosen == {("joint", "late"): {"lr": 0.03}, ("agm", "late"): {"alpha": 0.3}}
     assert len(launcher.configs) == 2 * 3 * 3
     assert {config.train.seed for config in launcher.configs} == {0, 1, 2}
@@ -74,13 +78,13 @@ def test_the_best_mean_over_three_seeds_is_taken(tmp_path: Path) -> None:
     trials = json.loads((tmp_path / "trials.json").read_text())
     assert [trial["validation"] for trial in trials[:3]] == pytest.approx([0.7, (0.745 + 0.74 * 2) / 3, 2.127 / 3])
     assert trials[2]["by_seed"] == {"0": 0.747, "1": 0.68, "2": 0.70}
-    one_seed = choose(comparison(*TUNE, tune_seeds="0"), tmp_path / "one", Told(validation))
+    one_seed = choose(comparison(*TUNE, tune_seeds="0"), tmp_path / "one", Told(validation), untold)
     assert one_seed["joint", "late"] == {"lr": 0.1}
 
 
 def test_where_less_is_better_the_least_is_taken(tmp_path: Path) -> None:
     launcher = Told(lambda config: config.optimizer.lr + config.method.alpha, "regression")
-    chosen = choose(comparison("agm.alpha=1,0.1,0.3", "joint.lr=0.03,0.1,0.01"), tmp_path, launcher)
+    chosen = choose(comparison("agm.alpha=1,0.1,0.3", "joint.lr=0.03,0.1,0.01"), tmp_path, launcher, untold)
     assert chosen == {("joint", "late"): {"lr": 0.01}, ("agm", "late"): {"alpha": 0.1}}
 
 
@@ -92,7 +96,7 @@ def test_at_a_tie_the_first_is_taken(order: str, tmp_path: Path) -> None:
     launcher = Told(
         lambda config: spread[config.method.alpha if config.method.method == "agm" else 1.0][config.train.seed]
     )
-    chosen = choose(settings, tmp_path, launcher)
+    chosen = choose(settings, tmp_path, launcher, untold)
     assert chosen == {("joint", "late"): {"lr": 0.01}, ("agm", "late"): {"alpha": float(order.split(",")[0])}}
 
 
@@ -101,7 +105,7 @@ def test_each_fusion_chooses_for_itself(tmp_path: Path) -> None:
         late = config.model.fusion == "late"
         return config.optimizer.lr * (1 if late else -1) + config.method.alpha * (1 if late else -1)
 
-    chosen = choose(comparison(*TUNE, fusions="late,early", tune_seeds="5"), tmp_path, Told(validation))
+    chosen = choose(comparison(*TUNE, fusions="late,early", tune_seeds="5"), tmp_path, Told(validation), untold)
     assert chosen == {
         ("joint", "late"): {"lr": 0.1}, ("joint", "early"): {"lr": 0.01},
         ("agm", "late"): {"alpha": 1.0}, ("agm", "early"): {"alpha": 0.1},
@@ -113,17 +117,17 @@ def test_a_candidate_of_which_a_trial_failed_is_not_taken(tmp_path: Path) -> Non
         failed = config.optimizer.lr == 0.1 and config.train.seed == 2
         return None if failed else config.optimizer.lr
 
-    chosen = choose(comparison(*TUNE), tmp_path, Told(validation))
+    chosen = choose(comparison(*TUNE), tmp_path, Told(validation), untold)
     assert chosen["joint", "late"] == {"lr": 0.03}
     trials = json.loads((tmp_path / "trials.json").read_text())
     assert [trial["validation"] for trial in trials[:3]] == [0.01, 0.03, None]
     with pytest.raises(TrainingError, match="every trial of joint with late fusion failed"):
-        choose(comparison(*TUNE), tmp_path / "none", Told(lambda config: None))
+        choose(comparison(*TUNE), tmp_path / "none", Told(lambda config: None), untold)
 
 
 def test_nothing_to_choose(tmp_path: Path) -> None:
     launcher = Told(lambda config: 1.0)
-    assert choose(comparison(), tmp_path, launcher) == {}
+    assert choose(comparison(), tmp_path, launcher, untold) == {}
     assert launcher.configs == []
     assert not (tmp_path / "trials.json").exists()
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from gradmod.experiments.cli import main as cli
-from gradmod.experiments.comparison import run as compare_cli
+from gradmod.experiments.comparison import run as comparing
 from gradmod.experiments.comparison import scheduling
-from gradmod.experiments.settings.config import Config
+from gradmod.experiments.settings.comparison import CompareConfig, Comparison
+from gradmod.experiments.settings.config import Config, MethodConfig, TrainConfig
 from gradmod.experiments.settings.toml import load_config, save_config
 
 TARGET = np.arange(40) % 2
@@ -70,7 +71,7 @@ def write_run(config: Config) -> None:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduling, "PAUSE", 0)
-    monkeypatch.setattr(compare_cli, "LocalLauncher", Told)
+    monkeypatch.setattr(comparing, "LocalLauncher", Told)
 
 
 def compare(tmp_path: Path, *words: str) -> int:
@@ -131,3 +132,22 @@ def test_each_fusion_is_told_what_was_chosen_for_it(tmp_path: Path, capsys: pyte
     assert compare(tmp_path, *words, "--tune", "joint.lr=0.1,0.2") == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("chosen on")]
     assert [note.split("), ")[1] for note in notes] == ["late fusion: joint lr 0.1", "early fusion: joint lr 0.1"]
+
+
+def test_it_is_callable_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Comparison(
+        compare=CompareConfig(methods="agm,mslr", seeds="0,1", mono=False),
+        train=TrainConfig(out=str(tmp_path), name="mine", device="cpu"),
+        method=MethodConfig(lr_rule="dynamic"),
+    )
+    seen: list[tuple[str, int]] = []
+    result = comparing.run_comparison(settings, lambda title, states: seen.append((title, len(states))))
+    assert result.folder == tmp_path / "mine"
+    assert result.table is not None
+    assert [row.label for row in result.table.rows] == ["joint", "agm"]
+    assert [state.run.name for state in result.failed] == ["late-mslr-seed0", "late-mslr-seed1"]
+    assert result.count == 6
+    assert set(seen) == {("runs", 6)}
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""
+    assert comparing.run_comparison(settings).count == 6  # nobody need follow

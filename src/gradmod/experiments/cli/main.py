@@ -379,7 +379,7 @@ def prepare(words: Sequence[str]) -> None:
 
 def compare(words: Sequence[str]) -> None:
     """Run methods beside each other."""
-    from gradmod.experiments.comparison.run import run
+    from gradmod.experiments.cli.compare import run
 
     run(words, examples("compare"))
 

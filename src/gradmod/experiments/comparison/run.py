@@ -1,83 +1,92 @@
-"""The command line of `gradmod compare`: methods x fusions x seeds, one table."""
+"""A comparison: methods x fusions x seeds run beside each other, and their table, written into one folder."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-
 from gradmod.experiments.comparison.claims import SETTINGS, refuse_foreign_comparison
 from gradmod.experiments.comparison.launchers import Launcher, LocalLauncher, SubmititLauncher
-from gradmod.experiments.comparison.plan import PlannedRun, planned_runs, trials
+from gradmod.experiments.comparison.plan import planned_runs, trials
 from gradmod.experiments.comparison.scheduling import FAILED, FINISHED, State, run_all
 from gradmod.experiments.datasets.registry import dataset_info
-from gradmod.experiments.errors import ConfigError, FailedRunsError, TrainingError, damage_in
+from gradmod.experiments.errors import ConfigError, TrainingError, damage_in
 from gradmod.experiments.files import write_json, write_text
 from gradmod.experiments.reporting.comparison import ComparisonTable, RunRecord, compare
-from gradmod.experiments.reporting.formats import as_csv, latex, markdown, terminal
+from gradmod.experiments.reporting.formats import as_csv, latex, markdown
 from gradmod.experiments.reporting.plots.comparison import plot_comparison
-from gradmod.experiments.reporting.states import RunState, progress_table
-from gradmod.experiments.reporting.tables import show_table, terminal_width
 from gradmod.experiments.runs.records import read_result
-from gradmod.experiments.settings.arguments import parse_settings
 from gradmod.experiments.settings.comparison import Comparison
 from gradmod.experiments.settings.toml import save_config
-from gradmod.experiments.settings.warnings import setting_warnings
 from gradmod.tasks import task_of_record
 
 Chosen = dict[tuple[str, str], dict[str, Any]]
+Follower = Callable[[str, Sequence[State]], None]
+"""Called again and again with what is being run ("runs") and how far each run is."""
+CHOOSING, RUNS = "choosing on validation", "runs"
 
 
-def run(words: Sequence[str], more_help: str = "") -> None:
-    """Run `gradmod compare WORDS`.
+@dataclass(frozen=True)
+class ComparisonResult:
+    """What a comparison came to.
+
+    Attributes:
+        folder: with `table.md`, `table.tex`, `table.csv`, `comparison.json`, plots and `runs/`.
+        table: its figures; None where no run finished.
+        failed: the runs that failed, which are not in the table.
+        count: of all runs.
+    """
+
+    folder: Path
+    table: ComparisonTable | None
+    failed: list[State]
+    count: int
+
+
+def run_comparison(comparison: Comparison, follow: Follower | None = None) -> ComparisonResult:
+    """Run what is not finished yet, and write the table of all that is.
 
     Args:
-        words: the flags.
-        more_help: what --help says last.
+        comparison: its settings, as in `Comparison(compare=CompareConfig(methods="agm", seeds="0,1"))`.
+        follow: called with how far the runs are.
 
     Raises:
-        GradmodError: what was wrong; after the table, if single runs failed.
+        ConfigError: settings that do not go together; a folder that holds something else.
+        DataError: the data cannot be read.
+        InterruptedRunError: Ctrl-C; the runs that went on saved themselves.
+        TrainingError: every trial of a method failed.
     """
-    comparison = parse_settings(words, "gradmod compare", Comparison(), more_help)
-    for warning in setting_warnings(comparison):
-        print(f"gradmod: note: {warning}", file=sys.stderr)
-    compare_settings = comparison.compare
+    follow = follow or (lambda title, states: None)
+    settings = comparison.compare
     folder = Path(comparison.train.out) / (comparison.train.name or f"compare-{comparison.data.short_name}")
     modalities = _modalities(comparison)
     launcher: Launcher
-    if compare_settings.launcher == "local":
-        launcher = LocalLauncher(compare_settings.jobs, comparison.train.device)
+    if settings.launcher == "local":
+        launcher = LocalLauncher(settings.jobs, comparison.train.device)
     else:
-        options = dict(option.split("=", 1) for option in compare_settings.launcher_options)
+        options = dict(option.split("=", 1) for option in settings.launcher_options)
         launcher = SubmititLauncher(folder / "submitit", options)
     refuse_foreign_comparison(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(comparison, folder / SETTINGS)
-    chosen = choose(comparison, folder, launcher)
+    chosen = choose(comparison, folder, launcher, follow)
     runs = planned_runs(comparison, modalities, chosen)
-    states = _run(runs, folder / "runs", launcher, compare_settings.jobs, "runs")
+    states = run_all(runs, folder / "runs", launcher, settings.jobs, lambda now: follow(RUNS, now))
     finished = [_record(state) for state in states if state.status == FINISHED]
     failed = [state for state in states if state.status == FAILED]
+    table = None
     if finished:
         with damage_in(folder / "runs"):
             table = compare(finished)
             plot_comparison(finished, table, folder)
         _write(table, finished, folder, chosen, failed, comparison)
-    if failed:
-        reasons = "; ".join(f"{state.run.name}: {state.reason}" for state in failed[:3])
-        raise FailedRunsError(
-            f"{len(failed)} of {len(states)} runs failed ({reasons}); logs in {folder / 'runs'}. The same command "
-            "runs them again"
-        )
+    return ComparisonResult(folder, table, failed, len(states))
 
 
-def choose(comparison: Comparison, folder: Path, launcher: Launcher) -> Chosen:
+def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Follower) -> Chosen:
     """Choose each method's settings on the validation split; the test split is not scored.
 
     Raises:
@@ -87,10 +96,8 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher) -> Chosen:
     if not planned:
         return {}
     runs = [run for candidates in planned.values() for _, members in candidates for run in members]
-    states = {
-        state.run.name: state
-        for state in _run(runs, folder / "trials", launcher, comparison.compare.jobs, "choosing on validation")
-    }
+    ended = run_all(runs, folder / "trials", launcher, comparison.compare.jobs, lambda now: follow(CHOOSING, now))
+    states = {state.run.name: state for state in ended}
     chosen: Chosen = {}
     written = []
     for (method, fusion), candidates in planned.items():
@@ -114,29 +121,6 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher) -> Chosen:
         chosen[method, fusion] = best
     write_json(folder / "trials.json", written)
     return chosen
-
-
-def _run(runs: Sequence[PlannedRun], out: Path, launcher: Launcher, jobs: int, title: str) -> list[State]:
-    """Run them, with a live table on a terminal and a line for each that ended elsewhere."""
-    console = Console(stderr=True, highlight=False)
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=4, transient=True) as live:
-            return run_all(
-                runs, out, launcher, jobs, lambda states: live.update(progress_table(title, map(_state, states)))
-            )
-    told: set[str] = set()
-
-    def tell(states: Sequence[State]) -> None:
-        for state in states:
-            ended = state.status in (FINISHED, FAILED) and state.run.name not in told
-            if not ended:
-                continue
-            told.add(state.run.name)
-            if state.job is not None:  # others were finished before this command
-                reason = f": {state.reason}" if state.reason else ""
-                print(f"{title} {len(told)}/{len(states)}: {state.run.name} {state.status}{reason}", file=sys.stderr)
-
-    return run_all(runs, out, launcher, jobs, tell)
 
 
 def _write(
@@ -164,10 +148,6 @@ def _write(
     write_json(folder / "comparison.json", records)
     for name, text in (("table.md", markdown(table)), ("table.tex", latex(table)), ("table.csv", as_csv(table))):
         write_text(folder / name, text)
-    show_table(terminal(table, f"comparison on {comparison.data.dataset}", terminal_width()))
-    for note in table.notes:
-        print(note)
-    print(f"{folder}: table.md, table.tex, table.csv, curves.svg, methods.svg, runs/")
 
 
 def _modalities(comparison: Comparison) -> tuple[str, ...]:
@@ -194,7 +174,3 @@ def _modalities(comparison: Comparison) -> tuple[str, ...]:
 def _record(state: State) -> RunRecord:
     run = state.run
     return RunRecord(run.row, run.fusion, run.seed, run.modality, state.folder)
-
-
-def _state(state: State) -> RunState:
-    return RunState(state.run.name, state.status, state.folder, state.started, state.reason)
