@@ -16,7 +16,7 @@ from gradmod.experiments.cli import main as cli
 from gradmod.experiments.comparison.launchers import LocalLauncher
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.runs import locks
-from gradmod.experiments.runs.locks import acquired, holder_of, is_taken, acquire
+from gradmod.experiments.runs.locks import acquire, acquired, holder_of, is_taken
 from gradmod.experiments.runs.records import read_result
 
 fcntl = pytest.importorskip("fcntl", reason="Windows has no flock")

@@ -12,7 +12,7 @@ from gradmod.experiments.datasets.registry import dataset_info
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import ConfigError, damage_in
 from gradmod.experiments.files import write_arrays, write_json
-from gradmod.experiments.runs.folder import CONFIG
+from gradmod.experiments.runs.names import CONFIG
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.training.concepts import Concept, concept_outputs, concepts_of, predictor_split
 from gradmod.experiments.training.evaluation import predict_features

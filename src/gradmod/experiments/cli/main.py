@@ -21,6 +21,7 @@ from gradmod.experiments.errors import (
     did_you_mean,
     system_refusal,
 )
+from gradmod.experiments.runs.names import METRICS
 
 if TYPE_CHECKING:
     from gradmod.experiments.training.run import RunSummary
@@ -328,7 +329,7 @@ def report(runs: Annotated[tuple[Path, ...], _positional()] = (), out: str = "")
     path = Path(out) if out else (folders[0] if len(folders) == 1 else Path()) / "report.html"
     print(f"report: {write_report(folders, path)}")
     for folder in folders:
-        if (folder / "metrics.jsonl").is_file():
+        if (folder / METRICS).is_file():
             print(f"plots: {write_plots(folder)}")
 
 

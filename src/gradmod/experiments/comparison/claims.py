@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradmod.experiments.errors import UNREADABLE, ConfigError
+from gradmod.experiments.runs.names import CONFIG
 from gradmod.experiments.settings.config import Config, MonitorConfig
 from gradmod.experiments.settings.toml import load_config
 
@@ -62,7 +63,7 @@ def refuse_foreign_run(folder: Path, settings: Path, wanted: Config) -> None:
             load_config(settings)
         except ConfigError as error:
             raise ConfigError(f"{error}; no comparison wrote it: move it away, or choose another --name") from None
-    stored = folder / "config.toml"
+    stored = folder / CONFIG
     if stored.is_file():
         _refuse_other_settings(folder, load_config(stored), wanted)
     elif folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):

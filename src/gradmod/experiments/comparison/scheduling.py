@@ -12,10 +12,10 @@ from gradmod.experiments.comparison.launchers import Job, Launcher
 from gradmod.experiments.comparison.plan import PlannedRun
 from gradmod.experiments.errors import InterruptedRunError
 from gradmod.experiments.runs.locks import is_taken
+from gradmod.experiments.runs.names import CONFIG, RESULT
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.settings.toml import save_config
 
-RESULT = "result.json"
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 PAUSE = 0.2
 PATIENCE_AFTER_CTRL_C = 60.0
@@ -101,7 +101,7 @@ def _start_or_keep(state: State, out: Path, launcher: Launcher, free: list[int],
 
 
 def _start(state: State, out: Path, launcher: Launcher, slot: int) -> None:
-    if (state.folder / "config.toml").is_file():  # begun: from its last checkpoint, or from its start
+    if (state.folder / CONFIG).is_file():  # begun: from its last checkpoint, or from its start
         words = ["resume", str(state.folder)]
     else:
         settings = _settings(state, out)

@@ -18,6 +18,7 @@ from gradmod.experiments.datasets.fingerprint import differences
 from gradmod.experiments.errors import CheckpointError, ConfigError, damage_in
 from gradmod.experiments.files import read_arrays
 from gradmod.experiments.reporting.style import METRIC_TITLES
+from gradmod.experiments.runs.names import predictions_path
 from gradmod.experiments.runs.records import Record, read_json, read_result
 from gradmod.metrics.bootstrap import paired_bootstrap
 from gradmod.tasks import RecordedTask, Task, task_of_record
@@ -235,7 +236,7 @@ def _terms(runs: Sequence[RunRecord], split: str, task: Task) -> dict[int, npt.N
 
 
 def _predictions(folder: Path, split: str, task: Task) -> tuple[Tensor, Tensor]:
-    path = folder / "predictions" / f"{split}.npz"
+    path = predictions_path(folder, split)
     arrays = read_arrays(path, ("logits", "target"))
     logits, target = torch.from_numpy(arrays["logits"]), torch.from_numpy(arrays["target"])
     try:

@@ -17,6 +17,7 @@ from gradmod.experiments.reporting.plots.figures import inline_svg
 from gradmod.experiments.reporting.plots.of_run import diagnosis_plots, training_plots
 from gradmod.experiments.reporting.style import METRIC_TITLES
 from gradmod.experiments.reporting.tables import contribution_rows
+from gradmod.experiments.runs.names import CONFIG, METRICS, RESULT
 from gradmod.experiments.runs.records import Metrics, Record, read_json, read_metrics, read_result
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _records(folder: Path) -> list[RunRecord]:
         except (*UNREADABLE, TypeError, KeyError) as error:
             raise CheckpointError(f"{folder / COMPARISON} is damaged: {why_unreadable(error)}") from None
     result = read_result(folder)
-    with damage_in(folder / "result.json"):
+    with damage_in(folder / RESULT):
         alone = result["modality"] != "multimodal"
         row = f"{result['modality']} alone" if alone else result["method"]
         return [RunRecord(row, result["fusion"], result["seed"], result["modality"] if alone else "", folder)]
@@ -122,7 +123,7 @@ def _apart(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def _run(folder: Path, result: Record, name: str) -> dict[str, Any]:
-    metrics = read_metrics(folder / "metrics.jsonl")
+    metrics = read_metrics(folder / METRICS)
     splits = {split: result["splits"][split] for split in ("test", "validation", "train") if split in result["splits"]}
     shown = [metric for metric in METRIC_TITLES if metric in next(iter(splits.values()))][:2]
     header = ["", *(f"{split} {METRIC_TITLES[metric]}" for split in splits for metric in shown)]
@@ -159,7 +160,7 @@ def _run(folder: Path, result: Record, name: str) -> dict[str, Any]:
         ],
         **_data(metrics),
         "command": metrics.start.get("command", ""),
-        "config": (folder / "config.toml").read_text(encoding="utf-8") if (folder / "config.toml").is_file() else "",
+        "config": (folder / CONFIG).read_text(encoding="utf-8") if (folder / CONFIG).is_file() else "",
         "versions": [
             *result["versions"].items(),
             ("commit", result.get("git") or "unknown"),

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gradmod.experiments.reporting.tables import new_table
+from gradmod.experiments.runs.names import METRICS
 
 TAIL_BYTES = 16_384
 
@@ -37,7 +38,7 @@ def progress_table(title: str, states: Iterable[RunState], most: int = 20) -> Ta
         table.add_column(column, justify="left" if column in ("run", "status") else "right", no_wrap=True)
     shown = [state for state in listed if state.status in ("running", "failed")][:most]
     for state in shown:
-        epoch, value = last_epoch(state.folder / "metrics.jsonl") if state.status == "running" else ("", state.reason)
+        epoch, value = last_epoch(state.folder / METRICS) if state.status == "running" else ("", state.reason)
         seconds = f"{time.monotonic() - state.started:.0f}" if state.status == "running" else ""
         style = _STYLES[state.status]
         table.add_row(state.name, f"[{style}]{state.status}", epoch, escape(value), seconds)

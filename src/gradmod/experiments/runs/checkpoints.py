@@ -12,6 +12,7 @@ import torch
 from gradmod.experiments.errors import CheckpointError
 from gradmod.experiments.file_kinds import another_kind
 from gradmod.experiments.files import sync, temporary_beside, write_atomically
+from gradmod.experiments.runs.names import CHECKPOINTS
 
 FORMAT = 1
 _COUNTS = {"epoch": 1, "step_in_epoch": 0, "step": 0, "best_epoch": 0, "log_bytes": 0}
@@ -23,7 +24,7 @@ class Checkpoints:
     """The folder `checkpoints/` of a run: `last.pt`, `previous.pt` (the last before it) and `best.pt`."""
 
     def __init__(self, run: Path) -> None:
-        self.folder = run / "checkpoints"
+        self.folder = run / CHECKPOINTS
 
     def path(self, name: str) -> Path:
         """File of the checkpoint `last`, `previous` or `best`; or `name` itself where it is a path."""

@@ -18,15 +18,11 @@ import torch
 
 import gradmod
 from gradmod.experiments.errors import CheckpointError, ConfigError
-from gradmod.experiments.settings.config import Config
-from gradmod.experiments.runs.locks import holder_of, acquire
-from gradmod.experiments.settings.toml import save_config
 from gradmod.experiments.files import is_leftover, json_text, making_beside, sync, write_json
-
-CONFIG = "config.toml"
-METRICS = "metrics.jsonl"
-RESULT = "result.json"
-DATA = "data.json"
+from gradmod.experiments.runs.locks import acquire, holder_of
+from gradmod.experiments.runs.names import CONFIG, DATA, METRICS
+from gradmod.experiments.settings.config import Config
+from gradmod.experiments.settings.toml import save_config
 
 
 def create_run_folder(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradmod.methods.record import StepRecord
 from gradmod.experiments.runs.folder import MetricsLog
+from gradmod.methods.record import StepRecord
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

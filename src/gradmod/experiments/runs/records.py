@@ -10,6 +10,7 @@ from typing import Any
 
 from gradmod.experiments.errors import UNREADABLE, CheckpointError, why_unreadable
 from gradmod.experiments.file_kinds import another_kind
+from gradmod.experiments.runs.names import CONFIG, METRICS, RESULT
 
 Record = dict[str, Any]
 
@@ -75,7 +76,7 @@ def read_result(folder: Path) -> Record:
     Raises:
         CheckpointError: it is missing (the run is not finished) or damaged.
     """
-    path = folder / "result.json"
+    path = folder / RESULT
     if not path.is_file():
         raise CheckpointError(
             f"{folder} has no result.json: the run is not finished. Go on with: gradmod resume {folder}"
@@ -106,7 +107,7 @@ def newest_started(out: Path) -> Path:
         raise CheckpointError(f"there is no run in {out}/; name a run's folder")
 
     def worked_on(folder: Path) -> float:
-        written = [folder / name for name in ("config.toml", "metrics.jsonl", "result.json")]
+        written = [folder / name for name in (CONFIG, METRICS, RESULT)]
         return max(path.stat().st_mtime for path in written if path.exists())
 
     return max(started, key=worked_on)

@@ -20,8 +20,8 @@ from gradmod.experiments.datasets.split import Split
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import ConfigError, TrainingError
 from gradmod.experiments.files import read_arrays, write_arrays
-from gradmod.experiments.runs.folder import RESULT
 from gradmod.experiments.runs.locks import acquired
+from gradmod.experiments.runs.names import RESULT
 from gradmod.experiments.settings.config import Config, MethodConfig, MonitorConfig
 from gradmod.experiments.training.evaluation import predict_features
 from gradmod.experiments.training.opening import open_run

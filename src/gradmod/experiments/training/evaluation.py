@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gradmod.diagnosis.attribution import in_eval_mode
 from gradmod.experiments.errors import ConfigError, TrainingError
 from gradmod.experiments.files import write_arrays
+from gradmod.experiments.runs.names import predictions_path
 from gradmod.experiments.training.loading import split_batches
 from gradmod.experiments.training.non_finite import samples_not_finite
 from gradmod.experiments.training.sampling import Shard
@@ -190,7 +191,7 @@ def _numbers(metrics: dict[str, Tensor]) -> dict[str, float]:
 
 def save_predictions(folder: Path, split: str, predictions: Predictions) -> None:
     """Write a split's logits, responses and targets to `predictions/<split>.npz`."""
-    target = folder / "predictions"
-    target.mkdir(exist_ok=True)
+    target = predictions_path(folder, split)
+    target.parent.mkdir(exist_ok=True)
     arrays = {name: getattr(predictions, name).numpy() for name in ("logits", "responses", "target")}
-    write_arrays(target / f"{split}.npz", arrays)
+    write_arrays(target, arrays)

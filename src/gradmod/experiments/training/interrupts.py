@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from gradmod.experiments.errors import InterruptedRunError
-from gradmod.experiments.runs.folder import RESULT
+from gradmod.experiments.runs.names import RESULT
 
 
 class Interrupts:

@@ -13,7 +13,7 @@ from gradmod.experiments.datasets.registry import DATASETS, dataset_info
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import UNREADABLE, CheckpointError, ConfigError, DataError, damage_in
 from gradmod.experiments.files import write_json
-from gradmod.experiments.runs.folder import CONFIG, DATA, METRICS
+from gradmod.experiments.runs.names import CONFIG, DATA, METRICS
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.settings.toml import refuse_unnamed_code
 from gradmod.experiments.training.parts import read_data

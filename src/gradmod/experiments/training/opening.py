@@ -10,7 +10,7 @@ from gradmod.experiments.datasets.split import Split
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import CheckpointError, ConfigError, did_you_mean
 from gradmod.experiments.runs.checkpoints import Checkpoints
-from gradmod.experiments.runs.folder import CONFIG
+from gradmod.experiments.runs.names import CONFIG
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.settings.toml import load_config
 from gradmod.experiments.training.devices import make_fabric

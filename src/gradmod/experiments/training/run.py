@@ -15,16 +15,8 @@ from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import CheckpointError, ConfigError, GradmodError, damage_in
 from gradmod.experiments.files import write_json
 from gradmod.experiments.runs.checkpoints import Checkpoints
-from gradmod.experiments.runs.folder import (
-    CONFIG,
-    METRICS,
-    RESULT,
-    command_line,
-    create_run_folder,
-    git_revision,
-    remove_leftovers,
-    versions,
-)
+from gradmod.experiments.runs.folder import command_line, create_run_folder, git_revision, remove_leftovers, versions
+from gradmod.experiments.runs.names import CONFIG, METRICS, RESULT
 from gradmod.experiments.runs.recorder import Recorder
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.settings.toml import save_config

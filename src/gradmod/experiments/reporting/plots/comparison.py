@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gradmod.experiments.reporting.comparison import BASELINE, ComparisonTable, RunRecord
 from gradmod.experiments.reporting.plots.figures import save_figure, whole_ticks
 from gradmod.experiments.reporting.style import METRIC_TITLES, MODEL_COLOUR, PALETTE, colours
+from gradmod.experiments.runs.names import METRICS
 from gradmod.experiments.runs.records import read_metrics
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ def comparison_curves(runs: Sequence[RunRecord]) -> Figure:
     metric = "accuracy"
     for axes, fusion in zip(panels, fusions, strict=True):
         for number, row in enumerate(rows):
-            logs = [
-                read_metrics(run.folder / "metrics.jsonl") for run in runs if (run.fusion, run.row) == (fusion, row)
-            ]
+            logs = [read_metrics(run.folder / METRICS) for run in runs if (run.fusion, run.row) == (fusion, row)]
             if not logs:
                 continue
             metric = logs[0].headline

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradmod.experiments.reporting.plots.figures import save_figure, whole_ticks
 from gradmod.experiments.reporting.style import METRIC_TITLES, MODEL_COLOUR, SHARES, colours
+from gradmod.experiments.runs.names import METRICS
 from gradmod.experiments.runs.records import Metrics, read_metrics
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def plot_curves(folder: Path) -> Path:
     Raises:
         CheckpointError: the run's metrics cannot be read.
     """
-    return save_figure(lambda: curves(read_metrics(folder / "metrics.jsonl")), folder / "curves.svg")
+    return save_figure(lambda: curves(read_metrics(folder / METRICS)), folder / "curves.svg")
 
 
 def curves(metrics: Metrics) -> Figure:

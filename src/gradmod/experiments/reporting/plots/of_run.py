@@ -17,6 +17,7 @@ from gradmod.experiments.reporting.plots.monitored import (
     shape_over_epochs,
 )
 from gradmod.experiments.reporting.plots.steps import has_steps, step_figures
+from gradmod.experiments.runs.names import METRICS
 from gradmod.experiments.runs.records import Metrics, Record, read_json, read_metrics
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def write_plots(folder: Path) -> Path:
     """
     target = folder / "plots"
     target.mkdir(exist_ok=True)
-    for plot in training_plots(read_metrics(folder / "metrics.jsonl")):
+    for plot in training_plots(read_metrics(folder / METRICS)):
         save_figure(plot.make, target / f"{plot.name}.svg")
     for path in sorted((folder / "attribution").glob("*.json")):
         for plot in diagnosis_plots(read_json(path)):
