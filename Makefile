@@ -27,7 +27,7 @@ train: setup
 	$(BIN)/gradmod report
 
 test: lint types
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 FAST := tests/test_functional.py tests/metrics/test_shape.py tests/metrics/test_competition.py tests/methods/test_agm.py \
 	tests/methods/test_agm_golden.py tests/methods/test_ogm_ge.py tests/methods/test_uni_modal.py tests/test_layout.py tests/test_api.py
@@ -45,7 +45,7 @@ format: setup
 	$(BIN)/ruff format .
 
 test-slow: setup
-	$(BIN)/pytest --numprocesses 2 -m slow
+	$(BIN)/pytest --numprocesses 2 --dist worksteal -m slow
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,20 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
         protocol: `heldout`.
         split_seed: seed of the validation and predictor splits; the test split is always the same.
     """
+    sounds, images, targets, order = _made()
+    test, rest = np.split(order, [round(len(order) * TEST_SHARE)])
+    views = {"audio": ArraySource(sounds, (1, BINS, CLIP_SAMPLES // HOP)), "visual": ArraySource(images, (1, 8, 8))}
+    whole = Split(views, targets)
+    learnt = whole.subset(np.sort(rest))
+    train, validation, predictor = heldout(len(learnt), split_seed)
+    return Splits(
+        learnt.subset(train), learnt.subset(validation), whole.subset(np.sort(test)), learnt.subset(predictor)
+    )
+
+
+@functools.cache
+def _made() -> tuple[npt.NDArray[Any], ...]:
+    """Sounds, images, targets and the order that parts the test split; read-only, as every run gets the same ones."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -57,15 +72,10 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     images = _standardised(digits.images + streams["image noise"].normal(0, PIXEL_NOISE, digits.images.shape))
     waves = keypad_waves(digits.target, streams["tone"], streams["sound noise"])
     sounds = _standardised(log_spectrogram(waves))
-    order = streams["split"].permutation(len(digits.target))
-    test, rest = np.split(order, [round(len(order) * TEST_SHARE)])
-    views = {"audio": ArraySource(sounds, (1, BINS, CLIP_SAMPLES // HOP)), "visual": ArraySource(images, (1, 8, 8))}
-    whole = Split(views, digits.target)
-    learnt = whole.subset(np.sort(rest))
-    train, validation, predictor = heldout(len(learnt), split_seed)
-    return Splits(
-        learnt.subset(train), learnt.subset(validation), whole.subset(np.sort(test)), learnt.subset(predictor)
-    )
+    made = sounds, images, digits.target, streams["split"].permutation(len(digits.target))
+    for array in made:
+        array.flags.writeable = False
+    return made
 
 
 def keypad_waves(digits: npt.NDArray[Any], tones: np.random.Generator, noise: np.random.Generator) -> Array:
