@@ -34,7 +34,7 @@ def assert_compiled_equals_eager(model: ModulatedModel, backend: str, tolerance:
         torch.testing.assert_close(ours, expected, msg=name)
 
 
-@pytest.mark.parametrize("layer", ["layer-norm", "batch-norm"])
+@pytest.mark.parametrize("layer", [pytest.param("layer-norm", marks=pytest.mark.slow), "batch-norm"])
 @pytest.mark.parametrize(("strategy", "late"), LATE)
 def test_without_graph_breaks(strategy: str, late: bool, layer: str) -> None:
     model = ModulatedModel(network(TWO, late=late, layer=layer), AGM(TWO), coalitions=strategy)

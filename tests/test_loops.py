@@ -88,7 +88,14 @@ def test_two_or_three_lines_are_all_that_changes(name: str) -> None:
     assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 60
 
 
-@pytest.mark.parametrize("name", [name for name in LOOPS if name != "ddp_torchrun"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "hf_trainer" else name
+        for name in LOOPS
+        if name != "ddp_torchrun"
+    ],
+)
 def test_with_the_diff_it_modulates_and_without_it_trains_jointly(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def parameters(folder: Path) -> dict[str, Tensor]:
         pytest.param(2, "sum", marks=pytest.mark.slow),
         pytest.param(2, "early", marks=pytest.mark.slow),
         (3, "early"),
-        (6, "late"),
+        pytest.param(6, "late", marks=pytest.mark.slow),
     ],
 )
 def test_it_trains_and_is_not_joint_training(modalities: int, fusion: str, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ CASES = [
     ("ur-funny", "late"),
     ("ur-funny", "early"),
     ("ave", "late"),
-    ("mosei", "late"),
+    pytest.param("mosei", "late", marks=pytest.mark.slow),
 ]
 
 

@@ -57,6 +57,7 @@ def test_choose_run_tell_and_repeat_nothing(tmp_path: Path) -> None:
     assert (folder / "table.md").read_text() == table
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_left_out_and_the_exit_code_says_so(tmp_path: Path) -> None:
     words = ["--methods", "agm", "--seeds", "0", "--mono", "false", "--set", "agm.lr=1e30", "agm.clip-norm=none"]
     done = compare(*words, cwd=tmp_path)

@@ -392,7 +392,8 @@ def test_options_belong_to_their_data_set(root: Path) -> None:
         load_dataset("crema-d", str(root / "Audio"), "heldout")
 
 
-@pytest.mark.parametrize("fusion", ["late", pytest.param("early", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["late", "early"])
 def test_it_trains_from_the_command_line_and_workers_change_nothing(
     fusion: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

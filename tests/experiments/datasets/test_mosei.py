@@ -335,8 +335,10 @@ def test_wrong_labels_and_missing_folder() -> None:
         load_dataset("mosei", "", "heldout")
 
 
-@pytest.mark.parametrize("labels", ["sentiment-2", "sentiment", "emotions"])
-@pytest.mark.parametrize("more", [[], ["--video", "True"], ["--modality", "audio"]])
+@pytest.mark.parametrize("labels", ["sentiment-2", "sentiment", pytest.param("emotions", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "more", [[], pytest.param(["--video", "True"], marks=pytest.mark.slow), ["--modality", "audio"]]
+)
 def test_it_trains(
     labels: str, more: list[str], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

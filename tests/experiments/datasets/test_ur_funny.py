@@ -235,7 +235,7 @@ def test_missing_and_truncated(tmp_path: Path) -> None:
         load_dataset("ur-funny", str(path), "heldout")
 
 
-@pytest.mark.parametrize("fusion", ["late", "early"])
+@pytest.mark.parametrize("fusion", ["late", pytest.param("early", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("modality", ["multimodal", "text"])
 def test_it_trains(fusion: str, modality: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

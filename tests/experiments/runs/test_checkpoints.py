@@ -71,7 +71,7 @@ def assert_same_end(folder: Path, expected: Path) -> None:
         ("save", 1),
         pytest.param("save", 3, marks=pytest.mark.slow),
         pytest.param("save", 6, marks=pytest.mark.slow),
-        ("rename", 3),
+        pytest.param("rename", 3, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_ends_like_one_that_was_not(where: str, count: int, uninterrupted: Path, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_another_refusal_is_not_taken_for_a_lock(monkeypatch: pytest.MonkeyPatch
         acquire(file)
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_keeps_others_out_without_locks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_strength_is_that_of_the_exported_arrays(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits.numpy(), stored["logits"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_concept_that_learnt_nothing_is_told_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

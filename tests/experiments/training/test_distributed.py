@@ -175,6 +175,7 @@ def load(root="", protocol="heldout", split_seed=0, **options):
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_a_name_that_is_taken_is_one_clear_error_for_all(alone: Path) -> None:
     words = train(alone.parent, "run", "--devices", "2")
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
@@ -270,6 +271,7 @@ if world > 1:
 """
 
 
+@pytest.mark.slow
 def test_scores_over_processes_count_the_samples_that_have_a_modality(tmp_path: Path) -> None:
     script = tmp_path / "gaps.py"
     script.write_text(GAPS)

@@ -62,7 +62,8 @@ def going_on(rank: int, folder: Path, dataset: str, epochs: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rest", "method"), [pytest.param(2, "ogm-ge", marks=pytest.mark.slow), (3, "agm"), (5, "agm")]
+    ("rest", "method"),
+    [pytest.param(2, "ogm-ge", marks=pytest.mark.slow), (3, "agm"), pytest.param(5, "agm", marks=pytest.mark.slow)],
 )
 def test_the_last_batch_is_trained_on_by_any_number_of_processes(rest: int, method: str, tmp_path: Path) -> None:
     """Its 2, 3 or 5 samples are too few for three processes; going on with another number changes nothing either."""

@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     assert log_lines(tmp_path / "a") == log_lines(tmp_path / "b")
 
 
-@pytest.mark.parametrize("fusion", ["late", "sum", "early"])
+@pytest.mark.parametrize("fusion", ["late", *(pytest.param(f, marks=pytest.mark.slow) for f in ("sum", "early"))])
 def test_every_method_starts_from_the_same_network(fusion: str, tmp_path: Path) -> None:
     networks = {m: build_parts(short(tmp_path, method=m, fusion=fusion, seed=3)).model.model for m in METHODS}
     other = build_parts(short(tmp_path, fusion=fusion, seed=4)).model.model.state_dict()
