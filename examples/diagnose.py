@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradmod
+from gradmod.data import Split
 from gradmod.experiments.datasets.load import load_dataset
-from gradmod.experiments.datasets.split import Split
 
 
 class Net(nn.Module):

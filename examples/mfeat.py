@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradmod.experiments.datasets.split import ArraySource, Split
-from gradmod.experiments.datasets.splits import Splits, heldout
+from gradmod.data import ArraySource, Split, Splits, heldout
 
 VIEWS = ("pix", "fou", "fac", "zer", "kar", "mor")
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gradmod import AGM, ModulatedModel
+from gradmod.data import Split
 from gradmod.experiments.datasets.load import load_dataset
-from gradmod.experiments.datasets.split import Split
 from gradmod.models.fusion import LateFusion
 from gradmod.models.mlp import MLP
 

@@ -3,7 +3,7 @@
     gradmod train --dataset examples/own_data.py:load --root my_data.npz --method agm --alpha 1
 
 A data set is a function that returns its splits. An input is an `ArraySource`, or anything else with `shape`, `__len__`
-and `read` (see gradmod.experiments.datasets.split.Source). Labels are whole numbers, texts or one-hot; other targets:
+and `read` (see gradmod.data.Source). Labels are whole numbers, texts or one-hot; other targets:
 Splits(task=...). All of it: docs/datasets/own-data.md.
 """
 
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradmod.experiments.datasets.split import ArraySource, Split
-from gradmod.experiments.datasets.splits import Splits, heldout
+from gradmod.data import ArraySource, Split, Splits, heldout
 
 
 def load(root: str, protocol: str, split_seed: int) -> Splits:

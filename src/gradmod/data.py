@@ -4,6 +4,6 @@ A door into the application, where these stand: a network and a training loop of
 """
 
 from gradmod.experiments.datasets.split import ArraySource, Source, Split
-from gradmod.experiments.datasets.splits import Splits
+from gradmod.experiments.datasets.splits import Splits, heldout
 
-__all__ = ["ArraySource", "Source", "Split", "Splits"]
+__all__ = ["ArraySource", "Source", "Split", "Splits", "heldout"]

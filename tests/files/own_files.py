@@ -6,8 +6,7 @@ from pathlib import Path
 
 HEAD = """\
 import numpy as np
-from gradmod.experiments.datasets.split import ArraySource, Split
-from gradmod.experiments.datasets.splits import Splits
+from gradmod.data import ArraySource, Split, Splits
 from gradmod.tasks import Classification, MultiLabel, Regression
 
 rng = np.random.default_rng(0)

@@ -75,7 +75,7 @@ def test_auto_suits_the_shape() -> None:
 def test_what_cannot_be_imported(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def load(root, protocol, split_seed):\n    return 3\n")
     for name, message in (
-        (f"{tmp_path}/mine.py:load", r"mine\.py:load returned int; expected gradmod\.datasets\.splits\.Splits"),
+        (f"{tmp_path}/mine.py:load", r"mine\.py:load returned int; expected gradmod\.data\.Splits"),
         (f"{tmp_path}/mine.py:other", r"mine\.py has no 'other'"),
         (f"{tmp_path}/yours.py:load", r"yours\.py does not exist"),
         ("no_such_module:load", r"there is no module 'no_such_module' to import"),

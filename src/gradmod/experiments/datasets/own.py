@@ -50,8 +50,7 @@ def load_own(loader: Any, where: str, root: str, protocol: str, split_seed: int)
         splits = call()
     if not isinstance(splits, Splits):
         raise ConfigError(
-            f"{place}: {where} returned {type(splits).__name__}; expected gradmod.experiments.datasets.splits.Splits"
-            f"{_hint_on(splits)}"
+            f"{place}: {where} returned {type(splits).__name__}; expected gradmod.data.Splits{_hint_on(splits)}"
         )
     try:
         return _checked(splits)
