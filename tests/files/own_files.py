@@ -6,6 +6,7 @@ from pathlib import Path
 
 HEAD = """\
 import numpy as np
+
 from gradmod.data import ArraySource, Split, Splits
 from gradmod.tasks import Classification, MultiLabel, Regression
 
