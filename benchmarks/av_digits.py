@@ -1,4 +1,4 @@
-"""AV-Digits: what each modality reaches alone, what joint training and AGM reach, under SGD and under AdamW.
+"""AV-Digits: what each modality reaches alone, what joint training and methods reach, under SGD and under AdamW.
 
     python benchmarks/av_digits.py --jobs 2
 
@@ -33,6 +33,8 @@ def rows() -> dict[str, tuple[DataConfig, MethodConfig, OptimizerConfig]]:
         lines[f"{optimizer}-joint"] = (DataConfig(), MethodConfig(method="joint"), settings)
         for alpha in ALPHAS:
             lines[f"{optimizer}-agm-{alpha:g}"] = (DataConfig(), MethodConfig(alpha=alpha), settings)
+        for method in ("uni-modal-losses", "mmpareto"):
+            lines[f"{optimizer}-{method}"] = (DataConfig(), MethodConfig(method=method), settings)
         for modality in ("audio", "visual"):
             lines[f"{optimizer}-{modality}"] = (DataConfig(modality=modality), MethodConfig(method="joint"), settings)
     return lines
