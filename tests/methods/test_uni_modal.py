@@ -120,11 +120,20 @@ def test_the_combination_makes_both_losses_fall(first: list[float], second: list
     else:
         assert combined @ g >= -1e-9
         assert combined @ h >= -1e-9
-        assert combined.norm() >= (g + h).norm() - 1e-9
+        if float((share / 2 * h + (1 - share / 2) * g).norm()) > 1e-12:  # else they are opposite: nothing is left
+            assert combined.norm() >= (g + h).norm() - 1e-9
         # The shortest vector of the segment, searched for.
         shares = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
         lengths = (shares * h + (1 - shares) * g).norm(dim=1)
         assert float((share / 2 * h + (1 - share / 2) * g).norm()) <= float(lengths.min()) + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_not_stretched(dtype: torch.dtype) -> None:
+    g = torch.tensor([0.1, 0.2, 0.3], dtype=dtype)
+    combined = g - 3.3 * g
+    combine(combined, g, -3.3 * g, [slice(0, 3)], 1.5)
+    assert float(combined.norm()) < 1e-5
 
 
 def test_opposite_gradients_and_none_at_all() -> None:

@@ -121,7 +121,9 @@ def combine(combined: Tensor, joint: Tensor, alone: Tensor, encoder: Sequence[sl
         plain = joint[part] + alone[part]
         weighted = 2 * k.to(plain.dtype) * joint[part] + 2 * (1 - k).to(plain.dtype) * alone[part]
         length = weighted.norm()
-        stretch = torch.where(length > 0, plain.norm() / length, torch.ones_like(length)).clamp_min(1)
+        # Of gradients that are opposite nothing but rounding is left, which has no direction to be stretched in.
+        noise = 16 * torch.finfo(plain.dtype).eps * (joint[part].norm() + alone[part].norm())
+        stretch = torch.where(length > noise, plain.norm() / length, torch.ones_like(length)).clamp_min(1)
         combined[part] = gamma * stretch * weighted
     return 2 * (1 - k)
 
