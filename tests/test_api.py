@@ -12,7 +12,7 @@ import pytest
 import gradmod
 from conftest import ROOT
 
-PACKAGES = ("data", "diagnosis", "methods", "metrics", "models")
+PACKAGES = ("data", "diagnosis", "methods", "metrics", "models", "testing")
 """Whose `__all__` is public as well."""
 FROZEN = ROOT / "tests" / "api.txt"
 

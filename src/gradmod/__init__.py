@@ -47,7 +47,18 @@ _EXPORTS = {
     "adapt": "gradmod.adapters",
     "diagnose": "gradmod.diagnosis",
 }
-_MODULES = {"coalitions", "data", "diagnosis", "functional", "methods", "metrics", "models", "tasks", "wrapper"}
+_MODULES = {
+    "coalitions",
+    "data",
+    "diagnosis",
+    "functional",
+    "methods",
+    "metrics",
+    "models",
+    "tasks",
+    "testing",
+    "wrapper",
+}
 
 __all__ = ["__version__", "functional", *_EXPORTS]
 
