@@ -27,7 +27,17 @@ def compare(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_choose_run_tell_and_repeat_nothing(tmp_path: Path) -> None:
-    words = ["--methods", "agm", "--tune", "agm.alpha=0.3,2", "joint.lr=0.01,0.05", "--name", "mine"]
+    words = [
+        "--methods",
+        "agm",
+        "--tune",
+        "agm.alpha=0.3,2",
+        "joint.lr=0.01,0.05",
+        "--tune-seeds",
+        "0",
+        "--name",
+        "mine",
+    ]
     done = compare(*words, "--seeds", "0", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "mine"
