@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -347,3 +349,26 @@ def test_a_checked_step_is_an_unchecked_one() -> None:
         results.append([p.grad for p in model.parameters()] + list(model.buffers()))
     for ours, expected in zip(*results, strict=True):
         assert torch.equal(ours, expected)
+
+
+OUTPUTS: list[weakref.ref[torch.Tensor]] = []
+
+
+class SeenTanh(nn.Tanh):
+    """Its outputs are known, and not kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        OUTPUTS.append(weakref.ref(output))
+        return output
+
+
+def test_the_check_lets_go_of_every_graph() -> None:
+    """What an operation saves of its own output must not keep that output: it is gigabytes for a large network."""
+    net = network(NAMES[:2], late=False, layer="plain")
+    net.encoders["audio"][2] = SeenTanh()  # type: ignore[index, operator]
+    OUTPUTS.clear()
+    ModulatedModel(net, AGM(NAMES[:2])).check_network(batch(NAMES[:2], 6, 3)[0])
+    assert len(OUTPUTS) > 3
+    gc.collect()
+    assert [output for output in OUTPUTS if output() is not None] == []

@@ -134,7 +134,7 @@ class CheckedStrategy(Strategy):
     ) -> None:
         # With gradient, as in training: networks take gradients in their forward, and some layers compute otherwise.
         # The hooks keep what is saved for a backward out of the books of activation checkpointing around the model.
-        saved = torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+        saved = torch.autograd.graph.saved_tensors_hooks(_by_itself, _as_it_is)
         with ExitStack() as trials, torch.enable_grad(), saved, kept_random_state(model), warnings.catch_warnings():
             for strategy in self._candidates:
                 trials.enter_context(strategy.trial())
@@ -211,6 +211,11 @@ _WAYS_OUT = (
     "are not apart on the first axis (batch_axis=), an extra input whose length is that of the batch by accident. "
     "coalitions='looped' takes any network"
 )
+
+
+def _by_itself(tensor: Tensor) -> Tensor:
+    """Without its graph: an output that its own operation saves would hold on to itself, and never be freed."""
+    return tensor.detach()
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
