@@ -50,7 +50,7 @@ class ModulatedModel(nn.Module):
             output. 0 where nothing is said.
         check: look at the first batch: whether each mask hides something, whether the cheap way to evaluate coalitions
             computes for this network what looping over them does (else a slower one is taken, with a warning), and what
-            its forward changes. It costs a few passes without gradient, once; nothing is left changed by it.
+            its forward changes. It costs a few passes, once; nothing is left changed by it.
 
     Raises:
         ValueError: the strategy does not go with the model, or its `encoders` do not go with the modalities.

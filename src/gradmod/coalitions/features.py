@@ -50,7 +50,8 @@ def uni_modal_pass(
     Raises:
         RuntimeError: the forward does not run a modality's encoder once; no heads.
     """
-    before = None if torch.compiler.is_compiling() else NetworkState(model)
+    # What the forward does not encode is encoded afterwards, where no gradient is asked for: from this state.
+    before = None if gradient or torch.compiler.is_compiling() else NetworkState(model)
     own_heads = declares_own_heads(model, modalities)
     if declares_encoding(model, modalities):
         net: Any = model

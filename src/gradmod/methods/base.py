@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import enum
-import functools
 import json
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +14,12 @@ from torch import Tensor, nn
 from gradmod.methods.averaging import Averaging
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.scores import sums_and_counts
+from gradmod.methods.step import Step, total
 from gradmod.methods.surroundings import NO_FLOAT64, in_backward, refuse_transforms, where_float64_is
 from gradmod.protocols import Output
 from gradmod.tasks import Task
 
 if TYPE_CHECKING:
-    from gradmod.methods.step import Step
     from gradmod.methods.view import Batch, View
 
 
@@ -103,7 +101,7 @@ class Method(nn.Module):
             step: the batch; offers backward passes, gradients of single losses and the optimizer's step.
             output: of the forward.
         """
-        step.backward(functools.reduce(operator.add, step.losses(output).values()))
+        step.backward(total(step.losses(output).values()))
         step.apply()
 
     def use_process_group(self, group: dist.ProcessGroup | None) -> None:

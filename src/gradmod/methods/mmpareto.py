@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradmod.methods.base import Method, Need
-from gradmod.methods.record import StepRecord
-from gradmod.methods.step import Step
+from gradmod.methods.step import Step, total
 from gradmod.methods.uni_modal_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.view import Batch, View
 from gradmod.protocols import Output
@@ -81,18 +81,15 @@ class MMPareto(Method):
         losses = step.losses(output)
         own = [losses.pop(f"uni_modal.{m}") for m in self.modalities]
         parameters = [p for group in step.engine.optimizer.param_groups for p in group["params"] if p.requires_grad]
-        joint, alone = step.gradients([_sum(list(losses.values())), _sum(own)], parameters)
+        joint, alone = step.gradients([total(losses.values()), total(own)], parameters)
         combined, shares = joint + alone, []
         where = _slices(parameters)
         for m in self.modalities:
             encoder = [where[id(p)] for p in self.encoder_parameters(m) if id(p) in where]
             shares.append(combine(combined, joint, alone, encoder, self.gamma))
         step.add_gradients(parameters, combined)
-        record = self.last_step
-        if record is not None:
-            self.last_step = StepRecord(
-                torch.stack(shares), record.scores, headlines=record.headlines, left_out_targets=record.left_out_targets
-            )
+        if self.last_step is not None:
+            self.last_step = replace(self.last_step, coefficients=torch.stack(shares))
         step.apply()
 
 
@@ -126,10 +123,6 @@ def combine(combined: Tensor, joint: Tensor, alone: Tensor, encoder: Sequence[sl
         stretch = torch.where(length > noise, plain.norm() / length, torch.ones_like(length)).clamp_min(1)
         combined[part] = gamma * stretch * weighted
     return 2 * (1 - k)
-
-
-def _sum(losses: Sequence[Tensor]) -> Tensor:
-    return torch.stack([loss.reshape(()) for loss in losses]).sum()
 
 
 def _slices(parameters: Sequence[nn.Parameter]) -> dict[int, slice]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -45,13 +47,11 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss, multiplied by the scaler's scale."""
-        scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        scaled.backward()  # type: ignore[no-untyped-call]
+        self._scaled(loss).backward()  # type: ignore[no-untyped-call]
 
     def gradients(self, loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool) -> tuple[Tensor | None, ...]:
         """Gradients of a loss, multiplied by the scaler's scale, of this process; nothing is added to `.grad`."""
-        scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        return torch.autograd.grad(scaled, parameters, retain_graph=keep_graph, allow_unused=True)
+        return torch.autograd.grad(self._scaled(loss), parameters, retain_graph=keep_graph, allow_unused=True)
 
     def unscale(self) -> None:
         """Divide the gradients by the scaler's scale."""
@@ -70,6 +70,9 @@ class Engine:
     def scale(self) -> float:
         """What the scaler multiplies losses by."""
         return 1.0 if self.scaler is None else self.scaler.get_scale()
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.scaler is None else self.scaler.scale(loss)
 
 
 class Step:
@@ -138,13 +141,13 @@ class Step:
         task = self.model.task
         task.check(output.logits, self.batch.target)
         named = {"task": task.loss(output.logits, self.batch.target), **output.losses}
-        total = torch.stack([loss.detach().float().reshape(()) for loss in named.values()]).sum()
-        self.loss = total if self.loss is None else self.loss + total
+        batch_loss = total(named.values()).detach()
+        self.loss = batch_loss if self.loss is None else self.loss + batch_loss
         return named
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss: averaged over processes by DDP, scaled by the scaler."""
-        self.engine.backward(loss if self.weight == 1 else loss * self.weight)
+        self.engine.backward(self._weighted(loss))
 
     def gradients(self, losses: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         """The gradient of each loss, one flat vector: averaged over processes, the scaler's scale taken out.
@@ -171,8 +174,7 @@ class Step:
             )
         found = []
         for number, loss in enumerate(losses, 1):
-            weighted = loss if self.weight == 1 else loss * self.weight
-            single = self.engine.gradients(weighted, parameters, keep_graph=number < len(losses))
+            single = self.engine.gradients(self._weighted(loss), parameters, keep_graph=number < len(losses))
             found.append(torch.cat([_flat(g, p) for g, p in zip(single, parameters, strict=True)]))
         together = torch.stack(found)
         if self.engine.ddp is not None:
@@ -204,6 +206,14 @@ class Step:
                 self.norm = self._clip(stepping)
             self.engine.step()
         self.engine.optimizer.zero_grad(set_to_none=True)
+
+    def _weighted(self, loss: Tensor) -> Tensor:
+        return loss if self.weight == 1 else loss * self.weight
+
+
+def total(losses: Iterable[Tensor]) -> Tensor:
+    """The sum of scalar losses, a scalar of the widest of their types."""
+    return functools.reduce(operator.add, (loss.reshape(()) for loss in losses))
 
 
 def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:

@@ -24,13 +24,11 @@ class Batch:
         target: [B, ...].
         present: [B, M] bool, which sample has which modality, where some samples lack one: those are hidden in
             `inputs` already. None: every sample has every modality.
-        index: [B] int64, which samples of the data set these are; None: not said.
     """
 
     inputs: Mapping[str, Any]
     target: Tensor
     present: Tensor | None = None
-    index: Tensor | None = None
 
 
 class View:

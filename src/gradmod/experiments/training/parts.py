@@ -78,8 +78,9 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
     method = build_method(config.method.method, modalities, **config.method.settings, seed=config.train.seed)
     try:
         model = ModulatedModel(network, method, task=data.task, coalitions=config.method.coalitions)
-        sample, _ = data.train.read(np.arange(min(2, len(data.train))))
-        model.give_heads_their_sizes(sample)
+        if model.heads is not None:
+            sample, _ = data.train.read(np.arange(min(2, len(data.train))))
+            model.give_heads_their_sizes(sample)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(str(error)) from None
     if config.train.batch_size < 2 * config.train.devices * config.train.nodes:
