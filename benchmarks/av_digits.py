@@ -16,7 +16,13 @@ from typing import Any
 
 import torch
 
-from gradmod.experiments.settings.config import Config, DataConfig, MethodConfig, OptimizerConfig, TrainConfig
+from gradmod.experiments.settings.config import (
+    Config,
+    DataConfig,
+    MethodConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from summaries import cell, ensemble, summary
 from sweep import run_all
 
@@ -32,16 +38,26 @@ def rows() -> dict[str, tuple[DataConfig, MethodConfig, OptimizerConfig]]:
         settings = OptimizerConfig(optimizer=optimizer, lr=lr)
         lines[f"{optimizer}-joint"] = (DataConfig(), MethodConfig(method="joint"), settings)
         for alpha in ALPHAS:
-            lines[f"{optimizer}-agm-{alpha:g}"] = (DataConfig(), MethodConfig(alpha=alpha), settings)
+            lines[f"{optimizer}-agm-{alpha:g}"] = (
+                DataConfig(),
+                MethodConfig(alpha=alpha),
+                settings,
+            )
         for method in ("uni-modal-losses", "mmpareto"):
             lines[f"{optimizer}-{method}"] = (DataConfig(), MethodConfig(method=method), settings)
         for modality in ("audio", "visual"):
-            lines[f"{optimizer}-{modality}"] = (DataConfig(modality=modality), MethodConfig(method="joint"), settings)
+            lines[f"{optimizer}-{modality}"] = (
+                DataConfig(modality=modality),
+                MethodConfig(method="joint"),
+                settings,
+            )
     return lines
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/av-digits"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=5)
@@ -54,10 +70,17 @@ def main() -> None:
         for seed in range(options.seeds)
     }
     results = run_all(configs, options.runs, options.jobs)
-    folders = {name: [options.runs / f"{name}-seed{seed}" for seed in range(options.seeds)] for name in rows()}
-    lines: dict[str, Any] = {name: summary([results[f.name] for f in listed]) for name, listed in folders.items()}
+    folders = {
+        name: [options.runs / f"{name}-seed{seed}" for seed in range(options.seeds)]
+        for name in rows()
+    }
+    lines: dict[str, Any] = {
+        name: summary([results[f.name] for f in listed]) for name, listed in folders.items()
+    }
     for optimizer in LEARNING_RATES:
-        lines[f"{optimizer}-ensemble"] = ensemble(folders[f"{optimizer}-audio"], folders[f"{optimizer}-visual"])
+        lines[f"{optimizer}-ensemble"] = ensemble(
+            folders[f"{optimizer}-audio"], folders[f"{optimizer}-visual"]
+        )
     report = {
         "command": "python benchmarks/av_digits.py",
         "seeds": list(range(options.seeds)),
@@ -81,12 +104,18 @@ def markdown(report: dict[str, Any]) -> str:
         "| best epochs |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in sorted(report["rows"].items(), key=lambda item: item[0].split("-")[0], reverse=True):
+    for name, row in sorted(
+        report["rows"].items(), key=lambda item: item[0].split("-")[0], reverse=True
+    ):
         optimizer, _, what = name.partition("-")
         title = what.replace("agm-", "AGM, alpha ")
         title = f"{title} alone" if title in ("audio", "visual") else title
         ranges = [row.get("coefficients", {}).get(m) for m in ("audio", "visual")]
-        cells = [f"{optimizer} {report['learning_rates'][optimizer]:g}", title, cell(row["accuracy"])]
+        cells = [
+            f"{optimizer} {report['learning_rates'][optimizer]:g}",
+            title,
+            cell(row["accuracy"]),
+        ]
         cells += [cell(row["responses"].get(m)) for m in ("audio", "visual")]
         cells += [f"{r[0]:.2g} to {r[1]:.2g}" if r else "" for r in ranges]
         cells.append(", ".join(map(str, row.get("best_epochs", []))))

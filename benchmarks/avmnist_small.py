@@ -92,7 +92,9 @@ def validation(result: dict[str, Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="folder of an AV-MNIST")
     parser.add_argument("--runs", type=Path, default=Path("runs/avmnist-small"))
     parser.add_argument("--jobs", type=int, default=2)
@@ -103,7 +105,9 @@ def main() -> None:
 
     def train(cells: Sequence[tuple[str, float, float, int]]) -> dict[str, dict[str, Any]]:
         configs = {
-            run_name(*cell): configuration(ROWS[cell[0]], *cell[1:], root=options.root, epochs=options.epochs)
+            run_name(*cell): configuration(
+                ROWS[cell[0]], *cell[1:], root=options.root, epochs=options.epochs
+            )
             for cell in cells
         }
         return run_all(configs, options.runs, options.jobs)
@@ -117,15 +121,22 @@ def main() -> None:
     results = train(tuning)
     scores = {
         (name, lr, alpha): statistics.fmean(
-            validation(results[run_name(name, lr, alpha, seed)]) for seed in range(options.tuning_seeds)
+            validation(results[run_name(name, lr, alpha, seed)])
+            for seed in range(options.tuning_seeds)
         )
         for name, row in ROWS.items()
         for lr, alpha in row.trials()
     }
-    chosen = {name: max(ROWS[name].trials(), key=lambda trial, n=name: scores[(n, *trial)]) for name in ROWS}
-    results |= train([(name, *chosen[name], seed) for name in ROWS for seed in range(options.seeds)])
+    chosen = {
+        name: max(ROWS[name].trials(), key=lambda trial, n=name: scores[(n, *trial)])
+        for name in ROWS
+    }
+    results |= train(
+        [(name, *chosen[name], seed) for name in ROWS for seed in range(options.seeds)]
+    )
     folders = {
-        name: [options.runs / run_name(name, *chosen[name], seed) for seed in range(options.seeds)] for name in ROWS
+        name: [options.runs / run_name(name, *chosen[name], seed) for seed in range(options.seeds)]
+        for name in ROWS
     }
     table = {name: [results[folder.name] for folder in listed] for name, listed in folders.items()}
     report = {
@@ -134,7 +145,9 @@ def main() -> None:
         "seeds": list(range(options.seeds)),
         "tuning_seeds": list(range(options.tuning_seeds)),
         "torch": torch.__version__,
-        "tuning": [{"row": n, "lr": lr, "alpha": a, "validation": v} for (n, lr, a), v in scores.items()],
+        "tuning": [
+            {"row": n, "lr": lr, "alpha": a, "validation": v} for (n, lr, a), v in scores.items()
+        ],
         "chosen": {name: {"lr": lr, "alpha": alpha} for name, (lr, alpha) in chosen.items()},
         "rows": {name: summary(runs) for name, runs in table.items()}
         | {"ensemble": ensemble(folders["audio"], folders["visual"])},
@@ -154,16 +167,27 @@ def markdown(report: dict[str, Any]) -> str:
     titles = {name: row.title for name, row in ROWS.items()} | {"ensemble": "ensemble of the two"}
     for name, row in report["rows"].items():
         chosen = report["chosen"].get(name)
-        setting = f"{chosen['lr']:g}, {chosen['alpha']:g}" if chosen and ROWS[name].method == "agm" else ""
+        setting = (
+            f"{chosen['lr']:g}, {chosen['alpha']:g}"
+            if chosen and ROWS[name].method == "agm"
+            else ""
+        )
         setting = setting or (f"{chosen['lr']:g}" if chosen else "")
         cells = [titles[name], *(cell(row[metric]) for metric in ("accuracy", "macro_f1"))]
         cells += [cell(row["responses"].get(m)) for m in ("audio", "visual")]
         cells += [setting, ", ".join(map(str, row.get("best_epochs", [])))]
         cells.append(f"{row['train_seconds']:.0f}" if "train_seconds" in row else "")
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "Validation accuracy of every trial:", "", "| | lr | alpha | validation |", "|---|---|---|---|"]
     lines += [
-        f"| {ROWS[t['row']].title} | {t['lr']:g} | {t['alpha']:g} | {t['validation']:.3f} |" for t in report["tuning"]
+        "",
+        "Validation accuracy of every trial:",
+        "",
+        "| | lr | alpha | validation |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {ROWS[t['row']].title} | {t['lr']:g} | {t['alpha']:g} | {t['validation']:.3f} |"
+        for t in report["tuning"]
     ]
     return "\n".join(lines) + "\n"
 
@@ -184,11 +208,21 @@ def plot(folders: dict[str, list[Path]], path: Path) -> None:
             curves = [read_metrics(folder / "metrics.jsonl").epochs for folder in folders[name]]
             for what, colour in palette.items():
                 blocks = [
-                    [e["validation"] if what == "model" else e["validation"]["responses"][what] for e in c]
+                    [
+                        e["validation"] if what == "model" else e["validation"]["responses"][what]
+                        for e in c
+                    ]
                     for c in curves
                 ]
                 mean = np.mean([[block["accuracy"] for block in run] for run in blocks], axis=0)
-                axes.plot(range(1, len(mean) + 1), mean, line, color=colour, linewidth=1.4, label=f"{what}, {name}")
+                axes.plot(
+                    range(1, len(mean) + 1),
+                    mean,
+                    line,
+                    color=colour,
+                    linewidth=1.4,
+                    label=f"{what}, {name}",
+                )
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"validation accuracy\n(mean of {len(folders['joint'])} seeds)")
         axes.legend(ncols=2, fontsize=7, loc="lower right")

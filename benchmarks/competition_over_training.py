@@ -29,7 +29,14 @@ def spread(values: list[float]) -> str:
 
 
 def table(runs: dict[Group, list[Path]], modalities: list[str]) -> str:
-    header = ["fusion", "method", "test accuracy", "epoch", *(f"{m} contribution" for m in modalities), "cooperation"]
+    header = [
+        "fusion",
+        "method",
+        "test accuracy",
+        "epoch",
+        *(f"{m} contribution" for m in modalities),
+        "cooperation",
+    ]
     header += [f"{m} competition" for m in modalities]
     lines = [header, ["---"] * len(header)]
     for (fusion, method), folders in runs.items():
@@ -59,13 +66,21 @@ def figure(runs: dict[Group, list[Path]], modalities: list[str]) -> Any:
         for modality, colour in colours(modalities).items():
             for row, name in enumerate(("shape", "competition")):
                 by_epoch = [
-                    fmean(float(e[name]["values"][modality] if row == 0 else e[name][modality]) for e in epochs)
+                    fmean(
+                        float(e[name]["values"][modality] if row == 0 else e[name][modality])
+                        for e in epochs
+                    )
                     for epochs in zip(*logs, strict=False)
                 ]
                 axes = panels[row, fusions.index(fusion)]
                 label = f"{modality}, {method}"
                 axes.plot(
-                    range(1, len(by_epoch) + 1), by_epoch, color=colour, linestyle=style, linewidth=1.3, label=label
+                    range(1, len(by_epoch) + 1),
+                    by_epoch,
+                    color=colour,
+                    linestyle=style,
+                    linewidth=1.3,
+                    label=label,
                 )
     for column, fusion in enumerate(fusions):
         panels[0, column].set_title(f"{fusion} fusion", fontsize=9)
@@ -78,7 +93,9 @@ def figure(runs: dict[Group, list[Path]], modalities: list[str]) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("comparison", type=Path, help="folder of the comparison")
     folder = parser.parse_args().comparison
     runs: dict[Group, list[Path]] = {}
@@ -86,7 +103,9 @@ def main() -> None:
         runs.setdefault((entry["fusion"], entry["row"]), []).append(folder / entry["folder"])
     modalities = read_result(next(iter(runs.values()))[0])["modalities"]
     (RESULTS / "competition.md").write_text(table(runs, modalities), encoding="utf-8")
-    save_figure(lambda: figure(runs, modalities), RESULTS / "competition.svg").with_suffix(".png").unlink()
+    save_figure(lambda: figure(runs, modalities), RESULTS / "competition.svg").with_suffix(
+        ".png"
+    ).unlink()
     print((RESULTS / "competition.md").read_text(encoding="utf-8"))
 
 

@@ -40,7 +40,9 @@ CODES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -62,7 +64,9 @@ def crema_d(root: Path, rounds: int) -> dict[str, float]:
     """Samples a second of decoding and of reading what is prepared, and their ratio."""
     write_cremad(root / "raw", clips=192)
     prepare(root / "raw", root / "fast")
-    decoded, stored = (load_dataset("crema-d", str(root / name), "heldout").train for name in ("raw", "fast"))
+    decoded, stored = (
+        load_dataset("crema-d", str(root / name), "heldout").train for name in ("raw", "fast")
+    )
     one, other = alternate(reading(decoded), reading(stored), rounds)
     return {
         "decoded": statistics.median(one),
@@ -135,11 +139,16 @@ def write_cremad(root: Path, clips: int) -> None:
     for number in range(clips):
         name = f"{1001 + number}_DFA_{CODES[number % 6]}_XX"
         lines.append(f"{name},{CODES[number % 6]}\n")
-        soundfile.write(root / "Audio" / f"{name}.wav", rng.normal(0, 0.1, 40_000), 16_000, subtype="PCM_16")
+        soundfile.write(
+            root / "Audio" / f"{name}.wav", rng.normal(0, 0.1, 40_000), 16_000, subtype="PCM_16"
+        )
         (root / "Image-01-FPS" / name).mkdir(parents=True)
         for frame in range(3):
             photograph = photographs[int(rng.integers(2))]
-            left, top = int(rng.integers(photograph.width - 480)), int(rng.integers(photograph.height - 360))
+            left, top = (
+                int(rng.integers(photograph.width - 480)),
+                int(rng.integers(photograph.height - 360)),
+            )
             part = photograph.crop((left, top, left + 480, top + 360))
             part.save(root / "Image-01-FPS" / name / f"{frame:05d}.jpg", quality=90)
     (root / "CREMAD" / "train.csv").write_text("".join(lines[:-12]))
@@ -152,7 +161,10 @@ def write_avmnist(root: Path, samples: int) -> None:
     for name, shape in (("image", (784,)), ("audio", (112, 112))):
         (root / name).mkdir(parents=True)
         for split in ("train", "test"):
-            np.save(root / name / f"{split}_data.npy", rng.integers(0, 256, (samples, *shape), dtype=np.uint8))
+            np.save(
+                root / name / f"{split}_data.npy",
+                rng.integers(0, 256, (samples, *shape), dtype=np.uint8),
+            )
     for split in ("train", "test"):
         np.save(root / f"{split}_labels.npy", rng.integers(0, 10, samples))
 
@@ -172,7 +184,10 @@ def markdown(report: dict[str, object]) -> str:
         "| AV-MNIST, batch 64, no workers | loader alone | joint step | ratio |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {e} | {row['loader']:.0f} | {row['step']:.0f} | {row['ratio']:.0f} |" for e, row in av_mnist.items()]
+    lines += [
+        f"| {e} | {row['loader']:.0f} | {row['step']:.0f} | {row['ratio']:.0f} |"
+        for e, row in av_mnist.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -41,7 +41,18 @@ from gradmod.experiments.runs.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-TRAIN = ["--encoder", "mlp", "--width", "16", "--batch-size", "128", "--log-every", "1", "--save-every", "2"]
+TRAIN = [
+    "--encoder",
+    "mlp",
+    "--width",
+    "16",
+    "--batch-size",
+    "128",
+    "--log-every",
+    "1",
+    "--save-every",
+    "2",
+]
 NEVER_THE_SAME = ("seconds", "command", "train_seconds", "peak_memory_mib", "git")
 IMPORTED = [
     "gradmod.experiments.training.run",
@@ -117,7 +128,9 @@ def finish(words: Sequence[str], log: Path, folder: Path) -> None:
     """Run a command to its end."""
     code = wait(forked(words, log, folder))
     if code:
-        raise LostRunError(f"`gradmod {' '.join(words)}` ended with {code}: {log.read_text()[-400:]}")
+        raise LostRunError(
+            f"`gradmod {' '.join(words)}` ended with {code}: {log.read_text()[-400:]}"
+        )
 
 
 def without_times(record: dict[str, object]) -> dict[str, object]:
@@ -127,24 +140,39 @@ def without_times(record: dict[str, object]) -> dict[str, object]:
 def left_by_run(folder: Path) -> dict[str, object]:
     """What a finished run has left, but for times."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    checkpoints = {name: read_checkpoint(folder / "checkpoints" / f"{name}.pt")["model"] for name in ("last", "best")}
+    checkpoints = {
+        name: read_checkpoint(folder / "checkpoints" / f"{name}.pt")["model"]
+        for name in ("last", "best")
+    }
     return {
         "metrics": [without_times(json.loads(line)) for line in lines],
         "result": without_times(json.loads((folder / "result.json").read_text())),
         "parameters": {
-            f"{name} {key}": value.tolist() for name, state in checkpoints.items() for key, value in state.items()
+            f"{name} {key}": value.tolist()
+            for name, state in checkpoints.items()
+            for key, value in state.items()
         },
-        "files": sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if "tensorboard" not in p.parts),
-        "predictions": [(p.name, p.read_bytes()) for p in sorted((folder / "predictions").iterdir())],
+        "files": sorted(
+            p.relative_to(folder).as_posix()
+            for p in folder.rglob("*")
+            if "tensorboard" not in p.parts
+        ),
+        "predictions": [
+            (p.name, p.read_bytes()) for p in sorted((folder / "predictions").iterdir())
+        ],
     }
 
 
 def expect_same(found: dict[str, object], expected: dict[str, object]) -> None:
     if found.keys() != expected.keys():
-        raise LostRunError(f"there are {sorted(found)}, and {sorted(expected)} after an uninterrupted command")
+        raise LostRunError(
+            f"there are {sorted(found)}, and {sorted(expected)} after an uninterrupted command"
+        )
     for name, value in expected.items():
         if str(found[name]) != str(value):
-            raise LostRunError(f"{name} differ from those of an uninterrupted command: {str(found[name])[:300]}")
+            raise LostRunError(
+                f"{name} differ from those of an uninterrupted command: {str(found[name])[:300]}"
+            )
 
 
 def phase_of_run(folder: Path, epochs: int) -> str:
@@ -157,12 +185,18 @@ def phase_of_run(folder: Path, epochs: int) -> str:
     if any(".pt." in name for name in temporary):
         return "writing a checkpoint"
     log = folder / "metrics.jsonl"
-    lines = [line for line in log.read_text().splitlines() if line.endswith("}")] if log.is_file() else []
+    lines = (
+        [line for line in log.read_text().splitlines() if line.endswith("}")]
+        if log.is_file()
+        else []
+    )
     last = json.loads(lines[-1]) if lines else {}
     if temporary or (last.get("kind") == "epoch" and last["epoch"] == epochs):
         return "writing its result"
     if last.get("kind") == "step":
-        return "evaluating" if last["step"] % 9 == 0 else "stepping"  # 1152 samples in batches of 128
+        return (
+            "evaluating" if last["step"] % 9 == 0 else "stepping"
+        )  # 1152 samples in batches of 128
     return "beginning an epoch" if last else "before its first step"
 
 
@@ -214,16 +248,46 @@ class Compare:
         self.expected = self._left("whole")
 
     def _run(self, name: str) -> subprocess.Popen[bytes]:
-        words = ["--methods", "agm", "--seeds", "0,1", "--mono", "False", "--jobs", "2", "--epochs", "3", *TRAIN]
-        command = [sys.executable, "-m", "gradmod", "compare", *words, "--out", str(self.folder), "--name", name]
+        words = [
+            "--methods",
+            "agm",
+            "--seeds",
+            "0,1",
+            "--mono",
+            "False",
+            "--jobs",
+            "2",
+            "--epochs",
+            "3",
+            *TRAIN,
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "gradmod",
+            "compare",
+            *words,
+            "--out",
+            str(self.folder),
+            "--name",
+            name,
+        ]
         with (self.folder / f"{name}.txt").open("ab") as log:
-            return subprocess.Popen([*command, "--device", "cpu"], stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                [*command, "--device", "cpu"], stdout=log, stderr=log, start_new_session=True
+            )
 
     def _left(self, name: str) -> dict[str, object]:
         folder = self.folder / name
         return {
-            "table": [line.rsplit(",", 2)[0] for line in (folder / "table.csv").read_text().splitlines()],  # no times
-            "runs": {run.name: left_by_run(run) for run in sorted((folder / "runs").iterdir()) if run.is_dir()},
+            "table": [
+                line.rsplit(",", 2)[0] for line in (folder / "table.csv").read_text().splitlines()
+            ],  # no times
+            "runs": {
+                run.name: left_by_run(run)
+                for run in sorted((folder / "runs").iterdir())
+                if run.is_dir()
+            },
         }
 
     def trial(self, number: int, after: float) -> str | None:
@@ -235,7 +299,10 @@ class Compare:
         alone = number % 2 == 0
         os.kill(process.pid, signal.SIGKILL) if alone else os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        results = {path: path.stat().st_mtime_ns for path in (self.folder / name).glob("runs/*/result.json")}
+        results = {
+            path: path.stat().st_mtime_ns
+            for path in (self.folder / name).glob("runs/*/result.json")
+        }
         again = self._run(name)
         if again.wait():
             raise LostRunError((self.folder / f"{name}.txt").read_text()[-400:])
@@ -267,16 +334,30 @@ class Prepare:
 
     def _left(self, name: str) -> dict[str, object]:
         folder = self.folder / name
-        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+        return {
+            p.relative_to(folder).as_posix(): p.read_bytes()
+            for p in sorted(folder.rglob("*"))
+            if p.is_file()
+        }
 
     def trial(self, number: int, after: float) -> str | None:
         name = f"trial-{number}"
-        log, half, out = self.folder / f"{name}.txt", self.folder / f".{name}.making", self.folder / name
+        log, half, out = (
+            self.folder / f"{name}.txt",
+            self.folder / f".{name}.making",
+            self.folder / name,
+        )
         child = forked(self._words(name), log, out)
         time.sleep(after)
         os.kill(child, signal.SIGKILL)
         killed = wait(child) == -signal.SIGKILL
-        phase = "decoding" if half.exists() else "whole already" if out.exists() else "before its folder"
+        phase = (
+            "decoding"
+            if half.exists()
+            else "whole already"
+            if out.exists()
+            else "before its folder"
+        )
         if not out.exists():
             finish(self._words(name), log, out)
         if half.exists():
@@ -327,20 +408,34 @@ def report(campaigns: Sequence[tuple[str, Counter[str], list[str]]], command: st
         "|---|---|---|---|",
     ]
     for title, phases, lost in campaigns:
-        by_phase = "; ".join(f"{phase} {n}" for phase, n in sorted(phases.items(), key=lambda pair: -pair[1]))
+        by_phase = "; ".join(
+            f"{phase} {n}" for phase, n in sorted(phases.items(), key=lambda pair: -pair[1])
+        )
         lines.append(f"| {title} | {phases.total()} | {len(lost)} | {by_phase} |")
-    lines += [f"- LOST, {title}: {' '.join(one.split())}" for title, _, lost in campaigns for one in lost]
+    lines += [
+        f"- LOST, {title}: {' '.join(one.split())}" for title, _, lost in campaigns for one in lost
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", default="train,events,compare,prepare", help="of train, events, compare, prepare")
-    parser.add_argument("--kills", type=int, default=100, help="of train; a fifth of it of compare and prepare each")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--what", default="train,events,compare,prepare", help="of train, events, compare, prepare"
+    )
+    parser.add_argument(
+        "--kills", type=int, default=100, help="of train; a fifth of it of compare and prepare each"
+    )
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--events", type=int, default=10_000, help="of those of a run, at most about so many")
+    parser.add_argument(
+        "--events", type=int, default=10_000, help="of those of a run, at most about so many"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "fault_kills.md")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "fault_kills.md"
+    )
     options = parser.parse_args()
     draws = random.Random(options.seed)
     found = []
@@ -353,12 +448,19 @@ def main() -> int:
             if what == "events":
                 train = Train(place, epochs=2)
                 numbers = range(1, train.events + 1, max(1, round(train.events / options.events)))
-                trials, count = [partial(train.trial, before_event=number) for number in numbers], len(numbers)
+                trials, count = (
+                    [partial(train.trial, before_event=number) for number in numbers],
+                    len(numbers),
+                )
             else:
                 killed = Train(place, options.epochs) if what == "train" else KILLED[what](place)
                 count = options.kills if what == "train" else max(1, options.kills // 5)
                 trials = at_random_moments(killed, draws)
-            found.append(campaign("train, before a change of a file" if what == "events" else what, trials, count))
+            found.append(
+                campaign(
+                    "train, before a change of a file" if what == "events" else what, trials, count
+                )
+            )
     text = report(found, "python " + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     options.out.write_text(text)
     print(text, end="")

@@ -43,21 +43,49 @@ from gradmod.experiments.cli.main import main as gradmod
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 SECONDS, MEMORY = 90, 12 << 30
-NOT_READ = {".svg", ".png", ".md", ".tex", ".log", ".lock", ".html", "tensorboard"}  # what no command looks at
+NOT_READ = {
+    ".svg",
+    ".png",
+    ".md",
+    ".tex",
+    ".log",
+    ".lock",
+    ".html",
+    "tensorboard",
+}  # what no command looks at
 SMALL = ["--epochs", "1", "--batch-size", "8", "--width", "8", "--device", "cpu"]
 OF_RUNS = [*SMALL, "--encoder", "mlp", "--batch-size", "256"]
 READ = "[the damaged file was opened]"
-SCALARS = (None, True, -1, 0, 7, 1e30, float("nan"), "text", "", [], {}, [1, "a"], "../../etc/passwd", "é\x00")
+SCALARS = (
+    None,
+    True,
+    -1,
+    0,
+    7,
+    1e30,
+    float("nan"),
+    "text",
+    "",
+    [],
+    {},
+    [1, "a"],
+    "../../etc/passwd",
+    "é\x00",
+)
 
 
 def damage_bytes(path: Path, draw: random.Random, others: Sequence[Path]) -> str:
     """Damage a file whatever is in it; say how."""
     content = bytearray(path.read_bytes())
-    kind = draw.choice(("cut", "flip", "flip", "zero", "empty", "append", "remove", "folder", "swap"))
+    kind = draw.choice(
+        ("cut", "flip", "flip", "zero", "empty", "append", "remove", "folder", "swap")
+    )
     if kind == "cut":
         del content[draw.randrange(len(content) + 1) :]
     elif kind == "flip" and content:
-        where = min(len(content), draw.choice((64, 1024, len(content))))  # headers are at the beginning
+        where = min(
+            len(content), draw.choice((64, 1024, len(content)))
+        )  # headers are at the beginning
         for _ in range(draw.choice((1, 1, 4, 16))):
             content[draw.randrange(where)] ^= 1 << draw.randrange(8)
     elif kind == "zero":
@@ -84,7 +112,9 @@ def damage_array(array: Any, draw: random.Random) -> tuple[Any, str]:
     if kind == "shape":
         values = values.reshape(-1)
     elif kind == "dtype":
-        values = values.astype(draw.choice(("float16", "float64", "int8", "int32", "complex64", "bool", "U4")))
+        values = values.astype(
+            draw.choice(("float16", "float64", "int8", "int32", "complex64", "bool", "U4"))
+        )
     elif kind == "short":
         values = values[: draw.randrange(len(values))] if values.ndim and len(values) else values
     elif kind == "nan":
@@ -92,7 +122,9 @@ def damage_array(array: Any, draw: random.Random) -> tuple[Any, str]:
         values.flat[draw.randrange(values.size + 1) :: 7] = draw.choice((np.nan, np.inf, -np.inf))
     elif kind == "range":
         values = values.copy()
-        values.flat[: max(1, values.size // 9)] = np.asarray(draw.choice((-1, 99, 127))).astype(values.dtype)
+        values.flat[: max(1, values.size // 9)] = np.asarray(draw.choice((-1, 99, 127))).astype(
+            values.dtype
+        )
     elif kind == "empty":
         values = values[:0] if values.ndim else values
     elif kind == "object":
@@ -171,12 +203,18 @@ def damage_content(path: Path, draw: random.Random) -> str | None:
         elif kind == "other value":
             head, sign, _ = lines[at].partition("=" if path.suffix == ".toml" else ",")
             lines[at] = (
-                head + sign + draw.choice((" -1", " 1e999", ' "text"', " []", "", " nan", ' "é"', " {}", " true"))
+                head
+                + sign
+                + draw.choice(
+                    (" -1", " 1e999", ' "text"', " []", "", " nan", ' "é"', " {}", " true")
+                )
             )
         elif kind == "joined":
             lines[at] = lines[at].replace(",", ";").replace("=", " ")
         text = "\n".join(lines) + "\n"
-        path.write_bytes((text + "é").encode("latin-1", "replace") if kind == "latin-1" else text.encode())
+        path.write_bytes(
+            (text + "é").encode("latin-1", "replace") if kind == "latin-1" else text.encode()
+        )
         return kind
     return None
 
@@ -259,18 +297,32 @@ class Format:
     place: Path = field(default_factory=Path)
 
 
-def of_dataset(dataset: str, make: Callable[[Path], object], root: str = "", more: Sequence[str] = ()) -> Format:
+def of_dataset(
+    dataset: str, make: Callable[[Path], object], root: str = "", more: Sequence[str] = ()
+) -> Format:
     def commands(folder: Path) -> list[list[str]]:
         where = str(folder / root)
         return [
             ["check", dataset, where],
-            ["train", "--dataset", dataset, "--root", where, *SMALL, *more, "--out", str(folder) + "-runs"],
+            [
+                "train",
+                "--dataset",
+                dataset,
+                "--root",
+                where,
+                *SMALL,
+                *more,
+                "--out",
+                str(folder) + "-runs",
+            ],
         ]
 
     return Format(make, commands)
 
 
-def prepared(dataset: str, make: Callable[[Path], object], root: str = "") -> Callable[[Path], None]:
+def prepared(
+    dataset: str, make: Callable[[Path], object], root: str = ""
+) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         source = folder.with_name(folder.name + "-source")
         make(source)
@@ -310,7 +362,18 @@ def write_comparison(folder: Path) -> None:
 
 
 def _compare(folder: Path) -> list[str]:
-    flags = ["--methods", "agm", "--seeds", "0", "--mono", "False", "--name", "c", "--out", str(folder)]
+    flags = [
+        "--methods",
+        "agm",
+        "--seeds",
+        "0",
+        "--mono",
+        "False",
+        "--name",
+        "c",
+        "--out",
+        str(folder),
+    ]
     return ["compare", *flags, *OF_RUNS]
 
 
@@ -340,8 +403,24 @@ def formats() -> dict[str, Format]:
         write_mosei(folder, mosei_files())
 
     def sources(folder: Path) -> list[list[str]]:
-        named = [word for name in ("mnist", "speech", "noise") for word in (f"--{name}", str(folder / name))]
-        return [["prepare", "av-mnist", *named, "--train", "60", "--test", "30", "--out", str(folder) + "-made"]]
+        named = [
+            word
+            for name in ("mnist", "speech", "noise")
+            for word in (f"--{name}", str(folder / name))
+        ]
+        return [
+            [
+                "prepare",
+                "av-mnist",
+                *named,
+                "--train",
+                "60",
+                "--test",
+                "30",
+                "--out",
+                str(folder) + "-made",
+            ]
+        ]
 
     return {
         "av-mnist": of_dataset("av-mnist", lambda folder: write_avmnist(folder, avmnist_arrays())),
@@ -350,14 +429,24 @@ def formats() -> dict[str, Format]:
         "ave": of_dataset("ave", ave),
         "mosei": of_dataset("mosei", mosei),
         "crema-d prepared": of_dataset("crema-d", prepared("crema-d", write_cremad)),
-        "ur-funny prepared": of_dataset("ur-funny", prepared("ur-funny", funny, "humor.pkl"), more=("--layers", "1")),
+        "ur-funny prepared": of_dataset(
+            "ur-funny", prepared("ur-funny", funny, "humor.pkl"), more=("--layers", "1")
+        ),
         "mosei prepared": of_dataset("mosei", prepared("mosei", mosei)),
         "sources of av-mnist": Format(write_sources, sources, check_first=False),
         "run": Format(write_run, read_run, check_first=False),
         "config": Format(
             write_config,
             lambda folder: [
-                ["train", "--config", str(folder / "half" / "config.toml"), "--out", str(folder), "--name", "new"]
+                [
+                    "train",
+                    "--config",
+                    str(folder / "half" / "config.toml"),
+                    "--out",
+                    str(folder),
+                    "--name",
+                    "new",
+                ]
             ],
             files="half/config.toml",
             check_first=False,
@@ -379,7 +468,11 @@ def outcome(kind: Format, ended: Sequence[Ended]) -> str:
     refused = [one.code != 0 for one in ended]
     if kind.check_first:
         if refused[0] and not refused[1]:
-            return "FAULT: check refuses, train takes it" if ended[1].read else "check refuses, train did not read it"
+            return (
+                "FAULT: check refuses, train takes it"
+                if ended[1].read
+                else "check refuses, train did not read it"
+            )
         if refused[1] and not refused[0]:
             return "check takes it, train refuses"
     if not any(refused):
@@ -393,7 +486,9 @@ def mutate(name: str, kind: Format, number: int, seed: int, folder: Path) -> tup
     place = folder / f"{name.replace(' ', '-')}-{number}"
     shutil.copytree(kind.place, place)
     files = sorted(
-        path for path in place.glob(kind.files) if path.is_file() and not NOT_READ & {path.suffix, *path.parts}
+        path
+        for path in place.glob(kind.files)
+        if path.is_file() and not NOT_READ & {path.suffix, *path.parts}
     )
     path = draw.choice(files)
     how = damage_content(path, draw) if draw.random() < 0.5 else None
@@ -411,16 +506,24 @@ def mutate(name: str, kind: Format, number: int, seed: int, folder: Path) -> tup
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mutations", type=int, default=1000)
     parser.add_argument("--formats", default="", help="some of them, parted by commas; default all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--details", type=Path, help="file for what was done in each mutation, and how it ended")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "fault_mutations.md")
+    parser.add_argument(
+        "--details", type=Path, help="file for what was done in each mutation, and how it ended"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "fault_mutations.md"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     chosen: Mapping[str, Format] = {
-        name: kind for name, kind in formats().items() if not options.formats or name in options.formats.split(",")
+        name: kind
+        for name, kind in formats().items()
+        if not options.formats or name in options.formats.split(",")
     }
     import fault_kills
 
@@ -459,7 +562,11 @@ def report(found: Mapping[str, Counter[str]], details: Sequence[str], command: s
         "|---|---|" + "---|" * len(results),
     ]
     for name, counts in found.items():
-        lines.append(f"| {name} | {counts.total()} | " + " | ".join(str(counts[result]) for result in results) + " |")
+        lines.append(
+            f"| {name} | {counts.total()} | "
+            + " | ".join(str(counts[result]) for result in results)
+            + " |"
+        )
     lines += [f"- {line}" for line in details if line.startswith("FAULT")]
     return "\n".join(lines) + "\n"
 

@@ -37,7 +37,10 @@ def grid(
     """Every setting as (method, alpha, cap, clip, seed) and its configuration."""
     for seed in range(seeds):
         for clip in CLIPS:
-            settings = [("joint", 0.0, None), *(("agm", alpha, cap) for alpha in alphas for cap in CAPS)]
+            settings = [
+                ("joint", 0.0, None),
+                *(("agm", alpha, cap) for alpha in alphas for cap in CAPS),
+            ]
             for method, alpha, cap in settings:
                 yield (
                     (method, alpha, cap, clip, seed),
@@ -52,7 +55,9 @@ def grid(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", required=True, help="folder of an AV-MNIST")
     parser.add_argument("--runs", type=Path, default=Path("runs/safe-defaults"))
     parser.add_argument("--jobs", type=int, default=2)
@@ -61,16 +66,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--width", type=int, default=4)
     options = parser.parse_args()
-    settings = list(grid(options.alphas, options.seeds, options.root, options.epochs, options.width))
+    settings = list(
+        grid(options.alphas, options.seeds, options.root, options.epochs, options.width)
+    )
     names = {"-".join(map(str, key)): (key, config) for key, config in settings}
-    results = run_all({name: config for name, (_, config) in names.items()}, options.runs, options.jobs)
+    results = run_all(
+        {name: config for name, (_, config) in names.items()}, options.runs, options.jobs
+    )
     rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for name, (key, _) in names.items():
         rows.setdefault(key[:4], []).append(results[name])
     table = [summary(key, outcomes) for key, outcomes in rows.items()]
     out = Path(__file__).parent / "results"
     facts = vars(options) | {"root": Path(options.root).name, "runs": options.runs.name}
-    (out / "safe_defaults.json").write_text(json.dumps({"settings": facts, "rows": table}, indent=2) + "\n")
+    (out / "safe_defaults.json").write_text(
+        json.dumps({"settings": facts, "rows": table}, indent=2) + "\n"
+    )
     (out / "safe_defaults.md").write_text(markdown(table, facts))
     print(markdown(table, facts))
 
@@ -79,7 +90,11 @@ def summary(key: tuple[Any, ...], outcomes: list[dict[str, Any]]) -> dict[str, A
     """One row: a setting over its seeds."""
     method, alpha, cap, clip = key
     accuracies = [r["splits"]["validation"]["accuracy"] for r in outcomes if "error" not in r]
-    largest = [max(float(c["max"]) for c in r["coefficients"].values()) for r in outcomes if "coefficients" in r]
+    largest = [
+        max(float(c["max"]) for c in r["coefficients"].values())
+        for r in outcomes
+        if "coefficients" in r
+    ]
     return {
         "method": method,
         "alpha": alpha,
@@ -108,10 +123,15 @@ def markdown(table: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     for row in table:
         collapsed = f"{row['collapsed']} of {row['seeds']}"
         cells = [row["method"], f"{row['alpha']:g}", row["cap"], row["clip_norm"], collapsed]
-        cells += [f"{row[k]:.3f}" if row[k] is not None else "-" for k in ("accuracy_mean", "accuracy_min")]
+        cells += [
+            f"{row[k]:.3f}" if row[k] is not None else "-"
+            for k in ("accuracy_mean", "accuracy_min")
+        ]
         largest = row["largest_coefficient"]
         cells.append(f"{largest:.3g}" if largest is not None else "-")
-        lines.append("| " + " | ".join("none" if cell is None else str(cell) for cell in cells) + " |")
+        lines.append(
+            "| " + " | ".join("none" if cell is None else str(cell) for cell in cells) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 

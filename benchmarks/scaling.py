@@ -50,7 +50,9 @@ class Sizes:
         """Network and batch of these sizes."""
         names = [f"modality {number}" for number in range(1, self.modalities + 1)]
         network = partial(network_of, tuple(names), self.classes, self.width)
-        return Case(str(self), network, STRATEGIES, dict.fromkeys(names, (INPUT,)), self.batch, self.classes)
+        return Case(
+            str(self), network, STRATEGIES, dict.fromkeys(names, (INPUT,)), self.batch, self.classes
+        )
 
 
 AXES: dict[str, tuple[int, ...]] = {
@@ -75,7 +77,9 @@ def grow(axis: str, rounds: int, device: torch.device) -> list[Row]:
         for name, times in seconds.items():
             ratio = round(median_ratio(times, seconds["joint"]), 2)
             memory = round(peak_memory(partial(variant, case, name, device), device))
-            rows.append({"axis": axis, "size": size, "strategy": name, "ratio": ratio, "memory_mib": memory})
+            rows.append(
+                {"axis": axis, "size": size, "strategy": name, "ratio": ratio, "memory_mib": memory}
+            )
             print(f"{axis} {size:6} {name:9} {ratio:7.2f} x joint {memory:8} MiB", flush=True)
     return rows
 
@@ -104,7 +108,9 @@ def markdown(report: dict[str, Any]) -> str:
     for axis, size in dict.fromkeys((row["axis"], row["size"]) for row in report["growth"]):
         of = {s: by_key[axis, size, s] for s in ("joint", *STRATEGIES)}
         cells = [axis, f"{size:,}", *(f"{of[s]['ratio']:.2f}" for s in STRATEGIES)]
-        lines.append("| " + " | ".join([*cells, *(f"{row['memory_mib']:.0f}" for row in of.values())]) + " |")
+        lines.append(
+            "| " + " | ".join([*cells, *(f"{row['memory_mib']:.0f}" for row in of.values())]) + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -125,7 +131,15 @@ def plot(growth: list[Row], path: Path) -> None:
                 sizes = [row["size"] for row in rows]
                 for panel, figures in zip(panels[:, column], ("ratio", "memory_mib"), strict=True):
                     values = [row[figures] for row in rows]
-                    panel.plot(sizes, values, color=colour, marker="o", markersize=2.5, linewidth=1.3, label=name)
+                    panel.plot(
+                        sizes,
+                        values,
+                        color=colour,
+                        marker="o",
+                        markersize=2.5,
+                        linewidth=1.3,
+                        label=name,
+                    )
             for panel in panels[:, column]:
                 panel.set_yscale("log")
                 panel.set_xscale("linear" if axis == "modalities" else "log")
@@ -140,7 +154,9 @@ def plot(growth: list[Row], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")

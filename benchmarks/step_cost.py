@@ -76,7 +76,9 @@ def mlps(fusion: type[nn.Module], hidden: int) -> nn.Module:
 
 def transformers(dropout: float) -> nn.Module:
     sizes = {"visual": 371, "audio": 81, "text": 300}
-    return LateFusion({m: TransformerEncoder(size, dropout) for m, size in sizes.items()}, classes=2)
+    return LateFusion(
+        {m: TransformerEncoder(size, dropout) for m, size in sizes.items()}, classes=2
+    )
 
 
 AV_MNIST = {"audio": (1, 112, 112), "visual": (1, 28, 28)}
@@ -102,10 +104,18 @@ CASES = {
         **RESNETS,
     ),
     "b-late": Case(
-        "a-late without batch norm", partial(resnets, LateFusion, False), LATE[:4], goals={"additive": 1.15}, **RESNETS
+        "a-late without batch norm",
+        partial(resnets, LateFusion, False),
+        LATE[:4],
+        goals={"additive": 1.15},
+        **RESNETS,
     ),
     "b-early": Case(
-        "a-early without batch norm", partial(resnets, EarlyFusion, False), EARLY[:3], goals={"reuse": 1.15}, **RESNETS
+        "a-early without batch norm",
+        partial(resnets, EarlyFusion, False),
+        EARLY[:3],
+        goals={"reuse": 1.15},
+        **RESNETS,
     ),
     "c-dropout-0": Case(
         "three transformers, UR-Funny, no dropout",
@@ -122,13 +132,25 @@ CASES = {
         **FUNNY,
     ),
     "d-linear-512": Case(
-        "six MLPs of 512, linear head", partial(mlps, LateFusion, 512), LATE[:4], goals={"additive": 1.3}, **MLPS
+        "six MLPs of 512, linear head",
+        partial(mlps, LateFusion, 512),
+        LATE[:4],
+        goals={"additive": 1.3},
+        **MLPS,
     ),
     "d-linear-2048": Case(
-        "six MLPs of 2048, linear head", partial(mlps, LateFusion, 2048), LATE[:4], goals={"additive": 1.3}, **MLPS
+        "six MLPs of 2048, linear head",
+        partial(mlps, LateFusion, 2048),
+        LATE[:4],
+        goals={"additive": 1.3},
+        **MLPS,
     ),
-    "d-maxout-512": Case("six MLPs of 512, MaxOut head", partial(mlps, EarlyFusion, 512), EARLY[:3], **MLPS),
-    "d-maxout-2048": Case("six MLPs of 2048, MaxOut head", partial(mlps, EarlyFusion, 2048), EARLY[:2], **MLPS),
+    "d-maxout-512": Case(
+        "six MLPs of 512, MaxOut head", partial(mlps, EarlyFusion, 512), EARLY[:3], **MLPS
+    ),
+    "d-maxout-2048": Case(
+        "six MLPs of 2048, MaxOut head", partial(mlps, EarlyFusion, 2048), EARLY[:2], **MLPS
+    ),
     "e-callable": Case(
         "cross-attention, merely callable, AVE shapes",
         CrossAttention,
@@ -142,16 +164,23 @@ CASES = {
 }
 
 
-def measure(case: Case, rounds: int, device: torch.device, mode: str) -> dict[str, dict[str, float]]:
+def measure(
+    case: Case, rounds: int, device: torch.device, mode: str
+) -> dict[str, dict[str, float]]:
     """Of each variant: median seconds, ratio to joint training (of `batched`, to `looped` as well), peak memory."""
     steps = variants(case, ("joint", *case.strategies), device, mode)
     seconds = take_turns(steps, rounds)
     figures = {}
     for name, times in seconds.items():
-        figures[name] = {"seconds": statistics.median(times), "ratio": median_ratio(times, seconds["joint"])}
+        figures[name] = {
+            "seconds": statistics.median(times),
+            "ratio": median_ratio(times, seconds["joint"]),
+        }
         if name == "batched":
             figures[name]["ratio to looped"] = median_ratio(times, seconds.get("looped", times))
-        figures[name]["memory_mib"] = peak_memory(partial(variant, case, name, device, mode), device)
+        figures[name]["memory_mib"] = peak_memory(
+            partial(variant, case, name, device, mode), device
+        )
     return figures
 
 
@@ -179,7 +208,9 @@ def markdown(report: dict[str, object]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--modes", nargs="+", default=["eager"], choices=MODES)
     parser.add_argument("--rounds", type=int, default=11)
@@ -190,7 +221,9 @@ def main() -> None:
     cases: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for name in options.cases:
         for mode in options.modes:
-            figures = cases.setdefault(name, {})[mode] = measure(CASES[name], options.rounds, device, mode)
+            figures = cases.setdefault(name, {})[mode] = measure(
+                CASES[name], options.rounds, device, mode
+            )
             for strategy, row in figures.items():
                 shown = f"{row['ratio']:6.2f} x joint  {row['memory_mib']:8.0f} MiB"
                 print(f"{name:14} {mode:12} {strategy:10} {shown}", flush=True)

@@ -51,7 +51,9 @@ class Case:
     goals: Mapping[str, float] = field(default_factory=dict)
 
 
-def variants(case: Case, names: Iterable[str], device: torch.device, mode: str = "eager") -> dict[str, Step]:
+def variants(
+    case: Case, names: Iterable[str], device: torch.device, mode: str = "eager"
+) -> dict[str, Step]:
     """A training step of every variant, all on the same network and batch.
 
     Args:

@@ -27,7 +27,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "best_epochs": [run["best_epoch"] for run in runs],
         "train_seconds": statistics.median(run["train_seconds"] for run in runs),
         "coefficients": {
-            m: [min(c[m]["min"] for c in coefficients), max(c[m]["max"] for c in coefficients)] for m in responses
+            m: [min(c[m]["min"] for c in coefficients), max(c[m]["max"] for c in coefficients)]
+            for m in responses
         }
         if coefficients
         else {},
@@ -44,7 +45,9 @@ def ensemble(first: list[Path], second: list[Path]) -> dict[str, Any]:
                 loaded.append((torch.from_numpy(file["logits"]), torch.from_numpy(file["target"])))
         probabilities = torch.stack([logits.softmax(1) for logits, _ in loaded]).mean(0)
         metrics.append(Classification().metrics(probabilities.log(), loaded[0][1]))
-    return {name: spread([float(m[name]) for m in metrics]) for name in ("accuracy", "macro_f1")} | {"responses": {}}
+    return {
+        name: spread([float(m[name]) for m in metrics]) for name in ("accuracy", "macro_f1")
+    } | {"responses": {}}
 
 
 def spread(values: list[float]) -> list[float]:

@@ -21,7 +21,18 @@ IMAGES = Path(__file__).parent / "images"
 def main() -> None:
     """Train, measure, draw."""
     with tempfile.TemporaryDirectory() as out:
-        words = ["--dataset", "av-digits", "--method", "agm", "--device", "cpu", "--out", out, "--name", "run"]
+        words = [
+            "--dataset",
+            "av-digits",
+            "--method",
+            "agm",
+            "--device",
+            "cpu",
+            "--out",
+            out,
+            "--name",
+            "run",
+        ]
         if cli.main(["train", *words, "--shape-every", "1", "--competition-every", "1"]):
             raise SystemExit("training failed")
         cli.main(["attribute", f"{out}/run"])

@@ -21,7 +21,9 @@ def main(epochs: int = 10) -> nn.Module:
     accelerator = Accelerator()
     model = ModulatedModel(Net(), AGM(modalities=("audio", "visual"), alpha=1.0))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model, optimizer, loader = accelerator.prepare(model, optimizer, DataLoader(data(), batch_size=64))
+    model, optimizer, loader = accelerator.prepare(
+        model, optimizer, DataLoader(data(), batch_size=64)
+    )
     for epoch in range(epochs):
         for audio, visual, target in loader:
             inputs = {"audio": audio, "visual": visual}

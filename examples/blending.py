@@ -31,18 +31,26 @@ class Blending(Method):
     needs = frozenset({Need.COALITIONS})
     needs_training_step = True
 
-    def __init__(self, modalities: Sequence[str], weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, modalities: Sequence[str], weights: Mapping[str, float] | None = None
+    ) -> None:
         super().__init__(modalities)
         given = dict(weights or {})
-        if not set(given) <= set(self.modalities) or not all(weight >= 0 for weight in given.values()):
-            raise ValueError(f"weights is {given}; expected numbers >= 0 of modalities {self.modalities}")
+        if not set(given) <= set(self.modalities) or not all(
+            weight >= 0 for weight in given.values()
+        ):
+            raise ValueError(
+                f"weights is {given}; expected numbers >= 0 of modalities {self.modalities}"
+            )
         values = [given.get(m, 1 / len(self.modalities)) for m in self.modalities]
         self.register_buffer("weights", torch.tensor(values, dtype=torch.float64))
 
     def forward(self, view: View, batch: Batch) -> Any:
         """The network's output, with the modalities' weighted losses."""
         evaluation = view.coalitions(batch)
-        losses = torch.stack([view.task.loss(response, batch.target) for response in evaluation.responses])
+        losses = torch.stack(
+            [view.task.loss(response, batch.target) for response in evaluation.responses]
+        )
         self.last_step = StepRecord(self.weights, scores=losses.detach())
         blended = (self.weights.to(losses.dtype) * losses).sum()
         return view.with_losses(evaluation.output, {"blended": blended})
@@ -60,4 +68,6 @@ def offline_weights(runs: Mapping[str, Path]) -> dict[str, float]:
         generalised = epochs[0]["validation"]["loss"] - epochs[-1]["validation"]["loss"]
         raw[modality] = max(generalised, 0.0) / max(gaps[-1] - gaps[0], 1e-6) ** 2
     total = sum(raw.values())
-    return {modality: value / total if total > 0 else 1 / len(raw) for modality, value in raw.items()}
+    return {
+        modality: value / total if total > 0 else 1 / len(raw) for modality, value in raw.items()
+    }

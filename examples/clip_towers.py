@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
 
-SMALL: dict[str, int] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL: dict[str, int] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 
 
 class TwoTowers(nn.Module):
@@ -20,7 +25,9 @@ class TwoTowers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         image = CLIPVisionModel(CLIPVisionConfig(**SMALL, image_size=16, patch_size=8))
-        text = CLIPTextModel(CLIPTextConfig(**SMALL, vocab_size=50, max_position_embeddings=8, eos_token_id=49))
+        text = CLIPTextModel(
+            CLIPTextConfig(**SMALL, vocab_size=50, max_position_embeddings=8, eos_token_id=49)
+        )
         self.encoders = nn.ModuleDict({"image": image, "text": text})
         self.head = nn.Linear(64, 4)
 
@@ -50,9 +57,19 @@ def data(samples: int = 256) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(0)
     found = []
     for label in torch.randint(4, (samples,), generator=generator).tolist():
-        image, length = torch.randn(3, 16, 16, generator=generator), int(torch.randint(3, 7, (), generator=generator))
+        image, length = (
+            torch.randn(3, 16, 16, generator=generator),
+            int(torch.randint(3, 7, (), generator=generator)),
+        )
         image[:, 8 * (label // 2) :][:, :8, 8 * (label % 2) :][:, :, :8] += 0.5
         ids = torch.randint(10, 49, (8,), generator=generator)
         ids[1], ids[length], mask = 4 + label, 49, (torch.arange(8) <= length).long()
-        found.append({"pixel_values": image, "input_ids": ids * mask, "attention_mask": mask, "labels": label})
+        found.append(
+            {
+                "pixel_values": image,
+                "input_ids": ids * mask,
+                "attention_mask": mask,
+                "labels": label,
+            }
+        )
     return found

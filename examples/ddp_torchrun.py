@@ -21,7 +21,11 @@ from plain_loop import Net, data
 def main(epochs: int, save: str) -> None:
     """Train; the first process saves the network."""
     dist.init_process_group()  # NCCL with GPUs, gloo without
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if torch.cuda.is_available() else torch.device("cpu")
+    device = (
+        torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
     torch.manual_seed(0)
     model = ModulatedModel(Net(), AGM(modalities=("audio", "visual"), alpha=1.0)).to(device)
     parallel = DistributedDataParallel(model)  # around the ModulatedModel, not inside it

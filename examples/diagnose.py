@@ -31,7 +31,9 @@ class Net(nn.Module):
 
 def batches(split: Split) -> list[tuple[dict[str, Tensor], Tensor]]:
     """A split, 64 samples at a time; any DataLoader of (inputs by modality, target) will do."""
-    return [split.read(range(start, min(start + 64, len(split)))) for start in range(0, len(split), 64)]
+    return [
+        split.read(range(start, min(start + 64, len(split)))) for start in range(0, len(split), 64)
+    ]
 
 
 def main(epochs: int = 20) -> gradmod.diagnosis.Diagnosis:
@@ -51,7 +53,10 @@ def main(epochs: int = 20) -> gradmod.diagnosis.Diagnosis:
     for sentence in found.verdict():
         print("-", sentence)
     for modality, scores in found.robustness.items():
-        print(f"{modality:>8} with noise of {found.noise_levels}:", *(f"{score:.2f}" for score in scores))
+        print(
+            f"{modality:>8} with noise of {found.noise_levels}:",
+            *(f"{score:.2f}" for score in scores),
+        )
     return found
 
 

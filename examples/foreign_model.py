@@ -20,7 +20,9 @@ class PaperNet(nn.Module):
         self.net_a, self.net_v, self.cls = nn.Linear(20, 16), nn.Linear(30, 16), nn.Linear(32, 4)
         self.returns = returns
 
-    def forward(self, audio: Tensor, image: Tensor) -> Tensor | dict[str, Tensor] | tuple[Tensor, Tensor]:
+    def forward(
+        self, audio: Tensor, image: Tensor
+    ) -> Tensor | dict[str, Tensor] | tuple[Tensor, Tensor]:
         """Logits; or a dict with the features; or logits and how far apart the features are."""
         a, v = self.net_a(audio).tanh(), self.net_v(image).tanh()
         logits = self.cls(torch.cat([a, v], 1))
@@ -47,7 +49,10 @@ def main(returns: str = "tuple", steps: int = 100) -> list[float]:
     net = PaperNet(returns)
     model = ModulatedModel(adapt(net, CALLS[returns]), AGM(modalities=("audio", "image")))
     optimizer, target = torch.optim.SGD(net.parameters(), lr=0.3), torch.randint(4, (256,))
-    inputs = {m: torch.randn(256, size) + F.one_hot(target, size) for m, size in (("audio", 20), ("image", 30))}
+    inputs = {
+        m: torch.randn(256, size) + F.one_hot(target, size)
+        for m, size in (("audio", 20), ("image", 30))
+    }
     losses = []
     for _ in range(steps):
         losses.append(model.training_step(inputs, target, optimizer).item())

@@ -22,19 +22,37 @@ class ForTrainer(nn.Module):
         self.model = ModulatedModel(TwoTowers(), AGM(modalities=("image", "text"), alpha=1.0))
 
     def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Loss and logits; in prediction there are no labels."""
-        inputs = {"image": pixel_values, "text": {"input_ids": input_ids, "attention_mask": attention_mask}}
+        inputs = {
+            "image": pixel_values,
+            "text": {"input_ids": input_ids, "attention_mask": attention_mask},
+        }
         logits = self.model(inputs, labels)
-        return {"logits": logits} if labels is None else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+        return (
+            {"logits": logits}
+            if labels is None
+            else {"loss": F.cross_entropy(logits, labels), "logits": logits}
+        )
 
 
-def main(epochs: float = 10, folder: str = "trainer_output", **more: object) -> tuple[nn.Module, float]:
+def main(
+    epochs: float = 10, folder: str = "trainer_output", **more: object
+) -> tuple[nn.Module, float]:
     """Train; return the model and the loss on the training data."""
     torch.manual_seed(0)
     settings = TrainingArguments(
-        folder, num_train_epochs=epochs, per_device_train_batch_size=32, learning_rate=1e-3, report_to=[], **more
+        folder,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=32,
+        learning_rate=1e-3,
+        report_to=[],
+        **more,
     )
     trainer = Trainer(ForTrainer(), settings, train_dataset=data(), eval_dataset=data())  # type: ignore[arg-type]
     trainer.train()

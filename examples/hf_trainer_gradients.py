@@ -22,7 +22,9 @@ from hf_trainer import ForTrainer
 class GradientTrainer(Trainer):
     """Lets a method change the gradients of a step before they are clipped."""
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         """Forward and backward; with the gradients of a whole step, the method."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
@@ -31,13 +33,21 @@ class GradientTrainer(Trainer):
 
 
 def main(
-    epochs: float = 10, folder: str = "trainer_output", trainer: type[Trainer] = GradientTrainer, **more: object
+    epochs: float = 10,
+    folder: str = "trainer_output",
+    trainer: type[Trainer] = GradientTrainer,
+    **more: object,
 ) -> tuple[nn.Module, float]:
     """Train; return the model and the loss on the training data."""
     torch.manual_seed(0)
     wrapped = ForTrainer()
     wrapped.model = ModulatedModel(TwoTowers(), OGMGE(modalities=("image", "text"), noise=False))
-    settings: dict[str, Any] = {"per_device_train_batch_size": 32, "learning_rate": 1e-3, "report_to": [], **more}
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 32,
+        "learning_rate": 1e-3,
+        "report_to": [],
+        **more,
+    }
     arguments = TrainingArguments(folder, num_train_epochs=epochs, **settings)
     used = trainer(wrapped, arguments, train_dataset=data(), eval_dataset=data())  # type: ignore[arg-type]
     used.train()

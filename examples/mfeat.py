@@ -21,7 +21,9 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
         for view in VIEWS:
             train = file[f"{view}_train"].astype(np.float32)
             values = np.concatenate([train, file[f"{view}_test"].astype(np.float32)])
-            sources[view] = ArraySource((values - train.mean(0)) / (train.std(0) + 1e-6), train.shape[1:])
+            sources[view] = ArraySource(
+                (values - train.mean(0)) / (train.std(0) + 1e-6), train.shape[1:]
+            )
     whole = Split(sources, labels)
     train_rows, validation, predictor = heldout(count, split_seed)
     test = np.arange(count, len(labels))

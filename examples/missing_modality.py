@@ -28,7 +28,9 @@ def batches(split: Split, share: float, seed: int) -> list[Batch]:
         inputs, target = split.read(range(start, min(start + 64, len(split))))
         heard = torch.rand(len(target), generator=generator) >= share
         inputs["audio"][~heard] = math.nan
-        found.append((inputs, target, {"audio": heard}))  # every sample has its picture, so "visual" is left out
+        found.append(
+            (inputs, target, {"audio": heard})
+        )  # every sample has its picture, so "visual" is left out
     return found
 
 
@@ -37,7 +39,9 @@ def main(epochs: int = 20, share: float = 0.4) -> dict[str, float]:
     torch.manual_seed(0)
     data = load_dataset("av-digits", "", "heldout", 0, {})
     sizes = {m: x[0].numel() for m, x in data.train.read(range(1))[0].items()}
-    model = ModulatedModel(LateFusion({m: MLP(size, hidden=(64,)) for m, size in sizes.items()}, 10), AGM(tuple(sizes)))
+    model = ModulatedModel(
+        LateFusion({m: MLP(size, hidden=(64,)) for m, size in sizes.items()}, 10), AGM(tuple(sizes))
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for epoch in range(epochs):
         for inputs, target, present in batches(data.train, share, seed=epoch):

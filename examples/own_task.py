@@ -46,7 +46,9 @@ def main(epochs: int = 30) -> tuple[ModulatedModel, float]:
         return model, model.task.loss(model.eval()(unseen), wanted).item()
 
 
-def watched(inputs: dict[str, Tensor], time: Tensor, until: float = 0.5) -> tuple[dict[str, Tensor], Tensor]:
+def watched(
+    inputs: dict[str, Tensor], time: Tensor, until: float = 0.5
+) -> tuple[dict[str, Tensor], Tensor]:
     """The samples as they are known when watching ends."""
     return inputs, torch.cat([time.clamp(max=until), (time < until).float()], 1)
 

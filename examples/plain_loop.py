@@ -18,12 +18,16 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.audio, self.visual = (nn.Sequential(nn.Linear(size, 32), nn.ReLU()) for size in (20, 30))
+        self.audio, self.visual = (
+            nn.Sequential(nn.Linear(size, 32), nn.ReLU()) for size in (20, 30)
+        )
         self.classifier = nn.Linear(64, 4)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Logits [B, 4]."""
-        logits: Tensor = self.classifier(torch.cat([self.audio(inputs["audio"]), self.visual(inputs["visual"])], 1))
+        logits: Tensor = self.classifier(
+            torch.cat([self.audio(inputs["audio"]), self.visual(inputs["visual"])], 1)
+        )
         return logits
 
 

@@ -18,7 +18,9 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.branches = nn.ModuleDict({m: nn.Sequential(nn.Linear(size, 16), nn.ReLU()) for m, size in SIZES.items()})
+        self.branches = nn.ModuleDict(
+            {m: nn.Sequential(nn.Linear(size, 16), nn.ReLU()) for m, size in SIZES.items()}
+        )
         self.out = nn.Linear(48, 1)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -32,7 +34,9 @@ def data(samples: int = 512, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     inputs = {m: torch.randn(samples, size, generator=generator) for m, size in SIZES.items()}
     parts = torch.stack([x.mean(1) * x.shape[1] ** 0.5 for x in inputs.values()], 1)
-    return inputs, parts @ torch.tensor([[0.8], [0.4], [0.4]]) + 0.1 * torch.randn(samples, 1, generator=generator)
+    return inputs, parts @ torch.tensor([[0.8], [0.4], [0.4]]) + 0.1 * torch.randn(
+        samples, 1, generator=generator
+    )
 
 
 def main(epochs: int = 30) -> tuple[ModulatedModel, float]:

@@ -29,5 +29,7 @@ def shared_data() -> Path:
     """The folder of real data that lies beside the checkout (or at $GRADMOD_SHARED_DATA); skips where absent."""
     folder = Path(os.environ.get("GRADMOD_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "avmnist-small").is_dir():
-        pytest.skip(f"real data not found at {folder}: set GRADMOD_SHARED_DATA to the folder that holds avmnist-small/")
+        pytest.skip(
+            f"real data not found at {folder}: set GRADMOD_SHARED_DATA to the folder that holds avmnist-small/"
+        )
     return folder

@@ -93,13 +93,21 @@ class Recording:
         return float(self.arrays["cap"]) if "cap" in self.arrays else None
 
     def state(self, when: str) -> dict[str, Tensor]:
-        return {key.removeprefix(f"{when}/"): self[key] for key in self.arrays if key.startswith(f"{when}/")}
+        return {
+            key.removeprefix(f"{when}/"): self[key]
+            for key in self.arrays
+            if key.startswith(f"{when}/")
+        }
 
     def network(self) -> EarlyNetwork:
         state = self.state("init")
         classes = state["head.fc.bias"].shape[0]
         early = any(key.startswith("mm_encoder") for key in state)
-        net = EarlyNetwork(self.modalities, classes, True) if early else LateNetwork(self.modalities, classes)
+        net = (
+            EarlyNetwork(self.modalities, classes, True)
+            if early
+            else LateNetwork(self.modalities, classes)
+        )
         net.double().load_state_dict(state)
         return net
 
@@ -153,5 +161,9 @@ def replay(recording: Recording, coalitions: str) -> Replay:
             coefficients.append(agm.last_step.coefficients)
         mean_scores.append(agm.mean_score.clone())
     return Replay(
-        torch.stack(coefficients), torch.stack(responses), torch.stack(mean_scores), net.state_dict(), clip_calls
+        torch.stack(coefficients),
+        torch.stack(responses),
+        torch.stack(mean_scores),
+        net.state_dict(),
+        clip_calls,
     )

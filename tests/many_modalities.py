@@ -20,4 +20,6 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
         sources[name] = ArraySource(values, (SIZES[name],))
     whole = Split(sources, labels)
     train, validation, test, predictor = np.split(np.arange(200), [120, 150, 180])
-    return Splits(whole.subset(train), whole.subset(validation), whole.subset(test), whole.subset(predictor))
+    return Splits(
+        whole.subset(train), whole.subset(validation), whole.subset(test), whole.subset(predictor)
+    )

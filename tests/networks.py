@@ -25,18 +25,25 @@ LAYERS = {
 class Network(nn.Module):
     """Encoders, fusion, head; declares encode and fuse, so that encoders can be reused."""
 
-    def __init__(self, modalities: Sequence[str], layer: str, classes: int, segments: int = 0) -> None:
+    def __init__(
+        self, modalities: Sequence[str], layer: str, classes: int, segments: int = 0
+    ) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
         self.encoders = nn.ModuleDict(
-            {m: nn.Sequential(nn.Linear(SIZES[m], 6), LAYERS[layer](), nn.Tanh()) for m in modalities}
+            {
+                m: nn.Sequential(nn.Linear(SIZES[m], 6), LAYERS[layer](), nn.Tanh())
+                for m in modalities
+            }
         )
         self.classes, self.segments = classes, segments
         self.fusion, width = self._fusion(layer)
         self.out = nn.Linear(width, classes * max(segments, 1))
 
     def _fusion(self, layer: str) -> tuple[nn.Module, int]:
-        fusion = nn.Sequential(nn.Linear(6 * len(self.modalities), 6), LAYERS[layer](), nn.ReLU(), nn.Dropout(0.3))
+        fusion = nn.Sequential(
+            nn.Linear(6 * len(self.modalities), 6), LAYERS[layer](), nn.ReLU(), nn.Dropout(0.3)
+        )
         return fusion, 6
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
@@ -71,13 +78,21 @@ def batch(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """A batch of float64 inputs and targets."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = {m: torch.randn(size, SIZES[m], dtype=torch.float64, generator=generator) for m in modalities}
+    inputs = {
+        m: torch.randn(size, SIZES[m], dtype=torch.float64, generator=generator) for m in modalities
+    }
     shape = (size, segments) if segments else (size,)
     return inputs, torch.randint(classes, shape, generator=generator)
 
 
 def network(
-    modalities: Sequence[str], *, late: bool, layer: str, classes: int = 3, segments: int = 0, seed: int = 0
+    modalities: Sequence[str],
+    *,
+    late: bool,
+    layer: str,
+    classes: int = 3,
+    segments: int = 0,
+    seed: int = 0,
 ) -> Network:
     """A float64 network with weights from `seed`."""
     torch.manual_seed(seed)
@@ -104,8 +119,12 @@ def train_steps(
         seen[f"loss {step}"] = loss.detach()
         seen[f"kappa {step}"] = agm.last_step.coefficients
         seen |= {
-            f"gradient {step} {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+            f"gradient {step} {name}": p.grad.clone()
+            for name, p in model.named_parameters()
+            if p.grad is not None
         }
     return seen | {
-        f"state {name}": value.clone() for name, value in model.state_dict().items() if value.is_floating_point()
+        f"state {name}": value.clone()
+        for name, value in model.state_dict().items()
+        if value.is_floating_point()
     }

@@ -44,7 +44,9 @@ def brute_force_step(
         rest = [j for j in range(count) if j != others]
         for size in range(count):
             for shown in itertools.combinations(rest, size):
-                weight = math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
+                weight = (
+                    math.factorial(size) * math.factorial(count - size - 1) / math.factorial(count)
+                )
                 code = sum(1 << j for j in shown)
                 weights[m, code | 1 << m] += weight
                 weights[m, code] -= weight
@@ -52,17 +54,27 @@ def brute_force_step(
     for code in range(1, 2**count - 1):
         twin = copy.deepcopy(template).eval()
         for name, module in twin.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the one state that is that after the full pass
+            if isinstance(
+                module, nn.modules.batchnorm._BatchNorm
+            ):  # the one state that is that after the full pass
                 module.load_state_dict(net.get_submodule(name).state_dict())
-        shown = {m: inputs[m] if code >> i & 1 else hide(m, inputs[m]) for i, m in enumerate(modalities)}
+        shown = {
+            m: inputs[m] if code >> i & 1 else hide(m, inputs[m]) for i, m in enumerate(modalities)
+        }
         games.append((call(twin, fresh({**inputs, **shown})), twin))
     values = [torch.zeros_like(full), *(logits for logits, _ in games), full]
-    responses = torch.stack([sum(w * v.detach() for w, v in zip(row, values, strict=True)) for row in weights])
+    responses = torch.stack(
+        [sum(w * v.detach() for w, v in zip(row, values, strict=True)) for row in weights]
+    )
     flat = responses.flatten(1, -2)
     scores = torch.stack([F.cross_entropy(phi.double(), target.flatten()) for phi in flat])
-    relative = torch.stack([sum(scores[j] - scores[m] for j in range(count)) / (count - 1) for m in range(count)])
+    relative = torch.stack(
+        [sum(scores[j] - scores[m] for j in range(count)) / (count - 1) for m in range(count)]
+    )
     coefficients = (alpha * (1 - relative.exp()).clamp(max=2.0)).exp()
-    (gradient,) = torch.autograd.grad(F.cross_entropy(full.flatten(0, -2), target.flatten()), full, retain_graph=True)
+    (gradient,) = torch.autograd.grad(
+        F.cross_entropy(full.flatten(0, -2), target.flatten()), full, retain_graph=True
+    )
     total = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
     for code, (value, module) in enumerate([*games, (full, net)], start=1):
         share = (coefficients @ weights[:, code]).to(gradient.dtype)

@@ -28,12 +28,16 @@ def run_gradmod(*words: str, cwd: Path | None = None) -> subprocess.CompletedPro
     return _command(None, words, cwd)
 
 
-def run_script(path: Path, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_script(
+    path: Path, *words: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """The same of a Python file."""
     return _command(path, words, cwd)
 
 
-def _command(path: Path | None, words: tuple[str, ...], cwd: Path | None) -> subprocess.CompletedProcess[str]:
+def _command(
+    path: Path | None, words: tuple[str, ...], cwd: Path | None
+) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
         printed = [Path(folder) / name for name in ("stdout", "stderr")]
         process = CONTEXT.Process(target=_main, args=(path, words, cwd or Path.cwd(), printed))
@@ -78,7 +82,9 @@ def _results(function: Callable[[int], Any], world: int, connects: bool) -> list
         port = probe.getsockname()[1]
     results = CONTEXT.Queue()
     processes = [
-        CONTEXT.Process(target=_run, args=(function, rank, world, port, connects, results), daemon=True)
+        CONTEXT.Process(
+            target=_run, args=(function, rank, world, port, connects, results), daemon=True
+        )
         for rank in range(world)
     ]
     for process in processes:
@@ -95,10 +101,23 @@ def _results(function: Callable[[int], Any], world: int, connects: bool) -> list
             process.kill()
 
 
-def _run(function: Callable[[int], Any], rank: int, world: int, port: int, connects: bool, results: Any) -> None:
+def _run(
+    function: Callable[[int], Any], rank: int, world: int, port: int, connects: bool, results: Any
+) -> None:
     torch.set_num_threads(1)
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world}
-    here |= {"LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0, "GROUP_WORLD_SIZE": 1, "TORCHELASTIC_RUN_ID": "test"}
+    here = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world,
+    }
+    here |= {
+        "LOCAL_WORLD_SIZE": world,
+        "GROUP_RANK": 0,
+        "GROUP_WORLD_SIZE": 1,
+        "TORCHELASTIC_RUN_ID": "test",
+    }
     os.environ.update({name: str(value) for name, value in here.items()})
     try:
         if connects:

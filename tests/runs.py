@@ -24,15 +24,23 @@ def short(out: Path, *, name: str = "run", epochs: int = 2, **changes: Any) -> C
         ModelConfig(width=16),
         MethodConfig(),
         OptimizerConfig(),
-        TrainConfig(epochs=epochs, batch_size=128, device="cpu", log_every=3, out=str(out), name=name),
+        TrainConfig(
+            epochs=epochs, batch_size=128, device="cpu", log_every=3, out=str(out), name=name
+        ),
     )
     for key, value in changes.items():
-        (section,) = (s for s in ("data", "model", "method", "optimizer", "train") if hasattr(getattr(config, s), key))
+        (section,) = (
+            s
+            for s in ("data", "model", "method", "optimizer", "train")
+            if hasattr(getattr(config, s), key)
+        )
         config = replace(config, **{section: replace(getattr(config, section), **{key: value})})
     return config
 
 
-def log_lines(folder: Path, *, drop: tuple[str, ...] = ("seconds", "command")) -> list[dict[str, Any]]:
+def log_lines(
+    folder: Path, *, drop: tuple[str, ...] = ("seconds", "command")
+) -> list[dict[str, Any]]:
     """Lines of a run's metrics.jsonl, without what may differ from run to run."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in drop} for line in lines]

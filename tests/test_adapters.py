@@ -100,7 +100,10 @@ def test_encoders_may_be_several_modules() -> None:
 @pytest.mark.parametrize(
     ("encoders", "match"),
     [
-        (lambda net: {"audio": net.ears, "image": [net.eyes, net.ears[0]]}, "also belongs to the encoder of 'audio'"),
+        (
+            lambda net: {"audio": net.ears, "image": [net.eyes, net.ears[0]]},
+            "also belongs to the encoder of 'audio'",
+        ),
         (
             lambda net: {"audio": net.ears, "image": nn.Linear(4, 6)},
             r"encoder of 'image' \(Linear\) is not a module of the adapted Foreign",
@@ -116,9 +119,16 @@ def test_groups_that_overlap_or_lie_elsewhere_are_errors(encoders: object, match
 def test_a_head_that_is_also_an_encoder_is_an_error() -> None:
     net = Foreign()
     with pytest.raises(ValueError, match="head of 'audio' also belongs to the encoder of 'audio'"):
-        adapt(net, call, encoders={"audio": net.ears, "image": net.eyes}, heads={"audio": net.ears[0]})
+        adapt(
+            net, call, encoders={"audio": net.ears, "image": net.eyes}, heads={"audio": net.ears[0]}
+        )
     with pytest.raises(ValueError, match="heads name 'smell'"):
-        adapt(net, call, encoders={"audio": net.ears, "image": net.eyes}, heads={"smell": net.classifier})
+        adapt(
+            net,
+            call,
+            encoders={"audio": net.ears, "image": net.eyes},
+            heads={"smell": net.classifier},
+        )
 
 
 def test_a_modality_without_encoder_is_an_error() -> None:
@@ -134,12 +144,18 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match="no encoders="):
         adapt(net, fuse=lambda n, f: f["audio"], head=lambda n, j: j)
     with pytest.raises(ValueError, match="are lists"):
-        adapt(net, encoders={"audio": [net.ears[0]]}, fuse=lambda n, f: f["audio"], head=lambda n, j: j)
+        adapt(
+            net,
+            encoders={"audio": [net.ears[0]]},
+            fuse=lambda n, f: f["audio"],
+            head=lambda n, j: j,
+        )
 
 
 def test_a_model_that_returns_something_else_is_an_error() -> None:
     model = ModulatedModel(
-        adapt(Foreign(), lambda net, inputs: net(inputs["audio"], inputs["image"])), AGM(("audio", "image"))
+        adapt(Foreign(), lambda net, inputs: net(inputs["audio"], inputs["image"])),
+        AGM(("audio", "image")),
     )
     with pytest.raises(TypeError, match="the model returned dict"):
         model(*make_batch())
@@ -190,18 +206,26 @@ TAKE = {
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("with_encode", [False, True])
 @pytest.mark.parametrize("kind", TAKE)
-def test_encoders_of_others_return_what_they_return(kind: type[Frames], with_encode: bool, norm: bool) -> None:
+def test_encoders_of_others_return_what_they_return(
+    kind: type[Frames], with_encode: bool, norm: bool
+) -> None:
     gradients = []
     for coalitions in ("auto", "looped"):
         torch.manual_seed(0)
         net: Any = nn.Module()
         net.v, net.a, net.out = kind(), nn.Linear(5, 8), nn.Linear(16, 3)
         if norm:
-            net.v.f = nn.Sequential(nn.Linear(4, 8), nn.Unflatten(-1, (8, 1)), nn.Flatten(-2), nn.LayerNorm(8))
+            net.v.f = nn.Sequential(
+                nn.Linear(4, 8), nn.Unflatten(-1, (8, 1)), nn.Flatten(-2), nn.LayerNorm(8)
+            )
             net.a = nn.Sequential(net.a, nn.BatchNorm1d(8))
 
         def encode(net: Any, m: str, x: Any) -> Any:
-            return net.get_submodule(m)(**x) if kind is Keywords and m == "v" else net.get_submodule(m)(x)
+            return (
+                net.get_submodule(m)(**x)
+                if kind is Keywords and m == "v"
+                else net.get_submodule(m)(x)
+            )
 
         model = ModulatedModel(
             adapt(
@@ -210,7 +234,9 @@ def test_encoders_of_others_return_what_they_return(kind: type[Frames], with_enc
                 encode=encode if with_encode else None,
                 fuse=lambda n, f: torch.cat([f["a"], TAKE[kind](f["v"], len(f["a"]))], 1),
                 head=lambda n, j: n.out(j),
-                mask=lambda m, x: {k: q * 0 for k, q in x.items()} if isinstance(x, dict) else x * 0,
+                mask=lambda m, x: (
+                    {k: q * 0 for k, q in x.items()} if isinstance(x, dict) else x * 0
+                ),
                 mask_is_constant=True,
             ),
             AGM(("a", "v"), alpha=2.0),
@@ -240,7 +266,9 @@ def test_a_whole_model_is_saved_where_its_functions_can_be_found_again() -> None
     again = torch.load(buffer, weights_only=False)
     assert torch.equal(again.eval()(inputs).logits, model.eval()(inputs).logits)
     shown = adapt(Foreign(), lambda net, inputs: call(net, inputs))
-    with pytest.raises(pickle.PicklingError, match=r"call= of gradmod.adapt is .*<lambda>.*Define it with `def`"):
+    with pytest.raises(
+        pickle.PicklingError, match=r"call= of gradmod.adapt is .*<lambda>.*Define it with `def`"
+    ):
         torch.save(ModulatedModel(shown, AGM(("audio", "image"))), io.BytesIO())
     by_value = pytest.importorskip("joblib.externals.cloudpickle", reason="joblib is not installed")
     again = pickle.loads(by_value.dumps(shown))

@@ -28,7 +28,9 @@ def described(name: str, thing: object) -> list[str]:
         found = inspect.getattr_static(thing, member)
         value = found.__func__ if isinstance(found, (classmethod, staticmethod)) else found
         function = value.fget if isinstance(value, property) else value
-        if member.startswith("_") or not (getattr(function, "__module__", None) or "").startswith("gradmod"):
+        if member.startswith("_") or not (getattr(function, "__module__", None) or "").startswith(
+            "gradmod"
+        ):
             continue
         if inspect.isfunction(value):
             lines.append(f"  {name}.{member}{inspect.signature(value)}")
@@ -43,7 +45,11 @@ def public_api() -> list[str]:
         thing = getattr(gradmod, name)
         if isinstance(thing, ModuleType):
             for inner, member in sorted(vars(thing).items()):
-                if inspect.isfunction(member) and member.__module__ == thing.__name__ and not inner.startswith("_"):
+                if (
+                    inspect.isfunction(member)
+                    and member.__module__ == thing.__name__
+                    and not inner.startswith("_")
+                ):
                     lines += described(f"{name}.{inner}", member)
         else:
             lines += described(name, thing)
@@ -66,8 +72,13 @@ def test_the_lists_agree() -> None:
 def test_the_public_api_is_as_frozen() -> None:
     frozen = FROZEN.read_text(encoding="utf-8").splitlines()
     now = public_api()
-    gone, new = [line for line in frozen if line not in now], [line for line in now if line not in frozen]
-    assert now == frozen, f"gone: {gone}; new: {new}. If that is meant: `python tests/test_api.py`, and CHANGELOG.md"
+    gone, new = (
+        [line for line in frozen if line not in now],
+        [line for line in now if line not in frozen],
+    )
+    assert now == frozen, (
+        f"gone: {gone}; new: {new}. If that is meant: `python tests/test_api.py`, and CHANGELOG.md"
+    )
 
 
 def test_the_frozen_list_sees_a_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the compiler
 LATE = [("looped", True), ("batched", True), ("reuse", True), ("additive", True)]
 
 
-def assert_compiled_equals_eager(model: ModulatedModel, backend: str, tolerance: float, sizes: tuple[int, ...]) -> None:
+def assert_compiled_equals_eager(
+    model: ModulatedModel, backend: str, tolerance: float, sizes: tuple[int, ...]
+) -> None:
     torch._dynamo.reset()
     eager = copy.deepcopy(model)
     compiled = torch.compile(model, backend=backend, fullgraph=True)
@@ -26,15 +28,21 @@ def assert_compiled_equals_eager(model: ModulatedModel, backend: str, tolerance:
             m.zero_grad()
             model.task.loss(m(inputs, target), target).backward()
         for ours, expected in zip(model.parameters(), eager.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, expected.grad, rtol=100 * tolerance, atol=tolerance)
+            torch.testing.assert_close(
+                ours.grad, expected.grad, rtol=100 * tolerance, atol=tolerance
+            )
     assert eager.last_step is not None
     assert model.last_step is not None
     torch.testing.assert_close(model.last_step.coefficients, eager.last_step.coefficients)
-    for (name, ours), (_, expected) in zip(model.named_buffers(), eager.named_buffers(), strict=True):
+    for (name, ours), (_, expected) in zip(
+        model.named_buffers(), eager.named_buffers(), strict=True
+    ):
         torch.testing.assert_close(ours, expected, msg=name)
 
 
-@pytest.mark.parametrize("layer", [pytest.param("layer-norm", marks=pytest.mark.slow), "batch-norm"])
+@pytest.mark.parametrize(
+    "layer", [pytest.param("layer-norm", marks=pytest.mark.slow), "batch-norm"]
+)
 @pytest.mark.parametrize(("strategy", "late"), LATE)
 def test_without_graph_breaks(strategy: str, late: bool, layer: str) -> None:
     model = ModulatedModel(network(TWO, late=late, layer=layer), AGM(TWO), coalitions=strategy)
@@ -66,11 +74,15 @@ def test_by_inductor_with_batches_of_several_sizes(strategy: str, late: bool, la
 @pytest.mark.parametrize("strategy", ["batched", "reuse", "additive"])
 def test_on_a_gpu_under_bf16(strategy: str) -> None:
     torch._dynamo.reset()
-    model = ModulatedModel(network(TWO, late=True, layer="batch-norm").float(), AGM(TWO), coalitions=strategy).cuda()
+    model = ModulatedModel(
+        network(TWO, late=True, layer="batch-norm").float(), AGM(TWO), coalitions=strategy
+    ).cuda()
     compiled = torch.compile(model, fullgraph=True)
     inputs, target = batch(TWO, 32, 3)
     with torch.autocast("cuda", torch.bfloat16):
-        loss = model.task.loss(compiled({m: x.float().cuda() for m, x in inputs.items()}, target.cuda()), target.cuda())
+        loss = model.task.loss(
+            compiled({m: x.float().cuda() for m, x in inputs.items()}, target.cuda()), target.cuda()
+        )
     loss.backward()
     assert model.last_step is not None
     assert all(math.isfinite(value) for value in model.last_step.coefficients.tolist())

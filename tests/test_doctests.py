@@ -25,5 +25,9 @@ def test_the_examples_of(name: str) -> None:
 
 def test_there_are_examples() -> None:
     finder = doctest.DocTestFinder()
-    counts = [len(test.examples) for name in MODULES for test in finder.find(importlib.import_module(name))]
+    counts = [
+        len(test.examples)
+        for name in MODULES
+        for test in finder.find(importlib.import_module(name))
+    ]
     assert sum(counts) >= 20

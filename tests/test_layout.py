@@ -33,7 +33,9 @@ def layer(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if layer(p) not in APPLICATION], ids=lambda p: str(p.relative_to(PACKAGE))
+    "path",
+    [p for p in FILES if layer(p) not in APPLICATION],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_the_library_needs_torch_and_numpy_alone(path: Path) -> None:
     allowed = {"torch", "numpy", "gradmod", *sys.stdlib_module_names}
@@ -52,15 +54,22 @@ assert not extra, extra
 for name in gradmod.__all__:
     getattr(gradmod, name)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_the_map_names_every_room_and_no_other() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     around, application = text.split("## Around a model")[1].split("## The application")
-    for part, folder in ((around, PACKAGE), (application.split("## Where")[0], PACKAGE / "experiments")):
+    for part, folder in (
+        (around, PACKAGE),
+        (application.split("## Where")[0], PACKAGE / "experiments"),
+    ):
         lines = [line.partition(":")[0] for line in part.splitlines() if line.startswith("- ")]
         named = {name.strip("/") for line in lines for name in re.findall(r"`([^`]+)`", line)}
-        rooms = {path.name for path in folder.iterdir() if not path.name.startswith(("_", "py.typed"))}
+        rooms = {
+            path.name for path in folder.iterdir() if not path.name.startswith(("_", "py.typed"))
+        }
         assert named == rooms - {"experiments"}

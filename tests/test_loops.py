@@ -18,13 +18,26 @@ from conftest import ROOT
 EXAMPLES = ROOT / "examples"
 LOOPS = ("plain_loop", "lightning_module", "hf_trainer", "accelerate_loop", "ddp_torchrun")
 SETTINGS: dict[str, dict[str, object]] = {
-    "lightning_module": {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False},
-    "hf_trainer": {"use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "dataloader_pin_memory": False},
+    "lightning_module": {
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    },
+    "hf_trainer": {
+        "use_cpu": True,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    },
 }
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Lightning, Transformers and Accelerate
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning"
+    ),  # of Lightning, Transformers and Accelerate
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),  # Lightning's advice; the data is in memory
+    pytest.mark.filterwarnings(
+        "ignore:.*does not have many workers.*"
+    ),  # Lightning's advice; the data is in memory
     pytest.mark.filterwarnings("ignore:.*lightning.*"),
 ]
 
@@ -37,7 +50,9 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def diffs() -> dict[str, list[str]]:
     """Lines of each diff of docs/loops.md, by the example's name."""
-    blocks = re.findall(r"```diff\n--- examples/(\w+)\.py\n(.*?)```", (ROOT / "docs" / "loops.md").read_text(), re.S)
+    blocks = re.findall(
+        r"```diff\n--- examples/(\w+)\.py\n(.*?)```", (ROOT / "docs" / "loops.md").read_text(), re.S
+    )
     return {name: lines.splitlines() for name, lines in blocks}
 
 
@@ -51,7 +66,9 @@ def without_agm(name: str) -> str:
         else:
             assert line.startswith("+")
             assert source.count(f"\n{line[1:]}\n") == 1, f"{name}.py has no line {line[1:]!r}"
-            source = source.replace(f"\n{line[1:]}\n", "".join(f"\n{old}" for old in removed) + "\n")
+            source = source.replace(
+                f"\n{line[1:]}\n", "".join(f"\n{old}" for old in removed) + "\n"
+            )
             removed = []
     assert not removed
     return source
@@ -73,7 +90,9 @@ def trained_state(module: str, name: str, folder: Path) -> dict[str, torch.Tenso
         f"import sys, torch; sys.path[:0] = [{str(EXAMPLES)!r}, {str(folder)!r}]; import {module}; "
         f"torch.save({module}.main(epochs=2, **{SETTINGS[name]!r})[0].state_dict(), 'trained.pt')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 0, done.stderr
     loaded: dict[str, torch.Tensor] = torch.load("trained.pt", weights_only=True)
     return loaded
@@ -81,7 +100,11 @@ def trained_state(module: str, name: str, folder: Path) -> dict[str, torch.Tenso
 
 @pytest.mark.parametrize("name", LOOPS)
 def test_two_or_three_lines_are_all_that_changes(name: str) -> None:
-    changed = [line for line in diffs()[name] if line.startswith("+") and not line.startswith("+from gradmod")]
+    changed = [
+        line
+        for line in diffs()[name]
+        if line.startswith("+") and not line.startswith("+from gradmod")
+    ]
     assert 2 <= len(changed) <= 3
     joint = without_agm(name)
     assert "gradmod" not in re.sub(r'""".*?"""', "", joint, flags=re.S)
@@ -104,7 +127,9 @@ def test_with_the_diff_it_modulates_and_without_it_trains_jointly(
     (tmp_path / f"joint_{name}.py").write_text(without_agm(name))
     monkeypatch.syspath_prepend(str(tmp_path))
     joint = trained_state(f"joint_{name}", name, tmp_path)
-    of_network = {key.removeprefix("model."): value for key, value in ours.items() if key.startswith("model.")}
+    of_network = {
+        key.removeprefix("model."): value for key, value in ours.items() if key.startswith("model.")
+    }
     assert of_network.keys() == joint.keys()
     assert any(not torch.allclose(of_network[key], joint[key], atol=1e-5) for key in joint)
 
@@ -117,8 +142,17 @@ def test_a_loop_of_others_trains_as_the_plain_one_does(name: str) -> None:
 
 
 def torchrun(script: Path, *words: str) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*launcher, str(script), *words], capture_output=True, text=True, timeout=120, check=False)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
+    done = subprocess.run(
+        [*launcher, str(script), *words], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -132,14 +166,19 @@ def test_ddp_under_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ddp_without_the_diff_trains_jointly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ddp_without_the_diff_trains_jointly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "joint.py"
     script.write_text(without_agm("ddp_torchrun"))
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
     torchrun(script, "--epochs", "2", "--save", str(tmp_path / "state.pt"))
     joint = torch.load(tmp_path / "state.pt", weights_only=True)
     modulated = train("plain_loop", "plain_loop").state_dict()
-    assert any(not torch.allclose(value, modulated[f"model.{key}"], atol=1e-5) for key, value in joint.items())
+    assert any(
+        not torch.allclose(value, modulated[f"model.{key}"], atol=1e-5)
+        for key, value in joint.items()
+    )
 
 
 def test_lightning_saves_and_goes_on(tmp_path: Path) -> None:
@@ -148,7 +187,12 @@ def test_lightning_saves_and_goes_on(tmp_path: Path) -> None:
     from torch.utils.data import DataLoader
 
     def trainer(epochs: int) -> L.Trainer:
-        return L.Trainer(max_epochs=epochs, default_root_dir=tmp_path, logger=False, **SETTINGS["lightning_module"])  # type: ignore[arg-type]
+        return L.Trainer(
+            max_epochs=epochs,
+            default_root_dir=tmp_path,
+            logger=False,
+            **SETTINGS["lightning_module"],
+        )  # type: ignore[arg-type]
 
     def fit(epochs: int, seed: int, checkpoint: Path | None = None) -> tuple[nn.Module, L.Trainer]:
         L.seed_everything(seed, verbose=False)
@@ -232,9 +276,13 @@ print(json.dumps(found))
 """
 
 
-def test_a_method_that_changes_gradients_in_the_trainer_and_labels_that_it_takes_away(tmp_path: Path) -> None:
+def test_a_method_that_changes_gradients_in_the_trainer_and_labels_that_it_takes_away(
+    tmp_path: Path,
+) -> None:
     code = IN_TRAINER.format(examples=str(EXAMPLES), settings=SETTINGS["hf_trainer"])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["order"] == ["method", "clip", "step"] * 2
@@ -272,9 +320,14 @@ def test_every_example_is_short() -> None:
 
 def test_lightning_calls_a_method_that_changes_gradients_once_a_step() -> None:
     """OGM-GE by the documented hook, with gradients gathered over two batches, equals the plain loop."""
-    hook = re.search(r"In Lightning in `(on_\w+)`; with Accelerate", (ROOT / "docs" / "loops.md").read_text())
+    hook = re.search(
+        r"In Lightning in `(on_\w+)`; with Accelerate", (ROOT / "docs" / "loops.md").read_text()
+    )
     assert hook is not None
-    module, plain = importlib.import_module("lightning_module"), importlib.import_module("plain_loop")
+    module, plain = (
+        importlib.import_module("lightning_module"),
+        importlib.import_module("plain_loop"),
+    )
     import lightning as L
     from torch.utils.data import DataLoader
 
@@ -283,7 +336,9 @@ def test_lightning_calls_a_method_that_changes_gradients_once_a_step() -> None:
     def modulated() -> ModulatedModel:
         torch.manual_seed(0)
         net = plain.Net()
-        adapted = adapt(net, lambda net, x: net(x), encoders={"audio": net.audio, "visual": net.visual})
+        adapted = adapt(
+            net, lambda net, x: net(x), encoders={"audio": net.audio, "visual": net.visual}
+        )
         return ModulatedModel(adapted, OGMGE(("audio", "visual"), noise=False))
 
     class Classifier(module.Classifier):  # type: ignore[name-defined,misc]
@@ -300,11 +355,20 @@ def test_lightning_calls_a_method_that_changes_gradients_once_a_step() -> None:
         enable_checkpointing=False,
         **SETTINGS["lightning_module"],
     )  # type: ignore[arg-type]
-    trainer.fit(classifier, DataLoader(plain.data(), batch_size=64), DataLoader(plain.data(64), batch_size=64))
+    trainer.fit(
+        classifier,
+        DataLoader(plain.data(), batch_size=64),
+        DataLoader(plain.data(64), batch_size=64),
+    )
     expected = modulated()
     optimizer = torch.optim.SGD(expected.parameters(), lr=0.1)
     for number, (audio, visual, target) in enumerate(DataLoader(plain.data(), batch_size=64), 1):
-        (nn.functional.cross_entropy(expected({"audio": audio, "visual": visual}, target), target) / 2).backward()
+        (
+            nn.functional.cross_entropy(
+                expected({"audio": audio, "visual": visual}, target), target
+            )
+            / 2
+        ).backward()
         if number % 2 == 0:
             expected.after_backward()
             optimizer.step()

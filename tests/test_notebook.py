@@ -38,7 +38,14 @@ class OwnKernelManager(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        command = [sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"]
+        command = [
+            sys.executable,
+            "-m",
+            "ipykernel_launcher",
+            "--log-level=ERROR",
+            "-f",
+            "{connection_file}",
+        ]
         return KernelSpec(argv=command, display_name="Python 3", language="python")
 
 
@@ -82,7 +89,10 @@ def code_cells(notebook: NotebookNode) -> dict[str, NotebookNode]:
 
 def kinds(cell: NotebookNode) -> list[Any]:
     """What a cell gives: streams by name, pictures and the like by their types."""
-    return [output.name if output.output_type == "stream" else sorted(output.data) for output in cell.outputs]
+    return [
+        output.name if output.output_type == "stream" else sorted(output.data)
+        for output in cell.outputs
+    ]
 
 
 def printed(notebook: NotebookNode, cell: str) -> str:
@@ -123,7 +133,9 @@ def differences(notebook: NotebookNode) -> dict[str, tuple[float, float, list[fl
 def check_suppression(notebook: NotebookNode) -> None:
     """The image's response is well below what the image learns alone, more so than the sound's; AGM raises it."""
     rows = table(notebook)
-    (audio,), (visual,), joint, agm = (rows[r] for r in ("audio alone", "visual alone", "joint training", "AGM"))
+    (audio,), (visual,), joint, agm = (
+        rows[r] for r in ("audio alone", "visual alone", "joint training", "AGM")
+    )
     assert max(audio.mean, visual.mean) < joint[0].mean - 0.03
     assert joint[2].mean < visual.mean - 0.15
     assert audio.mean - joint[1].mean < visual.mean - joint[2].mean
@@ -148,7 +160,10 @@ def check_text(notebook: NotebookNode) -> None:
     pushed = re.findall(r"coefficient of (\w+): above 1 in (\d+)%", printed(notebook, "changes"))
     assert {m: int(share) > 50 for m, share in pushed} == {"audio": False, "visual": True}
     assert "suppressed" not in printed(notebook, "joint")
-    hidden = [re.findall(r"^audio .*without it: (\d\.\d\d)", printed(notebook, c), re.M) for c in ("joint", "agm")]
+    hidden = [
+        re.findall(r"^audio .*without it: (\d\.\d\d)", printed(notebook, c), re.M)
+        for c in ("joint", "agm")
+    ]
     (joint,), (agm,) = hidden
     assert float(joint) + 0.1 < float(agm)
 
@@ -182,7 +197,9 @@ def test_what_the_text_says_is_so() -> None:
 
 def test_its_diff_is_what_tells_its_two_cells_apart() -> None:
     notebook = stored()
-    (diff,) = re.findall(r"```diff\n(.*?)```", "".join(cell.source for cell in notebook.cells), re.S)
+    (diff,) = re.findall(
+        r"```diff\n(.*?)```", "".join(cell.source for cell in notebook.cells), re.S
+    )
     lines = {sign: [line[1:] for line in diff.splitlines() if line[0] == sign] for sign in "-+"}
     bodies = {}
     for name in ("joint", "agm"):
@@ -194,10 +211,16 @@ def test_its_diff_is_what_tells_its_two_cells_apart() -> None:
 
 @pytest.mark.slow
 def test_it_runs_and_gives_what_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR"):  # nobody's own settings
+    for variable in (
+        "IPYTHONDIR",
+        "JUPYTER_RUNTIME_DIR",
+        "JUPYTER_CONFIG_DIR",
+    ):  # nobody's own settings
         monkeypatch.setenv(variable, str(tmp_path / variable))
     expected, asked = stored(), stored()
-    asked.cells.append(nbformat.v4.new_code_cell("import sys\n\nprint(sys.executable)", id="interpreter"))
+    asked.cells.append(
+        nbformat.v4.new_code_cell("import sys\n\nprint(sys.executable)", id="interpreter")
+    )
     found = execute(asked, tmp_path)
     assert printed(found, "interpreter") == f"{sys.executable}\n"
     for name, cell in code_cells(expected).items():

@@ -16,7 +16,9 @@ from conftest import ROOT
 
 
 def run(*command: object, cwd: Path = ROOT) -> str:
-    done = subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(
+        [str(c) for c in command], cwd=cwd, capture_output=True, text=True, timeout=280, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
@@ -42,7 +44,9 @@ def test_the_wheel_holds_the_package_and_says_what_it_is(built: Path) -> None:
     assert wheel.name == f"gradmod-{gradmod.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-        metadata = Parser().parsestr(archive.read(f"gradmod-{gradmod.__version__}.dist-info/METADATA").decode())
+        metadata = Parser().parsestr(
+            archive.read(f"gradmod-{gradmod.__version__}.dist-info/METADATA").decode()
+        )
     package = ROOT / "src" / "gradmod"
     for path in package.rglob("*"):
         if path.suffix in (".py", ".toml", ".j2", ".typed") or path.name == "py.typed":
@@ -81,8 +85,14 @@ logits = model({"audio": torch.randn(8, 4), "visual": torch.randn(8, 3)}, target
 torch.nn.functional.cross_entropy(logits, target).backward()
 print(model.last_step.coefficients.shape, gradmod.__version__)
 """
-    assert run(python, "-c", script, cwd=tmp_path).split() == ["torch.Size([2])", gradmod.__version__]
-    assert run(python, "-m", "gradmod", "--version", cwd=tmp_path) == f"gradmod {gradmod.__version__}\n"
+    assert run(python, "-c", script, cwd=tmp_path).split() == [
+        "torch.Size([2])",
+        gradmod.__version__,
+    ]
+    assert (
+        run(python, "-m", "gradmod", "--version", cwd=tmp_path)
+        == f"gradmod {gradmod.__version__}\n"
+    )
     train = [python, "-m", "gradmod", "train", "--dataset", "av-digits"]
     done = subprocess.run(train, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0

@@ -25,7 +25,12 @@ from networks import NAMES, batch, network
 from runs import short
 
 TWO = NAMES[:2]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    ),
+]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 EPSILON = {"bf16": 2.0**-8, "fp16": 2.0**-11}
 
@@ -36,7 +41,9 @@ EPSILON = {"bf16": 2.0**-8, "fp16": 2.0**-11}
 def test_the_figures_of_a_step_are_those_of_32_bits_but_for_rounding(
     precision: str, strategy: str, device: str
 ) -> None:
-    single = ModulatedModel(network(TWO, late=True, layer="layer-norm").float(), AGM(TWO), coalitions=strategy)
+    single = ModulatedModel(
+        network(TWO, late=True, layer="layer-norm").float(), AGM(TWO), coalitions=strategy
+    )
     half = copy.deepcopy(single).to(device)
     for seed in range(5):
         inputs, target = batch(TWO, 32, 3, seed=seed)
@@ -49,10 +56,14 @@ def test_the_figures_of_a_step_are_those_of_32_bits_but_for_rounding(
     assert single.last_step is not None
     assert half.last_step is not None
     for ours, theirs in zip(
-        half.last_step.by_modality(TWO).items(), single.last_step.by_modality(TWO).items(), strict=True
+        half.last_step.by_modality(TWO).items(),
+        single.last_step.by_modality(TWO).items(),
+        strict=True,
     ):
         if ours[0] != "headlines":  # counted, not rounded
-            assert list(ours[1].values()) == pytest.approx(list(theirs[1].values()), rel=30 * EPSILON[precision])
+            assert list(ours[1].values()) == pytest.approx(
+                list(theirs[1].values()), rel=30 * EPSILON[precision]
+            )
     for (name, a), (_, b) in zip(half.named_parameters(), single.named_parameters(), strict=True):
         assert a.grad is not None
         assert b.grad is not None
@@ -133,7 +144,9 @@ def test_passes_without_gradient_leave_no_cast_behind() -> None:
         loss = F.cross_entropy(model(inputs, target).float(), target)
         assert kept == [True] * len(kept)
     loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in net.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in net.parameters()
+    )
 
 
 class Digits:
@@ -145,7 +158,11 @@ class Digits:
         self.train, self.test = (split.read(range(len(split))) for split in (data.train, data.test))
 
     def accuracy(
-        self, method: Method, early: bool, cast: Callable[[], AbstractContextManager[object]], scaled: bool
+        self,
+        method: Method,
+        early: bool,
+        cast: Callable[[], AbstractContextManager[object]],
+        scaled: bool,
     ) -> float:
         """Test accuracy after 12 epochs, `scaled`: with a gradient scaler, as float16 needs it."""
         torch.manual_seed(0)
@@ -182,7 +199,9 @@ def test_training_in_16_bits_ends_as_accurate_as_in_32(method: type[Method], ear
     assert single > 0.85
     for precision, dtype in HALF.items():
         cast = partial(torch.autocast, "cpu", dtype)
-        assert digits.accuracy(method(TWO), early, cast, scaled=precision == "fp16") > single - 0.03, precision
+        assert (
+            digits.accuracy(method(TWO), early, cast, scaled=precision == "fp16") > single - 0.03
+        ), precision
 
 
 @pytest.mark.slow
@@ -191,15 +210,27 @@ def test_training_in_16_bits_ends_as_accurate_as_in_32(method: type[Method], ear
     "precision",
     [
         "bf16-mixed",
-        pytest.param("16-mixed", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+        pytest.param(
+            "16-mixed",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+        ),
     ],
 )
-def test_the_trainer_in_16_bits_ends_as_accurate_as_in_32(precision: str, method: str, tmp_path: Path) -> None:
+def test_the_trainer_in_16_bits_ends_as_accurate_as_in_32(
+    precision: str, method: str, tmp_path: Path
+) -> None:
     accuracies = []
     for name in ("32-true", precision):
         device = "cuda" if precision == "16-mixed" else "cpu"
         config = short(
-            tmp_path, epochs=10, name=name, precision=name, method=method, encoder="mlp", lr=0.03, device=device
+            tmp_path,
+            epochs=10,
+            name=name,
+            precision=name,
+            method=method,
+            encoder="mlp",
+            lr=0.03,
+            device=device,
         )
         summary = train(config)
         assert summary is not None

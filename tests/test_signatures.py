@@ -29,7 +29,9 @@ class Apart(Base):
 class Optional(Base):
     """As a network of Hugging Face: every argument has a default."""
 
-    def forward(self, audio: Tensor | None = None, visual: Tensor | None = None, labels: Any = None) -> Tensor:
+    def forward(
+        self, audio: Tensor | None = None, visual: Tensor | None = None, labels: Any = None
+    ) -> Tensor:
         return self.a(audio) + self.v(visual)
 
 
@@ -67,7 +69,11 @@ def inputs_and_target() -> tuple[dict[str, Tensor], Tensor]:
             'net(audio=inputs["audio"], visual=inputs["visual"])',
         ),
         (Keywords, "(**batch)", 'net(audio=inputs["audio"], visual=inputs["visual"])'),
-        (OtherNames, "(sound, picture, scale=1.0)", 'net(sound=inputs["audio"], picture=inputs["visual"])'),
+        (
+            OtherNames,
+            "(sound, picture, scale=1.0)",
+            'net(sound=inputs["audio"], picture=inputs["visual"])',
+        ),
         (Positional, "(audio, visual)", 'net(inputs["audio"], inputs["visual"])'),
         (Several, "(*inputs)", 'net(inputs["audio"], inputs["visual"])'),
     ],
@@ -93,7 +99,9 @@ def test_a_call_that_fails_for_another_reason_keeps_its_cause() -> None:
         def forward(self, x: dict[str, Tensor]) -> Tensor:
             return self.a(x["sound"])
 
-    with pytest.raises(TypeError, match=r"failed on the dict of inputs \(KeyError: 'sound'\).*'audio', 'visual'") as e:
+    with pytest.raises(
+        TypeError, match=r"failed on the dict of inputs \(KeyError: 'sound'\).*'audio', 'visual'"
+    ) as e:
         gradmod.diagnose(Asks(), [inputs_and_target()], replicates=0)
     assert isinstance(e.value.__cause__, KeyError)
     plain = nn.Sequential(nn.Linear(9, 3))

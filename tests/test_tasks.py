@@ -34,7 +34,9 @@ def test_macro_f1_equals_torchmetrics_where_every_class_occurs() -> None:
 
     logits, target = draw(0, 400)
     expected = multiclass_f1_score(logits, target, num_classes=5, average="macro")
-    assert float(Classification().metrics(logits, target)["macro_f1"]) == pytest.approx(float(expected), rel=1e-6)
+    assert float(Classification().metrics(logits, target)["macro_f1"]) == pytest.approx(
+        float(expected), rel=1e-6
+    )
 
 
 def test_segments_count_as_samples() -> None:
@@ -61,7 +63,9 @@ def test_labels_at_once_equal_scikit_learn(seed: int, samples: int) -> None:
     target = (torch.rand(samples, 4, generator=generator) < 0.3).float()
     metrics = MultiLabel().metrics(logits, target)
     predicted = (logits > 0).int().numpy()
-    assert float(metrics["accuracy"]) == pytest.approx(1 - hamming_loss(target.int().numpy(), predicted))
+    assert float(metrics["accuracy"]) == pytest.approx(
+        1 - hamming_loss(target.int().numpy(), predicted)
+    )
     expected = f1_score(target.int().numpy(), predicted, average="macro", zero_division=0)
     assert float(metrics["macro_f1"]) == pytest.approx(expected)
 
@@ -69,9 +73,13 @@ def test_labels_at_once_equal_scikit_learn(seed: int, samples: int) -> None:
 def test_label_scores_are_the_loss_where_no_floor_is_reached() -> None:
     logits, target = torch.randn(5, 4).double(), (torch.rand(5, 4) < 0.5).double()
     task = MultiLabel()
-    torch.testing.assert_close(task.scores(logits.unsqueeze(0), target).mean(), task.loss(logits, target))
+    torch.testing.assert_close(
+        task.scores(logits.unsqueeze(0), target).mean(), task.loss(logits, target)
+    )
     sure = torch.tensor([[1e30, -1e30]])
-    assert task.scores(sure.unsqueeze(0), torch.tensor([[0.0, 1.0]])).item() == pytest.approx(18.42068, abs=1e-4)
+    assert task.scores(sure.unsqueeze(0), torch.tensor([[0.0, 1.0]])).item() == pytest.approx(
+        18.42068, abs=1e-4
+    )
     assert task.scores(sure.unsqueeze(0), torch.tensor([[1.0, 0.0]])).item() == 0
 
 
@@ -91,7 +99,9 @@ def test_regression_equals_numpy(seed: int, samples: int) -> None:
     assert float(metrics["correlation"]) == pytest.approx(correlated, abs=1e-9)
     assert float(metrics["sign_accuracy"]) == pytest.approx(((x >= 0) == (y >= 0)).mean())
     if y.any():
-        assert float(metrics["sign_accuracy_nonzero"]) == pytest.approx(((x > 0) == (y > 0))[y != 0].mean())
+        assert float(metrics["sign_accuracy_nonzero"]) == pytest.approx(
+            ((x > 0) == (y > 0))[y != 0].mean()
+        )
 
 
 def test_agm_on_huge_errors_stays_finite() -> None:
@@ -107,7 +117,9 @@ def test_agm_on_huge_errors_stays_finite() -> None:
     model = ModulatedModel(net, AGM(("a", "b"), alpha=5.0), task=Regression())
     target = torch.full((4, 1), 1e6)
     for scale in (1.0, 1e4):
-        model.task.loss(model({"a": torch.randn(4, 2) * scale, "b": torch.randn(4, 2)}, target), target).backward()
+        model.task.loss(
+            model({"a": torch.randn(4, 2) * scale, "b": torch.randn(4, 2)}, target), target
+        ).backward()
         assert all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
         assert model.last_step is not None
         assert bool((model.last_step.ratios.log().abs() <= 18.43).all())
@@ -116,7 +128,9 @@ def test_agm_on_huge_errors_stays_finite() -> None:
 @pytest.mark.parametrize("task", [MultiLabel(), Regression()])
 def test_float_targets_are_checked(task: Task) -> None:
     task.check(torch.zeros(3, 2), torch.zeros(3, 2))
-    with pytest.raises(ValueError, match=r"target has shape \[3\]; expected \[3, 2\] like the model's output"):
+    with pytest.raises(
+        ValueError, match=r"target has shape \[3\]; expected \[3, 2\] like the model's output"
+    ):
         task.check(torch.zeros(3, 2), torch.zeros(3))
     with pytest.raises(ValueError, match=r"target has dtype torch\.int64; expected floats"):
         task.check(torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64))
@@ -135,7 +149,10 @@ def test_which_value_is_better() -> None:
 
 
 TASKS_AND_TARGETS = {
-    "classification": (Classification(class_axis=-1), lambda g: torch.randint(3, (8, 3), generator=g)),
+    "classification": (
+        Classification(class_axis=-1),
+        lambda g: torch.randint(3, (8, 3), generator=g),
+    ),
     "multi-label": (MultiLabel(), lambda g: torch.randint(2, (8, 3, 3), generator=g).float()),
     "regression": (Regression(), lambda g: torch.randn(8, 3, 3, generator=g)),
 }
@@ -149,7 +166,9 @@ def test_terms_of_samples_are_those_of_the_metric(name: str) -> None:
     logits, target = torch.randn(8, 3, 3, generator=generator), make(generator)
     terms = task.per_sample(logits, target)
     assert terms.shape == (8,)
-    assert float(terms.mean()) == pytest.approx(float(task.metrics(logits, target)[task.sample_metric]))
+    assert float(terms.mean()) == pytest.approx(
+        float(task.metrics(logits, target)[task.sample_metric])
+    )
     one = task.metrics(logits[:1], target[:1])[task.sample_metric]
     assert float(terms[0]) == pytest.approx(float(one))
     assert TASKS[task.name] is type(task)
@@ -163,13 +182,17 @@ def test_an_ensemble_is_the_mean_of_the_predictions() -> None:
     torch.testing.assert_close(together.sigmoid().float(), logits.sigmoid().mean(0))
     torch.testing.assert_close(Regression().ensemble(logits).float(), logits.mean(0))
     extreme = torch.tensor([[[1e4, -1e4]], [[-1e4, 1e4]]])
-    torch.testing.assert_close(Classification().ensemble(extreme).softmax(-1), torch.full((1, 2), 0.5).double())
+    torch.testing.assert_close(
+        Classification().ensemble(extreme).softmax(-1), torch.full((1, 2), 0.5).double()
+    )
     torch.testing.assert_close(MultiLabel().ensemble(extreme), torch.zeros(1, 2).double())
 
 
 def test_what_is_ranked_is_each_label_and_each_class_against_the_rest() -> None:
     logits = torch.tensor([[0.0, 1.0], [2.0, -1.0], [3.0, 0.5]])
-    ranked, there, known = MultiLabel().ranking(logits, torch.tensor([[0.0, 1.0], [0.9, torch.nan], [0.2, 0.0]]))
+    ranked, there, known = MultiLabel().ranking(
+        logits, torch.tensor([[0.0, 1.0], [0.9, torch.nan], [0.2, 0.0]])
+    )
     assert torch.equal(ranked, logits)
     assert there[known].tolist() == [False, True, True, False, False]
     assert known.tolist() == [[True, True], [True, False], [True, True]]
@@ -181,12 +204,19 @@ def test_what_is_ranked_is_each_label_and_each_class_against_the_rest() -> None:
 
 def test_only_numbers_have_predictions_around_a_constant() -> None:
     responses = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)).double()
-    assert Classification().own_predictions(responses, torch.tensor([0, 1, 2, 0, 1, 0])) is responses
+    assert (
+        Classification().own_predictions(responses, torch.tensor([0, 1, 2, 0, 1, 0])) is responses
+    )
     assert MultiLabel().own_predictions(responses, torch.ones(6, 3).double()) is responses
     target = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).double() + 5
-    halfway = responses + target.mean(0) / 2  # of two modalities, each has said half of the constant already
+    halfway = (
+        responses + target.mean(0) / 2
+    )  # of two modalities, each has said half of the constant already
     torch.testing.assert_close(Regression().own_predictions(responses, target), halfway)
-    units = [float(task.unit(torch.tensor(4.0))) for task in (Classification(), MultiLabel(), Regression())]
+    units = [
+        float(task.unit(torch.tensor(4.0)))
+        for task in (Classification(), MultiLabel(), Regression())
+    ]
     assert [*units, float(Regression("absolute").unit(torch.tensor(4.0)))] == [1.0, 1.0, 4.0, 2.0]
 
 

@@ -68,7 +68,9 @@ class Infinite(Method):
 
     def forward(self, view: View, batch: Batch) -> Any:
         output, logits = view.uni_modal(batch)
-        rows = torch.ones(len(batch.target)) if batch.present is None else batch.present[:, -1].float()
+        rows = (
+            torch.ones(len(batch.target)) if batch.present is None else batch.present[:, -1].float()
+        )
         own = (logits[-1].logsumexp(-1) * rows).sum() / rows.sum()
         return view.with_losses(output, {"own": own})
 
@@ -91,5 +93,7 @@ def test_a_method_that_takes_no_count_is_named() -> None:
     def make(names: Sequence[str]) -> Method:
         raise ValueError("no")
 
-    with pytest.raises(ValueError, match=r"takes none of \[1, 2\] modalities: 1 modalities: refused \(no\)"):
+    with pytest.raises(
+        ValueError, match=r"takes none of \[1, 2\] modalities: 1 modalities: refused \(no\)"
+    ):
         check_method(make, counts=(1, 2))

@@ -147,7 +147,13 @@ def test_statistics_stay_float64_when_the_model_is_cast() -> None:
     model(*batch(TWO, 6, 3)).sum().backward()
     assert isinstance(model.method, AGM)
     before = model.method.mean_score.clone()
-    for cast in (model.half, model.float, model.bfloat16, lambda: model.to(torch.float32), lambda: model.to("cpu")):
+    for cast in (
+        model.half,
+        model.float,
+        model.bfloat16,
+        lambda: model.to(torch.float32),
+        lambda: model.to("cpu"),
+    ):
         cast()
         assert model.method.mean_score.dtype == torch.float64
         assert torch.equal(model.method.mean_score, before)
@@ -165,7 +171,9 @@ def test_a_copy_is_independent_and_can_be_made_while_a_backward_is_pending() -> 
     assert model.method.get_buffer("steps").tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("method", [AGM(TWO), OGMGE(TWO), MSES(TWO), MSLR(TWO, initial={"audio": 2.0}), Joint(TWO)])
+@pytest.mark.parametrize(
+    "method", [AGM(TWO), OGMGE(TWO), MSES(TWO), MSLR(TWO, initial={"audio": 2.0}), Joint(TWO)]
+)
 def test_without_gradient_a_forward_is_the_networks_own_and_no_step(method: Method) -> None:
     """Also in train mode: statistics of batch norm are recalibrated so, without any target."""
     net = network(TWO, late=True, layer="batch-norm")
@@ -188,7 +196,9 @@ def test_statistics_of_an_averaged_model_are_those_of_the_network() -> None:
     averaged, plain = AveragedModel(model), AveragedModel(copy.deepcopy(model.model))
     update_bn([(inputs, target)], averaged)
     update_bn([(inputs, target)], plain)
-    ours = {key.removeprefix("module.model."): value for key, value in averaged.state_dict().items()}
+    ours = {
+        key.removeprefix("module.model."): value for key, value in averaged.state_dict().items()
+    }
     for key, value in plain.state_dict().items():
         assert torch.equal(ours[key.removeprefix("module.")], value), key
     assert model.method.get_buffer("steps").tolist() == [0, 0]
@@ -196,7 +206,10 @@ def test_statistics_of_an_averaged_model_are_those_of_the_network() -> None:
 
 def test_a_missing_target_is_told_with_what_to_do() -> None:
     inputs, _ = batch(TWO, 6, 3)
-    with pytest.raises(ValueError, match=r"label_smoothing_factor or compute_loss_func.*label_smoothing=0\.1.*no_grad"):
+    with pytest.raises(
+        ValueError,
+        match=r"label_smoothing_factor or compute_loss_func.*label_smoothing=0\.1.*no_grad",
+    ):
         modulated()(inputs)
 
 
@@ -204,7 +217,9 @@ def test_a_missing_target_is_told_with_what_to_do() -> None:
 def test_no_host_synchronisation_in_forward_modulation_and_backward(
     strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = ModulatedModel(network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy)
+    model = ModulatedModel(
+        network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy
+    )
     inputs, target = batch(TWO, 6, 3)
     model.check_network(inputs)  # what the first step does once
 
@@ -225,7 +240,9 @@ def test_no_host_synchronisation_in_forward_modulation_and_backward(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
 def test_no_device_synchronisation_on_a_gpu(strategy: str) -> None:
-    model = ModulatedModel(network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy).cuda()
+    model = ModulatedModel(
+        network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy
+    ).cuda()
     inputs, target = batch(TWO, 6, 3)
     inputs, target = {m: x.cuda() for m, x in inputs.items()}, target.cuda()
     model.task.loss(model(inputs, target), target).backward()

@@ -64,7 +64,12 @@ def adapt(
         ValueError: neither `call` nor `fuse` and `head`; a module that is not part of `net`; a parameter in two places.
     """
     model: AdaptedModel
-    if fuse is None and head is None and encode is None and (call is not None or logits is not None):
+    if (
+        fuse is None
+        and head is None
+        and encode is None
+        and (call is not None or logits is not None)
+    ):
         model = AdaptedCallable(net, call)
     elif call is None and fuse is not None and head is not None:
         model = AdaptedEncoding(net, fuse, head, encode)
@@ -73,7 +78,9 @@ def adapt(
             "adapt needs either call= (or logits= alone), or fuse= and head= together with encoders= (and encode=)"
         )
     if encoders is None and (fuse is not None or heads is not None):
-        raise ValueError("adapt was given no encoders=: name the module of net that encodes each modality")
+        raise ValueError(
+            "adapt was given no encoders=: name the module of net that encodes each modality"
+        )
     if encoders is not None:
         several = [m for m, modules in encoders.items() if not isinstance(modules, nn.Module)]
         if fuse is not None and encode is None and several:
@@ -148,19 +155,30 @@ class AdaptedModel(nn.Module):
 
     def _set_groups(self, encoders: Modules, heads: Modules) -> None:
         # Paths and not modules: they stay right when the model is copied.
-        self._encoder_paths = {m: _paths(self.net, modules, f"encoder of {m!r}") for m, modules in encoders.items()}
-        self._head_paths = {m: _paths(self.net, modules, f"head of {m!r}") for m, modules in heads.items()}
+        self._encoder_paths = {
+            m: _paths(self.net, modules, f"encoder of {m!r}") for m, modules in encoders.items()
+        }
+        self._head_paths = {
+            m: _paths(self.net, modules, f"head of {m!r}") for m, modules in heads.items()
+        }
         check_modality_modules(self.encoders or {}, list(encoders), self.heads, shared="modules")
 
     def _modules_at(self, paths: Mapping[str, list[str]]) -> dict[str, nn.Module]:
-        found = {m: [self.net.get_submodule(path) for path in listed] for m, listed in paths.items()}
-        return {m: modules[0] if len(modules) == 1 else nn.ModuleList(modules) for m, modules in found.items()}
+        found = {
+            m: [self.net.get_submodule(path) for path in listed] for m, listed in paths.items()
+        }
+        return {
+            m: modules[0] if len(modules) == 1 else nn.ModuleList(modules)
+            for m, modules in found.items()
+        }
 
 
 class AdaptedCallable(AdaptedModel):
     """A foreign network that is merely callable."""
 
-    def __init__(self, net: nn.Module, call: Callable[[Any, Mapping[str, Any]], Any] | None) -> None:
+    def __init__(
+        self, net: nn.Module, call: Callable[[Any, Mapping[str, Any]], Any] | None
+    ) -> None:
         super().__init__(net)
         self._call = None if call is None else UserFunction(call, "call")
 

@@ -64,7 +64,9 @@ def shapley_values(values: Tensor) -> Tensor:
 def _shapley_weights(players: int, like: Tensor) -> Tensor:
     """[2^(M-1)] weights |S|! (M-|S|-1)! / M!, made on the device of `like` so that nothing is copied there."""
     coalitions = torch.arange(1 << (players - 1), device=like.device)
-    sizes = sum(((coalitions >> bit) & 1 for bit in range(players - 1)), torch.zeros_like(coalitions))
+    sizes = sum(
+        ((coalitions >> bit) & 1 for bit in range(players - 1)), torch.zeros_like(coalitions)
+    )
     weights = torch.zeros(coalitions.shape, device=like.device, dtype=like.dtype)
     for size in range(players):
         weight = 1 / (players * math.comb(players - 1, size))
@@ -105,7 +107,9 @@ def floored_binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """
     logits = at_least_float32(logits)
     on, floor = target.to(logits.dtype), math.log(PROBABILITY_FLOOR)
-    yes, no = (torch.nn.functional.logsigmoid(signed).clamp(min=floor) for signed in (logits, -logits))
+    yes, no = (
+        torch.nn.functional.logsigmoid(signed).clamp(min=floor) for signed in (logits, -logits)
+    )
     return -(on * yes + (1 - on) * no)
 
 
@@ -197,7 +201,9 @@ def cumulative_mean(mean: Tensor, count: Tensor, value: Tensor) -> Tensor:
     return mean + (value - mean) / (count + 1)
 
 
-def modulation_coefficients(ratios: Tensor, running_ratios: Tensor, alpha: float, cap: float | None = None) -> Tensor:
+def modulation_coefficients(
+    ratios: Tensor, running_ratios: Tensor, alpha: float, cap: float | None = None
+) -> Tensor:
     """Coefficient kappa^m = exp(alpha * min(tau^m - r^m, cap)) of the gradient through each mono-modal response.
 
     Args:

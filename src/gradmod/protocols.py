@@ -76,9 +76,13 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
             raise
         logits = output
     if isinstance(output, Tensor) and isinstance(logits, Tensor) and logits.dim() < 2:
-        logits = output  # `out[0]` of a network that returns (logits, auxiliary) in train mode alone
+        logits = (
+            output  # `out[0]` of a network that returns (logits, auxiliary) in train mode alone
+        )
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits= gives {type(logits).__name__} of what the model returned; expected a tensor [..., K]")
+        raise TypeError(
+            f"logits= gives {type(logits).__name__} of what the model returned; expected a tensor [..., K]"
+        )
     return _checked(logits)
 
 
@@ -135,7 +139,9 @@ class DefinesMask(Protocol):
         """The masked input, of the same structure and batch size as `x`."""
 
 
-def declared_modules(model: nn.Module, name: str, modalities: Sequence[str]) -> Mapping[str, nn.Module] | None:
+def declared_modules(
+    model: nn.Module, name: str, modalities: Sequence[str]
+) -> Mapping[str, nn.Module] | None:
     """The modules by modality that `model` declares under `name` (`encoders`, `heads`); None where it declares none.
 
     A mapping of modules that names none of the modalities means something else, as do a list and a number.
@@ -143,7 +149,9 @@ def declared_modules(model: nn.Module, name: str, modalities: Sequence[str]) -> 
     found = getattr(model, name, None)
     if isinstance(found, nn.ModuleDict):
         found = dict(found.items())
-    if not isinstance(found, Mapping) or not all(isinstance(module, nn.Module) for module in found.values()):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(module, nn.Module) for module in found.values()
+    ):
         return None
     return found if any(m in found for m in modalities) else None
 
@@ -178,8 +186,12 @@ def check_modality_modules(
     for kind, modules in (("encoder", encoders), ("head", heads or {})):
         for modality, module in modules.items():
             if modality not in encoders:
-                raise ValueError(f"{kind}s name {modality!r}, which has no encoder; the encoders are {list(encoders)}")
-            if shared == "parameters" or (shared == "modules" and kind == "encoder" and id(module) in counted):
+                raise ValueError(
+                    f"{kind}s name {modality!r}, which has no encoder; the encoders are {list(encoders)}"
+                )
+            if shared == "parameters" or (
+                shared == "modules" and kind == "encoder" and id(module) in counted
+            ):
                 continue
             counted.add(id(module))
             owner = f"the {kind} of {modality!r}"
@@ -213,7 +225,9 @@ def modality_modules(
     if encoders is None:
         return {}
     check_modality_modules(encoders, modalities, heads, shared="no" if apart else "parameters")
-    return {m: (encoders[m], heads[m]) if heads and m in heads else (encoders[m],) for m in modalities}
+    return {
+        m: (encoders[m], heads[m]) if heads and m in heads else (encoders[m],) for m in modalities
+    }
 
 
 def declares_encoding(model: nn.Module, modalities: Sequence[str]) -> bool:

@@ -80,7 +80,9 @@ def adapt_line(net: nn.Module, names: Sequence[str]) -> str:
             value = _read(p.name) if p.name in names else _read(left.pop(0)) if left else "..."
             arguments.append(value if p.kind is p.POSITIONAL_ONLY else f"{p.name}={value}")
     if len(own) == 1 and len(names) > 1 and parameters[0].kind not in _ANY_NUMBER:
-        arguments = ["..."]  # one argument for several inputs: only the user knows how they are joined
+        arguments = [
+            "..."
+        ]  # one argument for several inputs: only the user knows how they are joined
     return f"model = gradmod.adapt(net, call=lambda net, inputs: net({', '.join(arguments)}))"
 
 
@@ -101,7 +103,9 @@ def explained(net: nn.Module, names: Sequence[str]) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise TypeError(_message(net, names, f"and failed on the dict of inputs ({reason})")) from error
+        raise TypeError(
+            _message(net, names, f"and failed on the dict of inputs ({reason})")
+        ) from error
 
 
 def _message(net: nn.Module, names: Sequence[str], what: str) -> str:

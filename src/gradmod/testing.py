@@ -77,14 +77,18 @@ def check_method(make: MakeMethod, *, counts: Sequence[int] = (1, 2, 3, 6)) -> l
                 if applies:
                     checked.append(what)
     if not any("refused" not in line for line in checked):
-        raise ValueError(f"the method takes none of {list(counts)} modalities: {'; '.join(checked)}")
+        raise ValueError(
+            f"the method takes none of {list(counts)} modalities: {'; '.join(checked)}"
+        )
     return checked
 
 
 class Trainee:
     """A small model with the method, and its optimizer; the same weights at every making."""
 
-    def __init__(self, make: MakeMethod, names: Sequence[str], fusion: str, *, order: Sequence[str] = ()) -> None:
+    def __init__(
+        self, make: MakeMethod, names: Sequence[str], fusion: str, *, order: Sequence[str] = ()
+    ) -> None:
         torch.manual_seed(0)
         net = FUSIONS[fusion]({m: MLP(_SIZES[m], hidden=(8,)) for m in names}, _CLASSES)
         self.model = ModulatedModel(net, make(tuple(order or names)))
@@ -105,7 +109,9 @@ class Trainee:
         if self.epoch and Need.VALIDATION in self.model.method.needs:
             names = self.model.method.modalities
             worse = {m: 0.1 * self.epoch * NAMES.index(m) for m in names}
-            self.model.after_epoch({m: ValidationFigures(1 + worse[m], 0.5 / (1 + worse[m])) for m in names})
+            self.model.after_epoch(
+                {m: ValidationFigures(1 + worse[m], 0.5 / (1 + worse[m])) for m in names}
+            )
         self.epoch += 1
         self.model.set_epoch(self.epoch)
         self.model.set_learning_rate(self.optimizer, _LR)
@@ -122,11 +128,16 @@ class Trainee:
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter by name."""
-        return {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+        return {
+            name: parameter.detach().clone() for name, parameter in self.model.named_parameters()
+        }
 
     def network_weights(self) -> dict[str, Tensor]:
         """The network's own alone."""
-        return {name: parameter.detach().clone() for name, parameter in self.model.model.named_parameters()}
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self.model.model.named_parameters()
+        }
 
 
 def problem(names: Sequence[str], seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
@@ -136,7 +147,9 @@ def problem(names: Sequence[str], seed: int = 0) -> tuple[dict[str, Tensor], Ten
     inputs = {}
     for m in names:
         noise = torch.randn(_SAMPLES, _SIZES[m], generator=generator)
-        codes = torch.randn(_CLASSES, _SIZES[m], generator=torch.Generator().manual_seed(NAMES.index(m)))
+        codes = torch.randn(
+            _CLASSES, _SIZES[m], generator=torch.Generator().manual_seed(NAMES.index(m))
+        )
         inputs[m] = 2 / (1 + NAMES.index(m)) * codes[target] + noise
     return inputs, target
 
@@ -145,7 +158,9 @@ def _trains(make: MakeMethod, names: Sequence[str], fusion: str) -> bool:
     trainee = Trainee(make, names, fusion)
     losses = trainee.steps(12)
     _expect_finite(trainee.weights())
-    assert min(losses[1:]) < losses[0], f"the loss began at {losses[0]:.3g} and never fell below in 12 steps"
+    assert min(losses[1:]) < losses[0], (
+        f"the loss began at {losses[0]:.3g} and never fell below in 12 steps"
+    )
     return True
 
 
@@ -183,7 +198,10 @@ def _resumes_exactly(make: MakeMethod, names: Sequence[str], fusion: str) -> boo
 
 def _bears_missing_modalities(make: MakeMethod, names: Sequence[str], fusion: str) -> bool:
     trainee = Trainee(make, names, fusion)
-    some = {m: torch.rand(_SAMPLES, generator=torch.Generator().manual_seed(n)) > 0.3 for n, m in enumerate(names)}
+    some = {
+        m: torch.rand(_SAMPLES, generator=torch.Generator().manual_seed(n)) > 0.3
+        for n, m in enumerate(names)
+    }
     none = {names[-1]: torch.zeros(_SAMPLES, dtype=torch.bool)}
     for present in (some, none, some):
         trainee.steps(1, present=present)
@@ -203,9 +221,13 @@ def _gathers_parts_of_a_batch(make: MakeMethod, names: Sequence[str], fusion: st
     trainee = Trainee(make, names, fusion)
     before = trainee.weights()
     trainee.steps(1, accumulate=2)
-    assert _distance(before, trainee.weights()) == 0, "the optimizer stepped before the last part of a batch"
+    assert _distance(before, trainee.weights()) == 0, (
+        "the optimizer stepped before the last part of a batch"
+    )
     trainee.steps(1, accumulate=2)
-    assert _distance(before, trainee.weights()) > 0, "the optimizer did not step after the last part of a batch"
+    assert _distance(before, trainee.weights()) > 0, (
+        "the optimizer did not step after the last part of a batch"
+    )
     _expect_finite(trainee.weights())
     return True
 
@@ -215,11 +237,15 @@ def _is_the_same_under_a_scaler(make: MakeMethod, names: Sequence[str], fusion: 
     plain.steps(3)
     scaled.steps(3, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
     distance = _distance(plain.weights(), scaled.weights())
-    assert distance < 1e-4, f"a scaled loss leads {distance:.3g} away: gradients must be unscaled once"
+    assert distance < 1e-4, (
+        f"a scaled loss leads {distance:.3g} away: gradients must be unscaled once"
+    )
     return True
 
 
-def _does_not_care_for_the_order_of_modalities(make: MakeMethod, names: Sequence[str], fusion: str) -> bool:
+def _does_not_care_for_the_order_of_modalities(
+    make: MakeMethod, names: Sequence[str], fusion: str
+) -> bool:
     if len(names) < 2:
         return False
     one, other = Trainee(make, names, fusion), Trainee(make, names, fusion, order=names[::-1])
@@ -229,7 +255,9 @@ def _does_not_care_for_the_order_of_modalities(make: MakeMethod, names: Sequence
     one.steps(4)
     other.steps(4)
     distance = _distance(one.weights(), other.weights())
-    assert distance < 1e-4, f"with the modalities named the other way round the weights end {distance:.3g} away"
+    assert distance < 1e-4, (
+        f"with the modalities named the other way round the weights end {distance:.3g} away"
+    )
     return True
 
 
@@ -252,7 +280,9 @@ def _can_be_copied(make: MakeMethod, names: Sequence[str], fusion: str) -> bool:
     copied.steps(2)
     assert _distance(before, trainee.weights()) == 0, "training a copy changed the original"
     trainee.steps(2)
-    assert _distance(trainee.weights(), copied.weights()) == 0, "a copy trains otherwise than the original"
+    assert _distance(trainee.weights(), copied.weights()) == 0, (
+        "a copy trains otherwise than the original"
+    )
     return True
 
 

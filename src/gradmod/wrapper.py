@@ -26,7 +26,14 @@ from gradmod.methods.heads import UniModalHeads
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.view import Batch, View
-from gradmod.protocols import Output, declared_modules, declares_own_heads, logits_of, modality_modules, read_output
+from gradmod.protocols import (
+    Output,
+    declared_modules,
+    declares_own_heads,
+    logits_of,
+    modality_modules,
+    read_output,
+)
 from gradmod.tasks import Classification, Task
 
 
@@ -75,7 +82,9 @@ class ModulatedModel(nn.Module):
                 "DistributedDataParallel(ModulatedModel(net, method))"
             )
         if any(isinstance(module, ModulatedModel) for module in model.modules()):
-            raise TypeError("ModulatedModel was given a model with a ModulatedModel in it; one model has one method")
+            raise TypeError(
+                "ModulatedModel was given a model with a ModulatedModel in it; one model has one method"
+            )
         names = method.modalities
         encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
         # Modalities may share their encoders, where the method does nothing to encoders.
@@ -129,7 +138,9 @@ class ModulatedModel(nn.Module):
             table, inputs = self._hide_absent(inputs, present)
         # Without gradient nothing is learnt: statistics alone, as swa_utils.update_bn and reentrant checkpointing want.
         if not self.training or not torch.is_grad_enabled():
-            if self.training and target is not None:  # a reentrant checkpoint makes the step itself in the backward
+            if (
+                self.training and target is not None
+            ):  # a reentrant checkpoint makes the step itself in the backward
                 self.method.begin_step(self)
                 self.method.begin_without_gradient(target)
             output = self.model(inputs)
@@ -201,7 +212,9 @@ class ModulatedModel(nn.Module):
         if not self.training:
             raise ValueError("training_step in eval mode: call model.train() first")
         if accumulate < 1:
-            raise ValueError(f"accumulate is {accumulate}; expected the number of calls for each step, 1 or more")
+            raise ValueError(
+                f"accumulate is {accumulate}; expected the number of calls for each step, 1 or more"
+            )
 
         def clip(parameters: list[nn.Parameter]) -> Tensor:
             assert clip_norm is not None
@@ -241,7 +254,9 @@ class ModulatedModel(nn.Module):
             with undisturbed(self), torch.no_grad():
                 uni_modal_pass(self.model.eval(), inputs, self.method.modalities, self.heads)
 
-    def check_network(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> str:
+    def check_network(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
+    ) -> str:
         """Check the network on a batch, as the first training step does; before `torch.compile`, which skips that.
 
         Args:
@@ -263,7 +278,9 @@ class ModulatedModel(nn.Module):
         self.strategy.check(self.model, inputs, names, table)
         return self.strategy.name
 
-    def responses(self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None) -> Evaluation:
+    def responses(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
+    ) -> Evaluation:
         """Logits and mono-modal responses of `inputs` in the present mode, without a target and without gradient.
 
         Args:
@@ -309,7 +326,9 @@ class ModulatedModel(nn.Module):
         if self.heads is None and not declares_own_heads(self.model, self.method.modalities):
             return self.responses(inputs).responses
         with without_gradient():
-            return uni_modal_pass(self.model, inputs, self.method.modalities, self.heads, gradient=False).logits
+            return uni_modal_pass(
+                self.model, inputs, self.method.modalities, self.heads, gradient=False
+            ).logits
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters for an optimizer: a group for each modality, marked `modality`, and one for all others.
@@ -318,9 +337,14 @@ class ModulatedModel(nn.Module):
         """
         if not self.method.sets_learning_rates:
             return [{"params": list(self.parameters())}]
-        groups = [{"params": self.method.parameters_of(m), "modality": m} for m in self.method.modalities]
+        groups = [
+            {"params": self.method.parameters_of(m), "modality": m} for m in self.method.modalities
+        ]
         taken = {id(parameter) for group in groups for parameter in group["params"]}
-        return [{"params": [p for p in self.parameters() if id(p) not in taken], "modality": ""}, *groups]
+        return [
+            {"params": [p for p in self.parameters() if id(p) not in taken], "modality": ""},
+            *groups,
+        ]
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
         """Give every group of an optimizer of `parameter_groups` its learning rate: `lr` times the modality's factor.
@@ -331,7 +355,9 @@ class ModulatedModel(nn.Module):
             ValueError: the method sets learning rates, but the optimizer has no groups of `parameter_groups`.
         """
         factors = self.method.learning_rate_factors()
-        if self.method.sets_learning_rates and not {g.get("modality") for g in optimizer.param_groups} >= set(factors):
+        if self.method.sets_learning_rates and not {
+            g.get("modality") for g in optimizer.param_groups
+        } >= set(factors):
             raise ValueError(
                 f"{type(self.method).__name__} gives each modality a learning rate of its own, but the optimizer has "
                 "no groups for them: make it from model.parameter_groups() in place of model.parameters()"
@@ -386,14 +412,23 @@ class ModulatedModel(nn.Module):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_forward": None, "_last_reached": None, "_in_training_step": False}
+        return {
+            **self.__dict__,
+            "_last_forward": None,
+            "_last_reached": None,
+            "_in_training_step": False,
+        }
 
 
 def _by_key(batch_axis: int | Mapping[str, int], modalities: Sequence[str]) -> dict[str, int]:
-    axes = dict.fromkeys(modalities, batch_axis) if isinstance(batch_axis, int) else dict(batch_axis)
+    axes = (
+        dict.fromkeys(modalities, batch_axis) if isinstance(batch_axis, int) else dict(batch_axis)
+    )
     wrong = {key: axis for key, axis in axes.items() if not isinstance(axis, int) or axis < 0}
     if wrong:
-        raise ValueError(f"batch_axis is {wrong}; expected numbers >= 0, counted from the first axis")
+        raise ValueError(
+            f"batch_axis is {wrong}; expected numbers >= 0, counted from the first axis"
+        )
     return axes
 
 

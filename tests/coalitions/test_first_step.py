@@ -30,7 +30,12 @@ TWO = ("a", "v")
 class Net(nn.Module):
     def __init__(self, read: Callable[[Any], Tensor] = lambda x: x) -> None:
         super().__init__()
-        self.a, self.v, self.out, self.read = nn.Linear(3, 6), nn.Linear(4, 6), nn.Linear(12, 3), read
+        self.a, self.v, self.out, self.read = (
+            nn.Linear(3, 6),
+            nn.Linear(4, 6),
+            nn.Linear(12, 3),
+            read,
+        )
 
     def forward(self, x: dict[str, Any]) -> Tensor:
         return self.out(torch.cat([self.a(self.read(x["a"])).tanh(), self.v(x["v"]).tanh()], 1))
@@ -43,10 +48,18 @@ class Table:
 
 WORDS = ["cat", "dog", "eel", "cat", "dog"]
 UNHIDEABLE: dict[str, tuple[Any, Callable[[Any], Tensor]]] = {
-    "str": (WORDS, lambda words: F.one_hot(torch.tensor([["cat", "dog", "eel"].index(w) for w in words])).float()),
+    "str": (
+        WORDS,
+        lambda words: F.one_hot(
+            torch.tensor([["cat", "dog", "eel"].index(w) for w in words])
+        ).float(),
+    ),
     "numpy.ndarray": (np.ones((5, 3), dtype=np.float32), torch.from_numpy),
     "Table": (Table(torch.randn(5, 3)), lambda table: table.values),
-    "int": ([1, 2, 3, 4, 5], lambda numbers: torch.tensor(numbers).unsqueeze(1).expand(-1, 3).float()),
+    "int": (
+        [1, 2, 3, 4, 5],
+        lambda numbers: torch.tensor(numbers).unsqueeze(1).expand(-1, 3).float(),
+    ),
     "torch.int64": (torch.ones(5, 3, dtype=torch.long), lambda ids: ids.float()),
 }
 
@@ -62,12 +75,16 @@ def test_what_zeros_cannot_hide_is_refused(kind: str, coalitions: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "hide", [lambda m, x: x, lambda m, x: x.clone(), lambda m, x: x * 0 if m == "v" else x], ids=["is", "equal", "one"]
+    "hide",
+    [lambda m, x: x, lambda m, x: x.clone(), lambda m, x: x * 0 if m == "v" else x],
+    ids=["is", "equal", "one"],
 )
 def test_a_mask_that_hides_nothing_is_refused(hide: Callable[[str, Any], Any]) -> None:
     model = ModulatedModel(adapt(Net(), lambda net, x: net(x), mask=hide), AGM(TWO))
     inputs, target = {"a": torch.randn(5, 3), "v": torch.randn(5, 4)}, torch.randint(3, (5,))
-    with pytest.raises(ValueError, match=r"mask of 'a' returns the input as it is .* hides nothing"):
+    with pytest.raises(
+        ValueError, match=r"mask of 'a' returns the input as it is .* hides nothing"
+    ):
         model(inputs, target)
 
 
@@ -219,22 +236,39 @@ def test_what_is_named_mask_is_one_only_if_it_takes_a_modality_and_an_input() ->
     assert declared_mask(nn.Identity()) is None
     assert declared_mask(Masks()) is not None
     net = nn.Module()
-    others: list[Any] = [3, nn.Linear(2, 2), torch.ones(2, 2), lambda x: x, lambda m, x, lengths: x, lambda m, *, x: x]
+    others: list[Any] = [
+        3,
+        nn.Linear(2, 2),
+        torch.ones(2, 2),
+        lambda x: x,
+        lambda m, x, lengths: x,
+        lambda m, *, x: x,
+    ]
     for other in others:
         net.__dict__["mask"] = other
         assert declared_mask(net) is None, other
-    for own in (lambda m, x: x, lambda *both: both, lambda m, x, **more: x, min):  # `min` tells no signature
+    for own in (
+        lambda m, x: x,
+        lambda *both: both,
+        lambda m, x, **more: x,
+        min,
+    ):  # `min` tells no signature
         net.__dict__["mask"] = own
         assert declared_mask(net) is own
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_results_are_close_within_the_tolerance_of_each_entry_in_either_direction(sign: int) -> None:
+def test_results_are_close_within_the_tolerance_of_each_entry_in_either_direction(
+    sign: int,
+) -> None:
     logits = torch.tensor([[1.0, -1e9]], dtype=torch.float64)
     evaluation = Evaluation(None, logits, torch.stack([logits / 2, logits / 2]))
     sizes = evaluation.responses.abs().amax(0)
     for off, close in ((1e-9, True), (1e6, False)):
-        assert _is_close(logits, logits + sign * torch.tensor([[0.0, off]]), sizes, evaluation) is close
+        assert (
+            _is_close(logits, logits + sign * torch.tensor([[0.0, off]]), sizes, evaluation)
+            is close
+        )
     for same in (math.nan, math.inf, -math.inf):
         one = torch.full_like(logits, same)
         assert _is_close(one, one.clone(), sizes, evaluation)
@@ -250,7 +284,10 @@ def test_the_tolerance_is_that_of_the_dtype() -> None:
             assert _tolerance(Evaluation(None, logits, logits.unsqueeze(0)), wide) == tolerance
     with torch.autocast("cpu", torch.bfloat16):
         for wide, tolerance in ((False, 0.1), (True, 1e-4)):
-            assert _tolerance(Evaluation(None, torch.ones(2, 3), torch.ones(1, 2, 3)), wide) == tolerance
+            assert (
+                _tolerance(Evaluation(None, torch.ones(2, 3), torch.ones(1, 2, 3)), wide)
+                == tolerance
+            )
 
 
 class Sensors(nn.Module):
@@ -293,20 +330,26 @@ def test_terms_that_are_not_what_the_forward_adds_up_are_found_for_any_number(co
         return
     with pytest.warns(UserWarning, match="evaluated by 'reuse'.*'additive' differs"):
         lying(inputs, target).sum().backward()
-    looped = ModulatedModel(lying.model, AGM(names), coalitions="looped").responses(inputs).responses
+    looped = (
+        ModulatedModel(lying.model, AGM(names), coalitions="looped").responses(inputs).responses
+    )
     torch.testing.assert_close(lying.responses(inputs).responses, looped, rtol=1e-9, atol=1e-9)
 
 
 def test_a_network_that_draws_in_eval_mode_is_looped_over_and_named() -> None:
     class Drawing(Net):
         def forward(self, x: dict[str, Any]) -> Tensor:
-            a, v = (F.dropout(net(x[m]), 0.5) for m, net in (("a", self.a), ("v", self.v)))  # training=True by default
+            a, v = (
+                F.dropout(net(x[m]), 0.5) for m, net in (("a", self.a), ("v", self.v))
+            )  # training=True by default
             return self.out(torch.cat([a, v], 1))
 
     torch.manual_seed(0)
     model = ModulatedModel(Drawing(), AGM(TWO))
     inputs, target = {"a": torch.randn(5, 3), "v": torch.randn(5, 4)}, torch.randint(3, (5,))
-    with pytest.warns(UserWarning, match=r"draws random numbers \(dropout without training=self.training"):
+    with pytest.warns(
+        UserWarning, match=r"draws random numbers \(dropout without training=self.training"
+    ):
         model(inputs, target)
     assert model.strategy.name == "looped"
 
@@ -342,7 +385,10 @@ def test_a_checked_step_is_an_unchecked_one() -> None:
     results = []
     for check in (True, False):
         model = ModulatedModel(
-            network(NAMES[:3], late=False, layer="dropout"), AGM(NAMES[:3]), coalitions="reuse", check=check
+            network(NAMES[:3], late=False, layer="dropout"),
+            AGM(NAMES[:3]),
+            coalitions="reuse",
+            check=check,
         )
         torch.manual_seed(5)
         model(*batch(NAMES[:3], 7, 3)).sum().backward()

@@ -48,7 +48,9 @@ def test_containers_are_put_back_five_levels_deep_and_no_deeper(wrap: str) -> No
 
 @pytest.mark.parametrize(("size", "looked_into"), [(1000, True), (1001, False)])
 @pytest.mark.parametrize("wrap", [list, tuple, deque, lambda items: dict(enumerate(items))])
-def test_large_containers_are_kept_as_a_whole(wrap: Callable[[list[Any]], Any], size: int, looked_into: bool) -> None:
+def test_large_containers_are_kept_as_a_whole(
+    wrap: Callable[[list[Any]], Any], size: int, looked_into: bool
+) -> None:
     network = nn.Identity()
     items: list[Any] = [[i] for i in range(size)]
     network.kept = wrap(items)
@@ -63,9 +65,13 @@ def test_large_containers_are_kept_as_a_whole(wrap: Callable[[list[Any]], Any], 
 
 @pytest.mark.parametrize("size", [3, 1000, 1001])
 @pytest.mark.parametrize("with_tensors", [False, True])
-def test_what_a_set_or_a_list_held_is_put_back_whatever_its_size(size: int, with_tensors: bool) -> None:
+def test_what_a_set_or_a_list_held_is_put_back_whatever_its_size(
+    size: int, with_tensors: bool
+) -> None:
     network = nn.Identity()
-    items: list[Any] = [torch.ones(2) + i for i in range(size)] if with_tensors else list(range(size))
+    items: list[Any] = (
+        [torch.ones(2) + i for i in range(size)] if with_tensors else list(range(size))
+    )
     network.items, network.names = items.copy(), set(items)
     network.by_name = {str(i): item for i, item in enumerate(items)}
     state = NetworkState(network)

@@ -18,9 +18,13 @@ TWO = NAMES[:2]
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 @pytest.mark.parametrize("strategy", ["looped", "reuse"])
-def test_masked_passes_of_a_compiled_step_read_copies_of_the_updated_statistics(strategy: str) -> None:
+def test_masked_passes_of_a_compiled_step_read_copies_of_the_updated_statistics(
+    strategy: str,
+) -> None:
     """Every batch norm of a masked pass reads what the opaque operation returned, and no buffer itself."""
-    model = ModulatedModel(network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy)
+    model = ModulatedModel(
+        network(TWO, late=True, layer="batch-norm"), AGM(TWO), coalitions=strategy
+    )
     graphs: list[torch.fx.GraphModule] = []
 
     def look(graph: torch.fx.GraphModule, example: list[torch.Tensor]) -> Any:

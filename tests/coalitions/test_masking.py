@@ -57,24 +57,38 @@ class TextAndImage(nn.Module):
 
 def text_batch() -> tuple[dict[str, Any], Tensor]:
     ids = torch.tensor([[1, 2, 3], [4, 5, 0]])
-    return {"text": Text(ids, torch.tensor([3, 2])), "image": torch.randn(2, 3).double()}, torch.tensor([0, 1])
+    return {
+        "text": Text(ids, torch.tensor([3, 2])),
+        "image": torch.randn(2, 3).double(),
+    }, torch.tensor([0, 1])
 
 
 def test_proper_coalitions_come_in_the_order_of_their_codes() -> None:
     assert proper_coalitions(("a", "b")) == [{"a"}, {"b"}]
-    assert proper_coalitions(("a", "b", "c")) == [{"a"}, {"b"}, {"a", "b"}, {"c"}, {"a", "c"}, {"b", "c"}]
+    assert proper_coalitions(("a", "b", "c")) == [
+        {"a"},
+        {"b"},
+        {"a", "b"},
+        {"c"},
+        {"a", "c"},
+        {"b", "c"},
+    ]
     assert proper_coalitions(("a",)) == []
 
 
 def test_the_default_mask_is_zeros_of_every_floating_tensor() -> None:
-    masked = mask(nn.Identity(), "audio", {"wave": torch.ones(2, 3), "scales": [torch.ones(2), None]})
+    masked = mask(
+        nn.Identity(), "audio", {"wave": torch.ones(2, 3), "scales": [torch.ones(2), None]}
+    )
     assert not masked["wave"].any()
     assert not masked["scales"][0].any()
     assert masked["scales"][1] is None
 
 
 def test_token_ids_without_a_mask_of_their_own_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"'text' holds a tensor of dtype torch.int64.*define mask"):
+    with pytest.raises(
+        ValueError, match=r"'text' holds a tensor of dtype torch.int64.*define mask"
+    ):
         mask(nn.Identity(), "text", torch.tensor([[1, 2]]))
 
 
@@ -82,7 +96,9 @@ def test_strategies_agree_on_nested_inputs_with_a_models_own_mask() -> None:
     results = []
     for strategy in ("looped", "batched"):
         torch.manual_seed(0)
-        model = ModulatedModel(TextAndImage().double(), AGM(("text", "image"), alpha=1.0), coalitions=strategy)
+        model = ModulatedModel(
+            TextAndImage().double(), AGM(("text", "image"), alpha=1.0), coalitions=strategy
+        )
         inputs, target = text_batch()
         model.task.loss(model(inputs, target), target).backward()
         results.append([p.grad for p in model.parameters()])
@@ -114,7 +130,9 @@ def test_a_mask_given_to_adapt_is_used_and_rows_that_differ_are_all_encoded() ->
     reused = ModulatedModel(reusing, AGM(("a", "b")), coalitions="reuse").responses(inputs)
     torch.testing.assert_close(reused.responses, looped.responses, rtol=1e-12, atol=1e-12)
     hidden = {"a": inputs["a"], "b": inputs["b"] / 2}
-    expected_a = (reusing(inputs) - reusing({"a": inputs["a"] / 2, "b": inputs["b"]}) + reusing(hidden)) / 2
+    expected_a = (
+        reusing(inputs) - reusing({"a": inputs["a"] / 2, "b": inputs["b"]}) + reusing(hidden)
+    ) / 2
     torch.testing.assert_close(looped.responses[0], expected_a, rtol=1e-12, atol=1e-12)
 
 
@@ -147,7 +165,10 @@ def test_settings_beside_the_tensors_stay_single_where_they_are_the_same(setting
 
 def test_what_cannot_be_stacked_is_said() -> None:
     one = torch.zeros(2, 3)
-    assert stack_samples([one, torch.ones(2, 3)], 2, 0, "a").tolist() == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    assert (
+        stack_samples([one, torch.ones(2, 3)], 2, 0, "a").tolist()
+        == [[0.0] * 3] * 2 + [[1.0] * 3] * 2
+    )
     assert stack_samples([one, torch.ones(2, 3)], 3, 1, "a").shape == (2, 6)
     scale = torch.tensor(2.0)
     assert stack_samples([scale, scale], 2, 0, "a") is scale
@@ -161,7 +182,9 @@ def test_what_cannot_be_stacked_is_said() -> None:
         "a word",
     ]
     for other in others:
-        with pytest.raises(CannotStackError, match="without 2 samples on axis 0 in every coalition"):
+        with pytest.raises(
+            CannotStackError, match="without 2 samples on axis 0 in every coalition"
+        ):
             stack_samples([one, other], 2, 0, "a")
     for samples, axis in ((3, 0), (2, 1), (2, 2)):
         with pytest.raises(CannotStackError, match=f"without {samples} samples on axis {axis}"):
@@ -182,7 +205,12 @@ def test_a_row_is_taken_from_a_batch_and_appended_to_it() -> None:
     assert longer["b"][0].tolist() == [5.0, 6.0, 0.0]
     assert append_row(x, x) is None
     assert append_row(x, {"a": row["a"]}) is None
-    ragged: list[Any] = [None, [], [torch.tensor(1.0), torch.ones(2)], [torch.ones(3), torch.ones(2)]]
+    ragged: list[Any] = [
+        None,
+        [],
+        [torch.tensor(1.0), torch.ones(2)],
+        [torch.ones(3), torch.ones(2)],
+    ]
     for other in ragged:
         assert first_row(other) is None
         assert append_row(other, row) is None
@@ -215,7 +243,13 @@ class Held:
 
 
 def test_containers_are_copied_and_tensors_only_where_asked() -> None:
-    x = {"list": [torch.ones(1)], "held": Held(torch.ones(1)), "array": np.ones(1), "type": Held, "function": len}
+    x = {
+        "list": [torch.ones(1)],
+        "held": Held(torch.ones(1)),
+        "array": np.ones(1),
+        "type": Held,
+        "function": len,
+    }
     for with_tensors in (False, True):
         twin = copy_containers(x, with_tensors)
         assert twin is not x
@@ -259,5 +293,7 @@ def test_inputs_that_are_no_modality_are_shown_to_every_coalition() -> None:
 
     inputs = {"a": torch.randn(4, 2), "b": torch.randn(4, 2), "scale": torch.rand(4, 1) + 1}
     for strategy in ("looped", "batched"):
-        responses = ModulatedModel(Net(), AGM(("a", "b")), coalitions=strategy).responses(inputs).responses
+        responses = (
+            ModulatedModel(Net(), AGM(("a", "b")), coalitions=strategy).responses(inputs).responses
+        )
         torch.testing.assert_close(responses[0], inputs["a"] * inputs["scale"])

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gradmod.coalitions import choose_strategy
-from gradmod.coalitions.modes import _MODE_FREE, MaskedPassMode, has_training_batch_norm, same_in_both_modes
+from gradmod.coalitions.modes import (
+    _MODE_FREE,
+    MaskedPassMode,
+    has_training_batch_norm,
+    same_in_both_modes,
+)
 from networks import NAMES, batch, network
 
 

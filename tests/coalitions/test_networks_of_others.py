@@ -72,7 +72,9 @@ class MovesState(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slow = copy.deepcopy(self.a).requires_grad_(False)  # equal at first: the first update changes nothing
+        self.slow = copy.deepcopy(self.a).requires_grad_(
+            False
+        )  # equal at first: the first update changes nothing
         self.register_buffer("queue", torch.zeros(64, 6, dtype=torch.float64))
         self.register_buffer("at", torch.zeros((), dtype=torch.long))
 
@@ -150,7 +152,9 @@ class NamedAlike(Net):
         return self.joint(torch.cat([features["a"], features["v"]], 1))  # forward has a relu more
 
     def forward(self, x: dict[str, Any]) -> Tensor:
-        return self.out(self.joint(torch.cat([self.encode("a", x["a"]), self.encode("v", x["v"])], 1)).relu())
+        return self.out(
+            self.joint(torch.cat([self.encode("a", x["a"]), self.encode("v", x["v"])], 1)).relu()
+        )
 
 
 class MeansSomethingElse(Net):
@@ -245,8 +249,25 @@ def inputs_of(kind: type[Net]) -> dict[str, Any]:
 
 
 KINDS = [
-    *(Plain, BatchNorm, BatchNormWithoutStatistics, KeepsFeatures, MovesState, Recurrent, WritesDict, WritesInPlace),
-    *(WritesInPlaceUnseen, Pops, InPlaceActivation, NamedAlike, MeansSomethingElse, HasAMaskMethod, DropoutInEncode),
+    *(
+        Plain,
+        BatchNorm,
+        BatchNormWithoutStatistics,
+        KeepsFeatures,
+        MovesState,
+        Recurrent,
+        WritesDict,
+        WritesInPlace,
+    ),
+    *(
+        WritesInPlaceUnseen,
+        Pops,
+        InPlaceActivation,
+        NamedAlike,
+        MeansSomethingElse,
+        HasAMaskMethod,
+        DropoutInEncode,
+    ),
     *(InPlaceFuse, HookedEncoder, CouplesSamples, Prompts, ListsOfSamples, TimeFirst),
 ]
 SAYS_SO = {
@@ -281,10 +302,14 @@ def test_the_check_of_the_first_step_moves_nothing_by_its_data(coalitions: str) 
         assert float(net.scale) == 1.0 + step
 
 
-def assert_same_gradients(model: ModulatedModel, net: nn.Module, inputs: Any, target: Tensor) -> None:
+def assert_same_gradients(
+    model: ModulatedModel, net: nn.Module, inputs: Any, target: Tensor
+) -> None:
     """The step of `model`, whose network is a copy of `net`, against the brute-force one."""
     torch.manual_seed(3)
-    expected, coefficients = brute_force_step(net, lambda n, x: n(x), inputs, target, TWO, 1.5, zeroed)
+    expected, coefficients = brute_force_step(
+        net, lambda n, x: n(x), inputs, target, TWO, 1.5, zeroed
+    )
     torch.manual_seed(3)
     F.cross_entropy(model(fresh(inputs), target), target).backward()
     assert model.last_step is not None
@@ -303,7 +328,9 @@ def test_gradients_are_those_of_a_brute_force_agm(kind: type[Net], coalitions: s
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         assert_same_gradients(model, net, inputs, target)
-    assert any("coalitions" in str(w.message) for w in said) == (kind in SAYS_SO and coalitions == "auto")
+    assert any("coalitions" in str(w.message) for w in said) == (
+        kind in SAYS_SO and coalitions == "auto"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -324,12 +351,17 @@ def test_a_step_leaves_the_state_of_one_call(kind: type[Net]) -> None:
         if kind is not WritesInPlace and kind is not WritesInPlaceUnseen:
             continue
         assert torch.equal(given["a"], inputs["a"])  # the caller's tensors are not written into
-    for (name, ours), theirs in zip(model.model.state_dict().items(), plain.state_dict().values(), strict=True):
+    for (name, ours), theirs in zip(
+        model.model.state_dict().items(), plain.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12, msg=name)
     net: Any = model.model
     if kind is KeepsFeatures:
         assert net.calls == plain.calls == 2
-        assert [torch.equal(a, b) for a, b in zip(net.seen, plain.seen, strict=True)] == [True, True]
+        assert [torch.equal(a, b) for a, b in zip(net.seen, plain.seen, strict=True)] == [
+            True,
+            True,
+        ]
         assert torch.equal(net.rep_a, plain.rep_a)
         assert torch.equal(net.store["last"]["v"], plain.store["last"]["v"])
 
@@ -378,10 +410,16 @@ def test_a_batch_axis_that_is_said_lets_coalitions_be_stacked(batch_axis: Any) -
 
 def test_a_strategy_asked_for_by_name_that_is_not_right_is_refused() -> None:
     target = torch.randint(3, (8,))
-    for kind, strategy in ((CouplesSamples, "batched"), (NamedAlike, "reuse"), (DropoutInEncode, "reuse")):
+    for kind, strategy in (
+        (CouplesSamples, "batched"),
+        (NamedAlike, "reuse"),
+        (DropoutInEncode, "reuse"),
+    ):
         torch.manual_seed(0)
         model = ModulatedModel(kind().double(), AGM(TWO), coalitions=strategy)
-        with pytest.raises(ValueError, match=rf"coalitions='{strategy}' differs from looping .*'looped' takes any"):
+        with pytest.raises(
+            ValueError, match=rf"coalitions='{strategy}' differs from looping .*'looped' takes any"
+        ):
             model(inputs_of(kind), target)
     with pytest.raises(ValueError, match="batch_axis is"):
         ModulatedModel(InPlaceFuse(), AGM(TWO), coalitions="reuse", batch_axis=1)
@@ -399,7 +437,9 @@ def test_without_the_check_names_alone_decide_nothing() -> None:
 def test_without_the_check_what_is_changed_in_place_is_refused() -> None:
     target = torch.randint(3, (8,))
     with pytest.raises(RuntimeError, match=r"changed an input of shape \[8, 5\] in place"):
-        ModulatedModel(WritesInPlace().double(), AGM(TWO), check=False)(inputs_of(WritesInPlace), target)
+        ModulatedModel(WritesInPlace().double(), AGM(TWO), check=False)(
+            inputs_of(WritesInPlace), target
+        )
     with pytest.raises(RuntimeError, match=r"a masked pass changed '(at|queue)' in place"):
         ModulatedModel(MovesState().double(), AGM(TWO), check=False)(inputs_of(MovesState), target)
 
@@ -428,7 +468,10 @@ class Recomputes(Net):
         if self.kind is None:
             return super().encoded(x)
         reentrant = self.kind == "reentrant"
-        return tuple(checkpoint(net, x[m], use_reentrant=reentrant) for m, net in (("a", self.a), ("v", self.v)))
+        return tuple(
+            checkpoint(net, x[m], use_reentrant=reentrant)
+            for m, net in (("a", self.a), ("v", self.v))
+        )
 
 
 class RecomputesWithBatchNorm(Recomputes):
@@ -442,7 +485,9 @@ class RecomputesWithDropout(Recomputes):
 @pytest.mark.parametrize("coalitions", ["batched", "looped"])
 @pytest.mark.parametrize("kind", ["reentrant", "non-reentrant"])
 @pytest.mark.parametrize("network", [Recomputes, RecomputesWithBatchNorm, RecomputesWithDropout])
-def test_activation_checkpointing_changes_no_gradient(network: type[Recomputes], kind: str, coalitions: str) -> None:
+def test_activation_checkpointing_changes_no_gradient(
+    network: type[Recomputes], kind: str, coalitions: str
+) -> None:
     inputs = {m: x.requires_grad_() for m, x in inputs_of(Plain).items()}
     target = torch.randint(3, (8,))
     gradients = []
@@ -473,7 +518,9 @@ def test_a_recomputed_masked_pass_sees_the_statistics_of_its_own_step(kind: str)
         torch.manual_seed(0)
         net = RecomputesWithBatchNorm().double()
         net.kind = how
-        loss = F.cross_entropy(ModulatedModel(net, AGM(TWO, alpha=1.5))(fresh(inputs), target), target)
+        loss = F.cross_entropy(
+            ModulatedModel(net, AGM(TWO, alpha=1.5))(fresh(inputs), target), target
+        )
         if how is not None:
             with torch.no_grad():
                 net({m: 3 * x + 2 for m, x in inputs.items()})
@@ -492,7 +539,9 @@ def test_a_recomputed_masked_pass_sees_the_statistics_of_the_forward(kind: str) 
         torch.manual_seed(0)
         net = RecomputesWithBatchNorm().double()
         net.kind = how
-        F.cross_entropy(ModulatedModel(net, AGM(TWO, alpha=1.5))(fresh(inputs), target), target).backward()
+        F.cross_entropy(
+            ModulatedModel(net, AGM(TWO, alpha=1.5))(fresh(inputs), target), target
+        ).backward()
         gradients.append([p.grad for p in net.parameters()])
     for ours, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
@@ -558,5 +607,8 @@ def test_what_a_hostile_reading_found(kind: type[Net], coalitions: str) -> None:
     torch.manual_seed(0)
     net, inputs, target = kind().double(), inputs_of(Plain), torch.randint(2, (8,))
     assert_same_gradients(
-        ModulatedModel(copy.deepcopy(net), AGM(TWO, alpha=1.5), coalitions=coalitions), net, inputs, target
+        ModulatedModel(copy.deepcopy(net), AGM(TWO, alpha=1.5), coalitions=coalitions),
+        net,
+        inputs,
+        target,
     )

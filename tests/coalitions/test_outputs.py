@@ -33,24 +33,38 @@ class Pair(NamedTuple):
 class Net(nn.Module):
     def __init__(self, make: Callable[[Tensor, Tensor | None], Any]) -> None:
         super().__init__()
-        self.a, self.v, self.out, self.make = nn.Linear(5, 6), nn.Linear(4, 6), nn.Linear(12, 3), make
+        self.a, self.v, self.out, self.make = (
+            nn.Linear(5, 6),
+            nn.Linear(4, 6),
+            nn.Linear(12, 3),
+            make,
+        )
 
     def forward(self, a: Tensor, v: Tensor, labels: Tensor | None = None) -> Any:
         logits = self.out(torch.cat([self.a(a).tanh(), self.v(v).tanh()], 1))
         self.last_logits = logits
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits, labels, label_smoothing=0.1) + 0.1 * self.out.weight.square().mean()
+            loss = (
+                F.cross_entropy(logits, labels, label_smoothing=0.1)
+                + 0.1 * self.out.weight.square().mean()
+            )
         return self.make(logits, loss)
 
 
 def model_output(logits: Tensor, loss: Tensor | None) -> Any:
-    modeling_outputs = pytest.importorskip("transformers.modeling_outputs", reason="transformers is not installed")
+    modeling_outputs = pytest.importorskip(
+        "transformers.modeling_outputs", reason="transformers is not installed"
+    )
     return modeling_outputs.SequenceClassifierOutput(loss=loss, logits=logits)
 
 
 FORMS: dict[str, tuple[Callable[..., Any], Callable[[Any], Tensor], Callable[[Any], Tensor]]] = {
-    "dict": (lambda z, loss: {"logits": z, "loss": loss, "n": 3}, lambda o: o["logits"], lambda o: o["loss"]),
+    "dict": (
+        lambda z, loss: {"logits": z, "loss": loss, "n": 3},
+        lambda o: o["logits"],
+        lambda o: o["loss"],
+    ),
     "dataclass": (lambda z, loss: Found(z, loss), lambda o: o.logits, lambda o: o.loss),
     "named tuple": (lambda z, loss: Pair(loss, z), lambda o: o.logits, lambda o: o.loss),
     "tuple": (lambda z, loss: (loss, z, [z.detach()]), lambda o: o[1], lambda o: o[0]),
@@ -60,7 +74,9 @@ FORMS: dict[str, tuple[Callable[..., Any], Callable[[Any], Tensor], Callable[[An
 
 def data() -> tuple[dict[str, Tensor], Tensor]:
     torch.manual_seed(1)
-    return {"a": torch.randn(7, 5).double(), "v": torch.randn(7, 4).double()}, torch.randint(3, (7,))
+    return {"a": torch.randn(7, 5).double(), "v": torch.randn(7, 4).double()}, torch.randint(
+        3, (7,)
+    )
 
 
 def call(net: Any, x: Any) -> Any:
@@ -89,7 +105,8 @@ def test_the_networks_own_output_comes_back_with_modulated_logits(form: str) -> 
     assert torch.equal(logits(output), logits(plain))
     F.cross_entropy(logits(output), y).backward()
     expected = ModulatedModel(
-        adapt(copy.deepcopy(made(make, logits).model.net), lambda net, x: logits(call(net, x))), AGM(TWO, alpha=3.0)
+        adapt(copy.deepcopy(made(make, logits).model.net), lambda net, x: logits(call(net, x))),
+        AGM(TWO, alpha=3.0),
     )
     F.cross_entropy(expected(x, y), y).backward()
     for ours, theirs in zip(gradients(model), gradients(expected), strict=True):
@@ -148,7 +165,9 @@ def test_a_loss_of_other_logits_than_those_returned_is_refused_in_the_first_back
         model({**x, "labels": y}, y)["loss"].backward()
     model.zero_grad()
     output = model({**x, "labels": y}, y)
-    (F.cross_entropy(output["logits"], y) + output["loss"]).backward()  # added to a loss of the logits: fine
+    (
+        F.cross_entropy(output["logits"], y) + output["loss"]
+    ).backward()  # added to a loss of the logits: fine
 
 
 def test_a_loss_of_logits_that_the_network_keeps_is_refused() -> None:
@@ -201,6 +220,10 @@ def test_infinite_logits_of_ruled_out_classes_stay_without_harm() -> None:
 
 def test_losses_in_an_output_are_its_scalars_with_a_gradient() -> None:
     logits, weight = torch.ones(2, 3, requires_grad=True), torch.ones((), requires_grad=True)
-    parts = [weight * 2, {"more": weight * 3, "seen": torch.tensor(4), "logits": logits, "scale": 2.0}, (weight * 4,)]
+    parts = [
+        weight * 2,
+        {"more": weight * 3, "seen": torch.tensor(4), "logits": logits, "scale": 2.0},
+        (weight * 4,),
+    ]
     assert [float(loss.detach()) for loss in scalar_losses(Found(logits, weight * 1, "x"))] == [1.0]
     assert [float(loss.detach()) for loss in scalar_losses(parts)] == [2.0, 3.0, 4.0]

@@ -203,7 +203,11 @@ class Generators(Net):
         return twin
 
     def drawn(self) -> list[float]:
-        drawn = [self.kept["python"].random(), self.kept["numpy"].random(), self.kept["legacy"].rand()]
+        drawn = [
+            self.kept["python"].random(),
+            self.kept["numpy"].random(),
+            self.kept["legacy"].rand(),
+        ]
         return [*drawn, float(torch.rand((), generator=self.kept["torch"]))]
 
     def forward(self, x: dict[str, Any]) -> Tensor:
@@ -289,7 +293,9 @@ def error_of_a_step(model: ModulatedModel, net: nn.Module, inputs: Any, target: 
 
 @pytest.mark.parametrize("coalitions", ["auto", "looped"])
 @pytest.mark.parametrize("kind", STATE)
-def test_gradients_are_those_of_brute_force_and_state_that_of_one_call(kind: type[Net], coalitions: str) -> None:
+def test_gradients_are_those_of_brute_force_and_state_that_of_one_call(
+    kind: type[Net], coalitions: str
+) -> None:
     torch.manual_seed(0)
     net = kind().double()
     plain, (inputs, target) = copy.deepcopy(net), data()
@@ -336,7 +342,9 @@ def test_what_is_moved_only_later_is_said_by_name_and_right_from_the_next_step_o
     model = ModulatedModel(net, AGM(TWO, alpha=1.5), coalitions="looped")
     model({**inputs, "late": torch.zeros(8, 1)}, target).sum().backward()
     inputs["late"] = torch.ones(8, 1)
-    with pytest.warns(UserWarning, match="changed 'centre' in place, which it did not do when it was looked at"):
+    with pytest.warns(
+        UserWarning, match="changed 'centre' in place, which it did not do when it was looked at"
+    ):
         model(inputs, target).sum().backward()
     net.zero_grad()
     model.method = AGM(TWO, alpha=1.5)  # its running means begin anew, as the oracle's do
@@ -364,7 +372,10 @@ class Gate(Net):
 
     def forward(self, x: dict[str, Any]) -> Tensor:
         features = {m: self.encode(m, x[m]) for m in TWO}
-        return self.out(self.fuse(features) + (self.gate - self.start * self.start) * features["a"] * features["v"])
+        return self.out(
+            self.fuse(features)
+            + (self.gate - self.start * self.start) * features["a"] * features["v"]
+        )
 
 
 class GateAtOne(Gate):
@@ -412,10 +423,16 @@ QUIET = next(seed for seed in range(10_000) if min(first_draws(seed)) > 0.5)
         (Gate, "batched", "'reuse' differs .*parameters that start at one value moved"),
         (GateAtOne, "batched", "'reuse' differs .*parameters that start at one value moved"),
         (HeadOfZeros, "looped", "'batched' differs .*parameters that start at one value moved"),
-        (Augments, "batched", "'reuse' takes the features of 'a', 'v' .* where encode draws random numbers"),
+        (
+            Augments,
+            "batched",
+            "'reuse' takes the features of 'a', 'v' .* where encode draws random numbers",
+        ),
     ],
 )
-def test_what_does_nothing_on_the_first_batch_is_seen(kind: type[Net], expected: str, words: str) -> None:
+def test_what_does_nothing_on_the_first_batch_is_seen(
+    kind: type[Net], expected: str, words: str
+) -> None:
     torch.manual_seed(0)
     random.seed(QUIET)
     net, (inputs, target) = kind().double(), data()
@@ -447,12 +464,21 @@ def test_16_bits_hide_no_coupling_and_give_no_false_alarm(how: Any) -> None:
     for kind, expected in ((Net, "batched"), (CouplesALittle, "looped")):
         torch.manual_seed(0)
         model = ModulatedModel(kind().to(dtype), AGM(TWO))
-        before = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in model.model.state_dict().items()}
-        with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        before = {
+            name: (tensor.data_ptr(), tensor.dtype)
+            for name, tensor in model.model.state_dict().items()
+        }
+        with (
+            warnings.catch_warnings(),
+            torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"),
+        ):
             warnings.filterwarnings("ignore", "coalitions of")
             model(inputs, target)
         assert model.strategy.name == expected
-        after = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in model.model.state_dict().items()}
+        after = {
+            name: (tensor.data_ptr(), tensor.dtype)
+            for name, tensor in model.model.state_dict().items()
+        }
         assert after == before
 
 
@@ -464,7 +490,9 @@ def test_a_later_step_is_looked_at_again() -> None:
 
         def forward(self, x: dict[str, Any]) -> Tensor:
             return (
-                super().forward(x) if x["late"].any() else self.head(self.fuse({m: self.encode(m, x[m]) for m in TWO}))
+                super().forward(x)
+                if x["late"].any()
+                else self.head(self.fuse({m: self.encode(m, x[m]) for m in TWO}))
             )
 
     torch.manual_seed(0)
@@ -497,7 +525,9 @@ def test_batch_norm_that_others_move_before_the_backward_changes_no_gradient() -
 
 
 @pytest.mark.parametrize("declares", [False, True])
-def test_a_constant_tensor_of_a_modality_stays_one_when_a_batch_has_as_many_samples(declares: bool) -> None:
+def test_a_constant_tensor_of_a_modality_stays_one_when_a_batch_has_as_many_samples(
+    declares: bool,
+) -> None:
     class Prototypes(Gate):
         mask_is_constant = True
 
@@ -528,7 +558,9 @@ def test_a_constant_tensor_of_a_modality_stays_one_when_a_batch_has_as_many_samp
     model = ModulatedModel(net, AGM(TWO, alpha=1.5))
     model({"a": {"x": inputs["a"], "p": prototypes}, "v": inputs["v"]}, target).sum().backward()
     last = {"a": {"x": inputs["a"][:5], "p": prototypes}, "v": inputs["v"][:5]}
-    looped = ModulatedModel(copy.deepcopy(net), AGM(TWO), coalitions="looped").responses(last).responses
+    looped = (
+        ModulatedModel(copy.deepcopy(net), AGM(TWO), coalitions="looped").responses(last).responses
+    )
     torch.testing.assert_close(model.responses(last).responses, looped, rtol=1e-9, atol=1e-12)
     assert model.strategy.name == ("reuse" if declares else "batched")
 
@@ -547,7 +579,12 @@ def test_modalities_may_share_an_encoder_where_the_method_does_nothing_to_it() -
     torch.manual_seed(0)
     net, (inputs, target) = SharedEncoder().double(), data()
     inputs["v"] = torch.randn(8, 5).double()
-    assert error_of_a_step(ModulatedModel(copy.deepcopy(net), AGM(TWO, alpha=1.5)), net, inputs, target) < 1e-9
+    assert (
+        error_of_a_step(
+            ModulatedModel(copy.deepcopy(net), AGM(TWO, alpha=1.5)), net, inputs, target
+        )
+        < 1e-9
+    )
 
     one = adapt(
         net,
@@ -559,12 +596,16 @@ def test_modalities_may_share_an_encoder_where_the_method_does_nothing_to_it() -
     model(inputs, target).sum().backward()
     assert model.strategy.name == "reuse"
     for network in (net, one):
-        with pytest.raises(ValueError, match="parameter 'weight' of the encoder of 'v' also belongs to"):
+        with pytest.raises(
+            ValueError, match="parameter 'weight' of the encoder of 'v' also belongs to"
+        ):
             ModulatedModel(network, OGMGE(TWO))
 
 
 @pytest.mark.parametrize("select", [lambda out: out["logits"], lambda out: out[0]])
-def test_logits_beside_something_in_train_mode_and_alone_in_eval_mode(select: Callable[[Any], Tensor]) -> None:
+def test_logits_beside_something_in_train_mode_and_alone_in_eval_mode(
+    select: Callable[[Any], Tensor],
+) -> None:
     named = select({"logits": 1, 0: 2}) == 1
 
     class Auxiliary(Net):

@@ -26,7 +26,11 @@ def test_exact_strategies_agree(late: bool, segments: int, count: int, layer: st
         assert ours.keys() == oracle.keys()
         for name, expected in oracle.items():
             torch.testing.assert_close(
-                ours[name], expected, rtol=1e-11, atol=1e-12, msg=lambda text, n=name, s=strategy: f"{s}, {n}: {text}"
+                ours[name],
+                expected,
+                rtol=1e-11,
+                atol=1e-12,
+                msg=lambda text, n=name, s=strategy: f"{s}, {n}: {text}",
             )
 
 
@@ -68,7 +72,9 @@ def test_shared_is_exact_without_batch_norm_and_differs_with_it(late: bool) -> N
     for layer, same in (("layer-norm", True), ("batch-norm", False), ("dropout", False)):
         net = network(NAMES[:2], late=late, layer=layer)
         exact, shared = (train_steps(net, name, NAMES[:2], 0) for name in ("looped", "shared"))
-        equal = all(torch.allclose(shared[name], exact[name], rtol=1e-11, atol=1e-12) for name in exact)
+        equal = all(
+            torch.allclose(shared[name], exact[name], rtol=1e-11, atol=1e-12) for name in exact
+        )
         assert equal is same, layer
 
 
@@ -76,7 +82,8 @@ def test_shared_says_that_it_is_approximate() -> None:
     net = network(NAMES[:2], late=True, layer="batch-norm")
     assert not choose_strategy(net, NAMES[:2], "shared").exact
     assert all(
-        choose_strategy(net, NAMES[:2], name).exact for name in ("looped", "batched", "reuse", "additive", "auto")
+        choose_strategy(net, NAMES[:2], name).exact
+        for name in ("looped", "batched", "reuse", "additive", "auto")
     )
 
 
@@ -112,13 +119,16 @@ def test_the_closed_form_takes_more_modalities_than_can_be_enumerated() -> None:
 
 
 def test_the_choice_is_the_cheapest_exact_way() -> None:
-    assert choose_strategy(network(NAMES[:2], late=True, layer="plain"), NAMES[:2]).name == "additive"
+    assert (
+        choose_strategy(network(NAMES[:2], late=True, layer="plain"), NAMES[:2]).name == "additive"
+    )
     assert choose_strategy(network(NAMES[:2], late=False, layer="plain"), NAMES[:2]).name == "reuse"
     assert choose_strategy(nn.Identity(), NAMES[:2]).name == "batched"
 
 
 @pytest.mark.parametrize(
-    ("name", "match"), [("reuse", "does not declare"), ("shared", "does not declare"), ("fast", "expected one of")]
+    ("name", "match"),
+    [("reuse", "does not declare"), ("shared", "does not declare"), ("fast", "expected one of")],
 )
 def test_a_strategy_that_does_not_go_with_the_model_is_an_error(name: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
@@ -135,7 +145,10 @@ def test_the_masked_passes_see_the_running_statistics_after_the_full_pass(strate
     full = reference(inputs)
     reference.eval()
     with torch.no_grad():
-        masked = [reference({**inputs, hidden: torch.zeros_like(inputs[hidden])}) for hidden in ("visual", "audio")]
+        masked = [
+            reference({**inputs, hidden: torch.zeros_like(inputs[hidden])})
+            for hidden in ("visual", "audio")
+        ]
     expected = functional.shapley_values(torch.stack([torch.zeros_like(full), *masked, full]))
     evaluation = choose_strategy(net, NAMES[:2], strategy).evaluate(net, inputs, NAMES[:2])
     torch.testing.assert_close(evaluation.responses, expected, rtol=1e-12, atol=1e-12)
@@ -144,7 +157,9 @@ def test_the_masked_passes_see_the_running_statistics_after_the_full_pass(strate
 
 
 @pytest.mark.parametrize("strategy", ["looped", "batched"])
-def test_a_loss_of_the_networks_is_that_of_the_full_pass_and_is_not_modulated(strategy: str) -> None:
+def test_a_loss_of_the_networks_is_that_of_the_full_pass_and_is_not_modulated(
+    strategy: str,
+) -> None:
     class WithExtraLoss(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -171,15 +186,21 @@ def test_a_model_that_changes_its_output_shape_between_coalitions_is_an_error() 
             return inputs["audio"] if inputs["visual"].any() else inputs["audio"][:, :2]
 
     inputs, _ = batch(NAMES[:2], 6, 3)
-    with pytest.raises(ValueError, match=r"shape \[6, 2\] with modalities hidden and \[6, 5\] on all"):
-        choose_strategy(Shapeshifter(), NAMES[:2], "looped").evaluate(Shapeshifter(), inputs, NAMES[:2])
+    with pytest.raises(
+        ValueError, match=r"shape \[6, 2\] with modalities hidden and \[6, 5\] on all"
+    ):
+        choose_strategy(Shapeshifter(), NAMES[:2], "looped").evaluate(
+            Shapeshifter(), inputs, NAMES[:2]
+        )
 
 
 def test_without_gradient_the_masked_passes_build_no_graph() -> None:
     net = network(NAMES[:2], late=False, layer="batch-norm")
     inputs, _ = batch(NAMES[:2], 6, 3)
     for strategy in ("looped", "batched", "reuse"):
-        evaluation = choose_strategy(net, NAMES[:2], strategy).evaluate(net, inputs, NAMES[:2], masked_gradient=False)
+        evaluation = choose_strategy(net, NAMES[:2], strategy).evaluate(
+            net, inputs, NAMES[:2], masked_gradient=False
+        )
         assert not evaluation.responses.requires_grad
         assert evaluation.output.requires_grad
 
@@ -215,6 +236,9 @@ def test_a_masked_row_joins_no_batch_whose_samples_may_mix(mixing: object) -> No
         last = mixing if isinstance(mixing, nn.Module) else MinusBatchMean().eval()
         net.encoders[m] = nn.Sequential(*net.encoders[m], last)
     inputs, _ = batch(NAMES[:2], 6, 3)
-    evaluations = [choose_strategy(net, NAMES[:2], s).evaluate(net, inputs, NAMES[:2]) for s in ("looped", "reuse")]
+    evaluations = [
+        choose_strategy(net, NAMES[:2], s).evaluate(net, inputs, NAMES[:2])
+        for s in ("looped", "reuse")
+    ]
     torch.testing.assert_close(evaluations[0].output, evaluations[1].output, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(evaluations[1].output, net(inputs), rtol=1e-12, atol=1e-12)

@@ -24,7 +24,10 @@ def test_every_row_is_a_pass_with_the_others_masked(count: int, reuse: bool) -> 
     found = coalition_logits(model, inputs, names)
     assert not found.requires_grad
     for code in range(1 << count):
-        shown = {m: x if code >> bit & 1 else torch.zeros_like(x) for bit, (m, x) in enumerate(inputs.items())}
+        shown = {
+            m: x if code >> bit & 1 else torch.zeros_like(x)
+            for bit, (m, x) in enumerate(inputs.items())
+        }
         torch.testing.assert_close(found[code], network(shown))
 
 
@@ -98,7 +101,9 @@ def test_whether_a_mask_hides_anything_of_an_input_of_any_kind(kind: str) -> Non
     assert not hiding_changes(Masked(None), "audio", shown)
     assert not hiding_changes(Masked(KINDS[kind](x.clone())), "audio", shown)
     assert hiding_changes(Masked(KINDS[kind](torch.where(x == 6, -1.0, x))), "audio", shown)
-    assert hiding_changes(Masked(None if kind == "words" else "hidden"), "audio", shown) is (kind != "words")
+    assert hiding_changes(Masked(None if kind == "words" else "hidden"), "audio", shown) is (
+        kind != "words"
+    )
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("object")])

@@ -69,7 +69,10 @@ class InPlaceEncoders(Plain):
 def data(names: tuple[str, ...] = NAMES) -> list[tuple[dict[str, Tensor], Tensor]]:
     generator = torch.Generator().manual_seed(1)
     return [
-        ({m: torch.randn(20, 4, generator=generator) for m in names}, torch.randint(3, (20,), generator=generator))
+        (
+            {m: torch.randn(20, 4, generator=generator) for m in names},
+            torch.randint(3, (20,), generator=generator),
+        )
         for _ in range(3)
     ]
 
@@ -94,7 +97,9 @@ def test_networks_that_write_into_their_features() -> None:
             return net.a(3 * x["audio"] + x["text"]) + net.v(x["visual"])
 
     batches = data(names)
-    assert gradmod.diagnose(net, batches, replicates=0) == gradmod.diagnose(Whole(), data(names), replicates=0)
+    assert gradmod.diagnose(net, batches, replicates=0) == gradmod.diagnose(
+        Whole(), data(names), replicates=0
+    )
     assert all(
         torch.equal(x, y)
         for (a, _), (b, _) in zip(batches, data(names), strict=True)
@@ -120,7 +125,10 @@ def test_inputs_that_are_nested_or_of_ones_own_kind() -> None:
             table.rows += 1
             return self.a(table.values.mul_(2)) + self.v(inputs["visual"]["list"][0].add_(1))
 
-    batches = [({"audio": Table(x["audio"], np.zeros(3)), "visual": {"list": [x["visual"]]}}, y) for x, y in data()]
+    batches = [
+        ({"audio": Table(x["audio"], np.zeros(3)), "visual": {"list": [x["visual"]]}}, y)
+        for x, y in data()
+    ]
     gradmod.diagnose(Net(), batches, replicates=0)
     for (inputs, _), (before, _) in zip(batches, data(), strict=True):
         assert torch.equal(inputs["audio"].values, before["audio"])
@@ -180,11 +188,17 @@ class Restless(Plain):
         self.train()
         logits = super().forward(inputs) + self.momentum(inputs["audio"])
         logits = logits + self.embedding(torch.zeros(len(logits), dtype=torch.long))
-        return nn.functional.dropout(logits, 0.5, self.training) + random.random() + np.random.rand()
+        return (
+            nn.functional.dropout(logits, 0.5, self.training) + random.random() + np.random.rand()
+        )
 
 
 def everything(net: Restless) -> dict[str, Any]:
-    kept = {name: value for name, value in vars(net).items() if not name.startswith("_") and name != "generator"}
+    kept = {
+        name: value
+        for name, value in vars(net).items()
+        if not name.startswith("_") and name != "generator"
+    }
     return copy.deepcopy({**kept, **net.state_dict(), "modes": [m.training for m in net.modules()]})
 
 
@@ -203,7 +217,9 @@ def test_the_model_is_as_it_was(fails: bool) -> None:
     after = everything(net)
     assert after.keys() == before.keys()
     for name, value in before.items():
-        same = torch.equal(after[name], value) if isinstance(value, Tensor) else after[name] == value
+        same = (
+            torch.equal(after[name], value) if isinstance(value, Tensor) else after[name] == value
+        )
         assert same, name
     assert not hasattr(net.a, "captured")
     assert net.queue is buffer
@@ -243,7 +259,9 @@ def test_a_backward_that_is_still_to_come_is_not_spoilt() -> None:
 
 def test_lazy_modules_and_scripts_may_be_looked_at() -> None:
     lazy = nn.Sequential(nn.LazyLinear(3), nn.Dropout())
-    net = gradmod.adapt(lazy, call=lambda net, inputs: net(torch.cat([inputs[m] for m in NAMES], 1)))
+    net = gradmod.adapt(
+        lazy, call=lambda net, inputs: net(torch.cat([inputs[m] for m in NAMES], 1))
+    )
     gradmod.diagnose(net, data(), replicates=0, noise_levels=())
     assert type(lazy[0]) is nn.Linear
     assert lazy[0].in_features == 8

@@ -34,7 +34,10 @@ class Net(nn.Module):
 
 def data() -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    audio, visual = torch.randn(COUNT, 4, generator=generator), torch.randn(COUNT, 5, generator=generator)
+    audio, visual = (
+        torch.randn(COUNT, 4, generator=generator),
+        torch.randn(COUNT, 5, generator=generator),
+    )
     return audio, visual, torch.randint(3, (COUNT,), generator=generator)
 
 
@@ -111,24 +114,45 @@ def loaders() -> dict[str, Any]:
 @pytest.mark.parametrize("form", loaders())
 def test_every_form_gives_the_same_diagnosis(form: str) -> None:
     expected = gradmod.diagnose(Net(), loaders()["list"], replicates=0, noise_levels=())
-    found = gradmod.diagnose(Net(), loaders()[form], modalities=NAMES, replicates=0, noise_levels=())
+    found = gradmod.diagnose(
+        Net(), loaders()[form], modalities=NAMES, replicates=0, noise_levels=()
+    )
     assert found == expected
     assert found.attribution.samples == COUNT
 
 
 @pytest.mark.parametrize(
-    "form", ["dicts", "dicts with none present", "bare data set, dicts", "named tuples", "dataclasses", "one dict"]
+    "form",
+    [
+        "dicts",
+        "dicts with none present",
+        "bare data set, dicts",
+        "named tuples",
+        "dataclasses",
+        "one dict",
+    ],
 )
 def test_names_are_the_keys_but_the_target(form: str) -> None:
-    assert gradmod.diagnose(Net(), loaders()[form], replicates=0, noise_levels=()).attribution.modalities == NAMES
+    assert (
+        gradmod.diagnose(
+            Net(), loaders()[form], replicates=0, noise_levels=()
+        ).attribution.modalities
+        == NAMES
+    )
 
 
 def test_the_target_may_have_any_key() -> None:
-    batches = [{"audio": a, "visual": v, "emotion": y, "index": torch.arange(len(y))} for a, v, y in parts()]
-    found = gradmod.diagnose(Net(), batches, target="emotion", modalities=NAMES, replicates=0, noise_levels=())
+    batches = [
+        {"audio": a, "visual": v, "emotion": y, "index": torch.arange(len(y))}
+        for a, v, y in parts()
+    ]
+    found = gradmod.diagnose(
+        Net(), batches, target="emotion", modalities=NAMES, replicates=0, noise_levels=()
+    )
     assert found == gradmod.diagnose(Net(), loaders()["list"], replicates=0, noise_levels=())
     with pytest.raises(
-        ValueError, match=r"not found: it holds \['audio', 'emotion', 'index', 'visual'\].*target=\.\.\."
+        ValueError,
+        match=r"not found: it holds \['audio', 'emotion', 'index', 'visual'\].*target=\.\.\.",
     ):
         gradmod.diagnose(Net(), batches)
     with pytest.raises(ValueError, match="not found: it holds"):
@@ -155,18 +179,28 @@ def test_samples_that_lack_a_modality_are_hidden_there() -> None:
         {**inputs, "labels": target, "present": {"audio": has}},
         Whole(inputs, target, {"audio": has}, None),
     ):
-        assert gradmod.diagnose(Net(), [batch], replicates=0, noise_levels=(), metric="loss") == expected
+        assert (
+            gradmod.diagnose(Net(), [batch], replicates=0, noise_levels=(), metric="loss")
+            == expected
+        )
     for more in (({"audio": has},), (torch.arange(COUNT), {"audio": has}), ({"audio": has}, 0, 0)):
         nested = [((rubbish, visual), target, *more)]
         assert (
-            gradmod.diagnose(Net(), nested, modalities=NAMES, replicates=0, noise_levels=(), metric="loss") == expected
+            gradmod.diagnose(
+                Net(), nested, modalities=NAMES, replicates=0, noise_levels=(), metric="loss"
+            )
+            == expected
         )
 
 
 def test_inputs_without_names_are_never_guessed() -> None:
-    with pytest.raises(ValueError, match=r"2 inputs without names and a target.*takes \(inputs\).*gradmod\.adapt"):
+    with pytest.raises(
+        ValueError, match=r"2 inputs without names and a target.*takes \(inputs\).*gradmod\.adapt"
+    ):
         gradmod.diagnose(Net(), list(parts()))
-    model = ModulatedModel(Net(), Joint(("visual", "audio")))  # the method's order need not be the batch's
+    model = ModulatedModel(
+        Net(), Joint(("visual", "audio"))
+    )  # the method's order need not be the batch's
     with pytest.raises(ValueError, match=r"in their order: .*modalities=\('visual', 'audio'\)"):
         gradmod.diagnose(model, list(parts()))
     found = gradmod.diagnose(model, list(parts()), modalities=NAMES, replicates=0, noise_levels=())
@@ -195,12 +229,32 @@ def test_inputs_without_names_are_never_guessed() -> None:
         (["ab"], TypeError, "the loader gave str; expected"),
         ([([1, 2], "x")], TypeError, "target of a batch is str"),
         ([({"audio": torch.zeros(4)}, torch.tensor(1))] * 2, ValueError, "expected|lack"),
-        (iter([({"audio": torch.zeros(4)}, 1)]), ValueError, "gave a sample with target 1, not a batch.*DataLoader"),
-        (iter([({"audio": torch.zeros(4)}, torch.tensor(1))]), ValueError, "gave a sample with target tensor"),
-        ([({"audio": torch.zeros(2, 4)}, (torch.zeros(2), torch.zeros(2)))], TypeError, "is tuple of .Tensor, Tensor"),
+        (
+            iter([({"audio": torch.zeros(4)}, 1)]),
+            ValueError,
+            "gave a sample with target 1, not a batch.*DataLoader",
+        ),
+        (
+            iter([({"audio": torch.zeros(4)}, torch.tensor(1))]),
+            ValueError,
+            "gave a sample with target tensor",
+        ),
+        (
+            [({"audio": torch.zeros(2, 4)}, (torch.zeros(2), torch.zeros(2)))],
+            TypeError,
+            "is tuple of .Tensor, Tensor",
+        ),
         ([({}, torch.zeros(2))], ValueError, "holds no input"),
-        ([([torch.zeros(2, 4)] * 2, torch.zeros(2, 5), torch.zeros(2))], ValueError, "can be read in two ways"),
-        ([(torch.zeros(2, 4), torch.zeros(2))], ValueError, "1 inputs and a target, but modalities are"),
+        (
+            [([torch.zeros(2, 4)] * 2, torch.zeros(2, 5), torch.zeros(2))],
+            ValueError,
+            "can be read in two ways",
+        ),
+        (
+            [(torch.zeros(2, 4), torch.zeros(2))],
+            ValueError,
+            "1 inputs and a target, but modalities are",
+        ),
     ],
 )
 def test_what_is_no_batch_is_refused(loader: Any, error: type[Exception], message: str) -> None:
@@ -243,7 +297,9 @@ def test_a_loader_that_fills_the_same_tensors_again() -> None:
 
 
 def test_a_modality_may_be_called_like_a_target() -> None:
-    names, batches = open_batches([{"label": torch.zeros(2, 3), "y": torch.zeros(2)}], ("label",), Net())
+    names, batches = open_batches(
+        [{"label": torch.zeros(2, 3), "y": torch.zeros(2)}], ("label",), Net()
+    )
     (batch,) = batches
     assert names == ("label",)
     assert batch.target.shape == (2,)

@@ -18,7 +18,12 @@ import gradmod
 from gradmod import AGM, Joint, ModulatedModel
 from gradmod.coalitions.table import coalition_logits
 from gradmod.diagnosis import Diagnosis
-from gradmod.diagnosis.attribution import Attribution, CoalitionPredictions, attribute, predict_coalitions
+from gradmod.diagnosis.attribution import (
+    Attribution,
+    CoalitionPredictions,
+    attribute,
+    predict_coalitions,
+)
 from gradmod.diagnosis.diagnosis import add_gaussian_noise
 from gradmod.metrics.shape import shape_scores
 from gradmod.tasks import Classification, MultiLabel, Regression
@@ -37,7 +42,9 @@ class Reads(nn.Module):
         return self.scale * sum(weight * inputs[m] for m, weight in self.weights.items())
 
 
-def batches(count: int = 400, wrong: dict[str, float] | None = None) -> list[tuple[dict[str, Tensor], Tensor]]:
+def batches(
+    count: int = 400, wrong: dict[str, float] | None = None
+) -> list[tuple[dict[str, Tensor], Tensor]]:
     """Inputs are one-hot vectors of the class; of each modality a share is of another class."""
     generator = torch.Generator().manual_seed(0)
     target = torch.randint(4, (count,), generator=generator)
@@ -45,11 +52,16 @@ def batches(count: int = 400, wrong: dict[str, float] | None = None) -> list[tup
     for m, share in (wrong or {"audio": 0.0, "visual": 0.5}).items():
         other = torch.rand(count, generator=generator) < share
         inputs[m] = nn.functional.one_hot((target + other.long()) % 4, 4).float()
-    return [({m: x[i : i + 64] for m, x in inputs.items()}, target[i : i + 64]) for i in range(0, count, 64)]
+    return [
+        ({m: x[i : i + 64] for m, x in inputs.items()}, target[i : i + 64])
+        for i in range(0, count, 64)
+    ]
 
 
 def test_a_model_that_looks_at_one_modality() -> None:
-    found = gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.0}), batches(), alone={"audio": 1.0, "visual": 0.62})
+    found = gradmod.diagnose(
+        Reads({"audio": 1.0, "visual": 0.0}), batches(), alone={"audio": 1.0, "visual": 0.62}
+    )
     scores, game = found.attribution.scores, found.attribution.game
     assert game["audio+visual"] == game["audio"] == 1.0
     assert game["visual"] == pytest.approx(0.25, abs=0.05)  # all logits 0: the first class
@@ -58,8 +70,13 @@ def test_a_model_that_looks_at_one_modality() -> None:
     assert found.is_suppressed("visual")
     assert not found.is_suppressed("audio")
     verdict = found.verdict()
-    assert verdict[0].startswith(f"audio carries {scores.contributions['audio']:.0%} of the accuracy")
-    assert any("visual" in line and "alone it would reach 0.62" in line and "suppressed" in line for line in verdict)
+    assert verdict[0].startswith(
+        f"audio carries {scores.contributions['audio']:.0%} of the accuracy"
+    )
+    assert any(
+        "visual" in line and "alone it would reach 0.62" in line and "suppressed" in line
+        for line in verdict
+    )
     assert "noise hurts most in audio" in verdict[-1]
     assert found.robustness["visual"] == (1.0,) * 5
     assert found.robustness["audio"][0] == 1.0
@@ -79,7 +96,12 @@ def test_modalities_that_complete_each_other_cooperate() -> None:
             return torch.stack([-high + even, -high - even, high + even, high - even], 1)
 
     found = gradmod.diagnose(Both(), [({"audio": audio, "visual": visual}, target)])
-    assert found.attribution.game == {"nothing": 0.25, "audio": 0.5, "visual": 0.5, "audio+visual": 1.0}
+    assert found.attribution.game == {
+        "nothing": 0.25,
+        "audio": 0.5,
+        "visual": 0.5,
+        "audio+visual": 1.0,
+    }
     assert found.attribution.scores.cooperation == 0.25
     assert any("complement each other: together 0.25 more" in line for line in found.verdict())
 
@@ -99,18 +121,31 @@ def test_the_fast_resampling_is_the_slow_one() -> None:
         task.sample_metric = "none"
         slow = predictions.resampled_games(task, metric, 20, seed=3)
         torch.testing.assert_close(fast, slow)
-        assert attribute(predictions, task, metric, replicates=50).scores.values.keys() == {"a", "b"}
+        assert attribute(predictions, task, metric, replicates=50).scores.values.keys() == {
+            "a",
+            "b",
+        }
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "loss"])
 def test_the_score_of_nothing_is_the_best_constant_answers(metric: str) -> None:
     target = torch.tensor([0, 0, 0, 1, 2])
     predictions = CoalitionPredictions(("a",), torch.randn(2, 5, 4), target)
-    expected = {"accuracy": 3 / 5, "macro_f1": 0.75 / 3, "loss": (3 * math.log(0.6) + 2 * math.log(0.2)) / 5}
-    assert float(predictions.game(Classification(), metric)[0]) == pytest.approx(expected[metric], abs=1e-3)
-    flat = CoalitionPredictions(("a",), torch.randn(2, 5, 1), torch.tensor([[1.0], [1.0], [1.0], [4.0], [9.0]]))
+    expected = {
+        "accuracy": 3 / 5,
+        "macro_f1": 0.75 / 3,
+        "loss": (3 * math.log(0.6) + 2 * math.log(0.2)) / 5,
+    }
+    assert float(predictions.game(Classification(), metric)[0]) == pytest.approx(
+        expected[metric], abs=1e-3
+    )
+    flat = CoalitionPredictions(
+        ("a",), torch.randn(2, 5, 1), torch.tensor([[1.0], [1.0], [1.0], [4.0], [9.0]])
+    )
     assert float(flat.game(Regression("absolute"), "mae")[0]) == pytest.approx(-11 / 5)
-    labels = CoalitionPredictions(("a",), torch.randn(2, 4, 2), torch.tensor([[1.0, 0], [1, 0], [0, 0], [1, 1]]))
+    labels = CoalitionPredictions(
+        ("a",), torch.randn(2, 4, 2), torch.tensor([[1.0, 0], [1, 0], [0, 0], [1, 1]])
+    )
     assert float(labels.game(MultiLabel(), "accuracy")[0]) == pytest.approx(6 / 8)
     with pytest.raises(ValueError, match="metric is 'auc'; expected one of accuracy"):
         predictions.game(Classification(), "auc")
@@ -123,7 +158,9 @@ def test_it_leaves_the_model_as_it_was_and_takes_a_modulated_one() -> None:
     network.encoders["audio"].eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
-    data = [({m: torch.randn(6, SIZES[m]) for m in names}, torch.randint(3, (6,))) for _ in range(3)]
+    data = [
+        ({m: torch.randn(6, SIZES[m]) for m in names}, torch.randint(3, (6,))) for _ in range(3)
+    ]
     wrapped = gradmod.diagnose(ModulatedModel(network, Joint(names)), data, replicates=20)
     plain = gradmod.diagnose(network, data, replicates=20)
     assert wrapped == plain
@@ -142,13 +179,17 @@ def test_inputs_without_floats_and_noise_of_ones_own() -> None:
         def forward(self, inputs: dict[str, Tensor]) -> Tensor:
             return nn.functional.one_hot(inputs["text"], 4).float() + inputs["audio"]
 
-    data = [({"text": target, "audio": torch.zeros(8, 4)}, target) for target in [torch.arange(8) % 4]]
+    data = [
+        ({"text": target, "audio": torch.zeros(8, 4)}, target) for target in [torch.arange(8) % 4]
+    ]
     assert set(gradmod.diagnose(Tokens(), data, replicates=0).robustness) == {"audio"}
 
     def swap(x: Tensor, level: float, generator: torch.Generator) -> Tensor:
         return torch.where(torch.rand(x.shape, generator=generator) < level, (x + 1) % 4, x)
 
-    found = gradmod.diagnose(Tokens(), data, noise={"text": swap}, noise_levels=(0.0, 1.0), replicates=0)
+    found = gradmod.diagnose(
+        Tokens(), data, noise={"text": swap}, noise_levels=(0.0, 1.0), replicates=0
+    )
     assert found.robustness["text"] == (1.0, 0.0)
 
 
@@ -168,7 +209,9 @@ def test_one_modality_has_nothing_to_divide() -> None:
 def diagnosed(game: dict[str, float], **more: Any) -> Diagnosis:
     """A diagnosis with this score by coalition, of two modalities."""
     values = torch.tensor(list(game.values()), dtype=torch.float64)
-    return Diagnosis(Attribution(("a", "b"), "accuracy", 100, game, shape_scores(values, ("a", "b"))), **more)
+    return Diagnosis(
+        Attribution(("a", "b"), "accuracy", 100, game, shape_scores(values, ("a", "b"))), **more
+    )
 
 
 EVEN = {"nothing": 0.2, "a": 0.7, "b": 0.3, "a+b": 0.8}  # a: 0.5, b: 0.1
@@ -177,7 +220,10 @@ EVEN = {"nothing": 0.2, "a": 0.7, "b": 0.3, "a+b": 0.8}  # a: 0.5, b: 0.1
 @pytest.mark.parametrize(
     ("alone", "suppressed"),
     [
-        (0.599, False),  # alone it adds 0.399, of two modalities a half is 0.1995, half of that 0.09975 < 0.1
+        (
+            0.599,
+            False,
+        ),  # alone it adds 0.399, of two modalities a half is 0.1995, half of that 0.09975 < 0.1
         (0.601, True),
         (0.1, False),  # alone it is worse than a constant answer
         (0.2, False),
@@ -217,13 +263,18 @@ def test_suppression_counts_the_modalities() -> None:
     labels = ("nothing", "a", "b", "a+b", "c", "a+c", "b+c", "a+b+c")
     whole = dict(zip(labels, game.tolist(), strict=True))
     for alone, suppressed in ((0.59, False), (0.61, True)):  # b adds 0.1
-        found = Diagnosis(Attribution(names, "accuracy", 9, whole, shape_scores(game, names)), alone={"b": alone})
+        found = Diagnosis(
+            Attribution(names, "accuracy", 9, whole, shape_scores(game, names)), alone={"b": alone}
+        )
         assert found.is_suppressed("b") is suppressed
 
 
 def test_an_error_alone_is_given_as_an_error() -> None:
     data = [
-        ({"audio": torch.tensor([[1.0], [3.0]]), "visual": torch.tensor([[0.5], [0.5]])}, torch.tensor([[1.0], [4.0]]))
+        (
+            {"audio": torch.tensor([[1.0], [3.0]]), "visual": torch.tensor([[0.5], [0.5]])},
+            torch.tensor([[1.0], [4.0]]),
+        )
     ]
     model = Reads({"audio": 1.0, "visual": 0.0})
     found = gradmod.diagnose(model, data, task=Regression(), alone={"visual": 0.1}, replicates=0)
@@ -232,7 +283,9 @@ def test_an_error_alone_is_given_as_an_error() -> None:
     assert found.is_suppressed("visual")  # alone an error of 0.1, where a constant answer has 1.5
     far = gradmod.diagnose(model, data, task=Regression(), alone={"visual": 2.0}, replicates=0)
     assert not far.is_suppressed("visual")
-    with pytest.raises(ValueError, match=r"alone\['visual'\] is -0.1; expected the mae .* a finite number >= 0"):
+    with pytest.raises(
+        ValueError, match=r"alone\['visual'\] is -0.1; expected the mae .* a finite number >= 0"
+    ):
         gradmod.diagnose(model, data, task=Regression(), alone={"visual": -0.1})
 
 
@@ -257,7 +310,11 @@ def test_an_error_alone_is_given_as_an_error() -> None:
         ),
         ((1.0,), {"a": (0.9,), "b": (0.79996,)}, "most in b: 0.79996 in place of 0.80000 at 1"),
         ((0.0,), {"a": (0.8,), "b": (0.8,)}, ""),
-        ((0.0, 3.0), {"a": (0.8, 0.2), "b": (0.8, 0.1)}, "most in b: 0.10 in place of 0.80 at 3 standard deviations"),
+        (
+            (0.0, 3.0),
+            {"a": (0.8, 0.2), "b": (0.8, 0.1)},
+            "most in b: 0.10 in place of 0.80 at 3 standard deviations",
+        ),
     ],
 )
 def test_noise_hurts_only_where_the_score_fell(
@@ -302,8 +359,13 @@ def test_the_words_of_a_verdict(game: dict[str, float], expected: list[str]) -> 
 
 def test_intervals_that_hold_nothing_are_said() -> None:
     game = torch.tensor(list(EVEN.values()), dtype=torch.float64)
-    intervals = {"value_intervals": {"a": (0.4, 0.6), "b": (0.0, 0.2)}, "cooperation_interval": (-0.1, 0.0)}
-    found = Attribution(("a", "b"), "macro_f1", 100, EVEN, shape_scores(game, ("a", "b")), **intervals)
+    intervals = {
+        "value_intervals": {"a": (0.4, 0.6), "b": (0.0, 0.2)},
+        "cooperation_interval": (-0.1, 0.0),
+    }
+    found = Attribution(
+        ("a", "b"), "macro_f1", 100, EVEN, shape_scores(game, ("a", "b")), **intervals
+    )
     lines = Diagnosis(found).verdict()
     assert lines[0].startswith("a carries 62% of the macro f1")
     assert lines[1].startswith("b is not used: what it contributes cannot be told from nothing")
@@ -348,14 +410,25 @@ def test_token_ids_and_masks_stay_as_they_are_and_it_is_said() -> None:
 
     class Tokens(nn.Module):
         def mask(self, modality: str, x: Any) -> Any:
-            return {k: torch.zeros_like(v) for k, v in x.items()} if isinstance(x, dict) else torch.zeros_like(x)
+            return (
+                {k: torch.zeros_like(v) for k, v in x.items()}
+                if isinstance(x, dict)
+                else torch.zeros_like(x)
+            )
 
         def forward(self, inputs: dict[str, Any]) -> Tensor:
-            return nn.functional.one_hot(inputs["text"]["input_ids"], 4).float() + 0.1 * inputs["audio"]
+            return (
+                nn.functional.one_hot(inputs["text"]["input_ids"], 4).float()
+                + 0.1 * inputs["audio"]
+            )
 
-    found = gradmod.diagnose(Tokens(), [({"text": text, "audio": torch.randn(8, 4)}, ids)] * 2, replicates=0)
+    found = gradmod.diagnose(
+        Tokens(), [({"text": text, "audio": torch.randn(8, 4)}, ids)] * 2, replicates=0
+    )
     assert set(found.robustness) == {"audio"}
-    assert found.notes == ("no noise was added to text: its input holds whole numbers (token ids, say) alone",)
+    assert found.notes == (
+        "no noise was added to text: its input holds whole numbers (token ids, say) alone",
+    )
     assert found.verdict()[-1] == found.notes[0]
     assert found.as_record()["notes"] == found.notes
 
@@ -368,16 +441,17 @@ def test_noise_that_the_model_cannot_bear_is_not_measured() -> None:
     data = [({"audio": torch.eye(4), "visual": torch.eye(4)}, torch.arange(4))]
     found = gradmod.diagnose(Logarithm(), data, noise_levels=(0.0, 50.0), replicates=0)
     assert set(found.robustness) == {"visual"}
-    assert "how noise in audio hurts was not measured: with 50 standard deviations" in found.verdict()[-1]
+    assert (
+        "how noise in audio hurts was not measured: with 50 standard deviations"
+        in found.verdict()[-1]
+    )
 
 
 def test_logits_that_are_not_finite_are_refused_with_their_samples() -> None:
     data = batches(count=130)
     data[1][0]["visual"][3, 1] = torch.nan
     model = Reads({"audio": 1.0, "visual": 1.0})
-    message = (
-        r"for 1 of 64 samples of a batch, sample 67 the first \(counted from 0\): the input of 'visual' is not fin"
-    )
+    message = r"for 1 of 64 samples of a batch, sample 67 the first \(counted from 0\): the input of 'visual' is not"
     with pytest.raises(ValueError, match=message):
         gradmod.diagnose(model, data)
     with pytest.raises(ValueError, match=message):
@@ -387,7 +461,9 @@ def test_logits_that_are_not_finite_are_refused_with_their_samples() -> None:
         def forward(self, inputs: dict[str, Tensor]) -> Tensor:
             return inputs["audio"] / inputs["audio"].norm(dim=1, keepdim=True) + inputs["visual"]
 
-    with pytest.raises(ValueError, match=r"when it is shown visual alone: .*define mask|Define mask"):
+    with pytest.raises(
+        ValueError, match=r"when it is shown visual alone: .*define mask|Define mask"
+    ):
         gradmod.diagnose(Normalised(), batches(count=130))
 
 
@@ -403,7 +479,9 @@ def test_logits_that_are_not_finite_are_refused_with_their_samples() -> None:
         (lambda y: y[:-1], r"target has shape \[63\]"),
     ],
 )
-def test_targets_are_checked_as_in_training(change: Callable[[Tensor], Tensor], message: str) -> None:
+def test_targets_are_checked_as_in_training(
+    change: Callable[[Tensor], Tensor], message: str
+) -> None:
     data = [(x, change(y)) for x, y in batches(count=128)]
     with pytest.raises(ValueError, match=message):
         gradmod.diagnose(Reads({"audio": 1.0, "visual": 1.0}), data)
@@ -418,7 +496,9 @@ def test_a_mask_that_hides_nothing_is_refused() -> None:
             return x if modality == "visual" else torch.zeros_like(x)
 
     model = Masked({"audio": 0.0, "visual": 1.0})
-    with pytest.raises(ValueError, match=r"hiding 'visual' changes nothing: .*mask=\.\.\. to gradmod\.adapt"):
+    with pytest.raises(
+        ValueError, match=r"hiding 'visual' changes nothing: .*mask=\.\.\. to gradmod\.adapt"
+    ):
         gradmod.diagnose(model, batches())
     with pytest.raises(ValueError, match="hiding 'visual' changes nothing"):
         predict_coalitions(model, batches(), ("audio", "visual"))
@@ -426,7 +506,10 @@ def test_a_mask_that_hides_nothing_is_refused() -> None:
     zeros = [({**x, "visual": torch.zeros_like(x["visual"])}, y) for x, y in batches()]
     plain = Reads({"audio": 1.0, "visual": 1.0})
     assert not gradmod.diagnose(plain, [*zeros[:1], *batches()], replicates=0).notes
-    assert "the input of visual is in every sample what stands for it" in gradmod.diagnose(plain, zeros).verdict()[-1]
+    assert (
+        "the input of visual is in every sample what stands for it"
+        in gradmod.diagnose(plain, zeros).verdict()[-1]
+    )
 
 
 @pytest.mark.parametrize("kind", ["strings", "dataclass", "numpy", "tuple"])
@@ -452,7 +535,10 @@ def test_inputs_that_no_zeros_can_hide_get_no_verdict(kind: str) -> None:
                 return x.values + inputs["image"]
             if isinstance(x, np.ndarray):
                 return torch.from_numpy(x) + inputs["image"]
-            return nn.functional.one_hot(torch.tensor([words.index(w) for w in x]), 3) + inputs["image"]
+            return (
+                nn.functional.one_hot(torch.tensor([words.index(w) for w in x]), 3)
+                + inputs["image"]
+            )
 
     data = [({"image": 0.1 * torch.randn(30, 3), "text": text}, target)]
     with pytest.raises((ValueError, TypeError), match="'text'"):
@@ -487,7 +573,10 @@ def test_methods_that_are_merely_named_encode_fuse_and_head() -> None:
         net = kind(names, "plain", 3).eval()
         found = coalition_logits(net, inputs, names)
         for code in range(8):
-            shown = {m: x if code >> bit & 1 else torch.zeros_like(x) for bit, (m, x) in enumerate(inputs.items())}
+            shown = {
+                m: x if code >> bit & 1 else torch.zeros_like(x)
+                for bit, (m, x) in enumerate(inputs.items())
+            }
             torch.testing.assert_close(found[code], net(shown))
 
 
@@ -501,9 +590,16 @@ def test_wrappers_are_looked_through() -> None:
 
     net = Masked({"audio": 1.0, "visual": 0.5})
     model = ModulatedModel(net, Joint(("visual", "audio")), task=Other())
-    expected = gradmod.diagnose(net, batches(), task=Other(), modalities=("visual", "audio"), replicates=0)
+    expected = gradmod.diagnose(
+        net, batches(), task=Other(), modalities=("visual", "audio"), replicates=0
+    )
     assert expected.attribution.metric == "hits"
-    for wrapped in (model, nn.DataParallel(model), AveragedModel(model), torch.compile(model, backend="eager")):
+    for wrapped in (
+        model,
+        nn.DataParallel(model),
+        AveragedModel(model),
+        torch.compile(model, backend="eager"),
+    ):
         assert gradmod.diagnose(wrapped, batches(), replicates=0) == expected
     expected = gradmod.diagnose(net, batches(), replicates=0)
     for wrapped in (nn.DataParallel(net), AveragedModel(net), torch.compile(net, backend="eager")):
@@ -545,19 +641,31 @@ def test_keys_that_are_no_modality() -> None:
     expected = gradmod.diagnose(model, batches(), replicates=0)
     for extra in (torch.arange(64), [f"sample {i}" for i in range(64)]):
         data = [({**x, "id": extra[: len(y)]}, y) for x, y in batches()]
-        with pytest.raises(ValueError, match=r"'id' holds .* if 'id' is none, .*modalities=\('audio', 'visual'\)"):
+        with pytest.raises(
+            ValueError, match=r"'id' holds .* if 'id' is none, .*modalities=\('audio', 'visual'\)"
+        ):
             gradmod.diagnose(model, data)
-        assert gradmod.diagnose(model, data, modalities=("audio", "visual"), replicates=0) == expected
+        assert (
+            gradmod.diagnose(model, data, modalities=("audio", "visual"), replicates=0) == expected
+        )
 
 
 def test_what_is_no_model_and_no_sample() -> None:
-    for model, named in ((Reads, "class.*Reads"), (lambda inputs: inputs["audio"], "function"), ([], "list")):
-        with pytest.raises(TypeError, match=f"the model is .*{named}.*; expected a network.*gradmod.adapt"):
+    for model, named in (
+        (Reads, "class.*Reads"),
+        (lambda inputs: inputs["audio"], "function"),
+        ([], "list"),
+    ):
+        with pytest.raises(
+            TypeError, match=f"the model is .*{named}.*; expected a network.*gradmod.adapt"
+        ):
             gradmod.diagnose(model, batches())  # type: ignore[arg-type]
     none = [({m: x[:0] for m, x in inputs.items()}, target[:0]) for inputs, target in batches()]
     with pytest.raises(ValueError, match="no sample to score: every batch was empty"):
         gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), none)
-    found = gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), [*none, *batches()], replicates=0)
+    found = gradmod.diagnose(
+        Reads({"audio": 1.0, "visual": 0.5}), [*none, *batches()], replicates=0
+    )
     assert found == gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.5}), batches(), replicates=0)
 
 
@@ -565,10 +673,14 @@ def test_any_metric_for_values_noise_and_words() -> None:
     def share_of_zero(logits: Tensor, target: Tensor) -> float:
         return float((logits.argmax(1) == 0).double().mean())
 
-    found = gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.0}), batches(), metric=share_of_zero, replicates=20)
+    found = gradmod.diagnose(
+        Reads({"audio": 1.0, "visual": 0.0}), batches(), metric=share_of_zero, replicates=20
+    )
     assert found.attribution.metric == "share_of_zero"
     assert any("of the share of zero" in line for line in found.verdict())
-    areas = gradmod.diagnose(Reads({"audio": 1.0, "visual": 0.0}), batches(), metric="auroc", replicates=20)
+    areas = gradmod.diagnose(
+        Reads({"audio": 1.0, "visual": 0.0}), batches(), metric="auroc", replicates=20
+    )
     assert areas.attribution.game["nothing"] == 0.5
     assert areas.attribution.whole == 1.0
     assert 0.5 < areas.robustness["audio"][-1] < 0.95

@@ -25,7 +25,9 @@ def logits_and_target(classes: int = 3) -> tuple[Tensor, Tensor]:
 def predictions() -> CoalitionPredictions:
     logits, target = logits_and_target()
     known = torch.nn.functional.one_hot(target, 3).float()
-    return CoalitionPredictions(("a", "b"), torch.stack([logits, logits + known, logits, logits + 3 * known]), target)
+    return CoalitionPredictions(
+        ("a", "b"), torch.stack([logits, logits + known, logits, logits + 3 * known]), target
+    )
 
 
 def hits(logits: Tensor, target: Tensor) -> Tensor:
@@ -108,9 +110,13 @@ def test_auroc_of_classes_and_of_labels() -> None:
     found = attribute(predictions(), Classification(), "auroc", replicates=20)
     assert found.game["nothing"] == 0.5
     assert found.metric == "auroc"
-    with pytest.raises(ValueError, match=r"metric is 'auroc'; expected one of mae, .*, or a function"):
+    with pytest.raises(
+        ValueError, match=r"metric is 'auroc'; expected one of mae, .*, or a function"
+    ):
         score_of(Regression(), "auroc")(logits[:, :1], torch.zeros(40, 1))
-    with pytest.raises(ValueError, match="expected one of accuracy, macro_f1, loss, auroc, or a function"):
+    with pytest.raises(
+        ValueError, match="expected one of accuracy, macro_f1, loss, auroc, or a function"
+    ):
         score_of(Classification(), "auc")(logits, target)
 
 
@@ -119,7 +125,10 @@ def test_draws_without_a_score_are_left_out() -> None:
     logits, _ = logits_and_target(2)
     target = (torch.arange(40) < 2).long()
     found = attribute(
-        CoalitionPredictions(("a",), torch.stack([logits, logits]), target), Classification(), "auroc", replicates=60
+        CoalitionPredictions(("a",), torch.stack([logits, logits]), target),
+        Classification(),
+        "auroc",
+        replicates=60,
     )
     assert all(-1 <= end <= 1 for end in found.value_intervals["a"])
     never = attribute(
@@ -136,11 +145,23 @@ def test_draws_without_a_score_are_left_out() -> None:
     ("metric", "error", "message"),
     [
         (3, TypeError, "metric is 3; expected a name, or a function"),
-        (lambda x, y: x, TypeError, r"'metric' gave Tensor of shape \[40, 3\]; expected one number"),
+        (
+            lambda x, y: x,
+            TypeError,
+            r"'metric' gave Tensor of shape \[40, 3\]; expected one number",
+        ),
         (partial(hits), None, ""),
         (lambda x, y: None, TypeError, "gave NoneType; expected one number"),
-        (lambda x, y: float("nan"), ValueError, "metric is nan over the 40 samples when the model is shown nothing"),
-        (lambda x, y: float("inf") if float(hits(x, y)) > 0.7 else 0, ValueError, r"metric is inf .* shown a\+b"),
+        (
+            lambda x, y: float("nan"),
+            ValueError,
+            "metric is nan over the 40 samples when the model is shown nothing",
+        ),
+        (
+            lambda x, y: float("inf") if float(hits(x, y)) > 0.7 else 0,
+            ValueError,
+            r"metric is inf .* shown a\+b",
+        ),
     ],
 )
 def test_what_is_no_metric(metric: Any, error: type[Exception] | None, message: str) -> None:
@@ -158,7 +179,11 @@ def test_attribute_checks_what_training_checks() -> None:
     broken[3, 5] = torch.nan
     cases: list[tuple[Tensor, Tensor, str]] = [
         (broken, target, r"not finite for 1 of 40 samples, sample 5 the first \(counted from 0\)$"),
-        (broken[[0, 3, 2, 1]], target, r"sample 5 the first .*, when it is shown a alone: .*mask=\.\.\. to gradmod"),
+        (
+            broken[[0, 3, 2, 1]],
+            target,
+            r"sample 5 the first .*, when it is shown a alone: .*mask=\.\.\. to gradmod",
+        ),
         (logits, target[:, None], r"target has shape \[40, 1\]; expected \[40\]"),
         (logits, target.int(), "dtype torch.int32"),
         (logits, target + 1, "classes from 1 to 3; expected 0 to 2"),
@@ -168,6 +193,9 @@ def test_attribute_checks_what_training_checks() -> None:
             attribute(CoalitionPredictions(names, values, answers), Classification(), replicates=0)
     empty = logits.clone()
     empty[0] = torch.nan  # read by nobody: the score of nothing is the best constant answer's
-    assert attribute(CoalitionPredictions(names, empty, target), Classification(), replicates=0).whole > 0.5
+    assert (
+        attribute(CoalitionPredictions(names, empty, target), Classification(), replicates=0).whole
+        > 0.5
+    )
     with pytest.raises(ValueError, match="replicates is -1"):
         attribute(good, Classification(), replicates=-1)

@@ -98,8 +98,14 @@ FORMS: dict[str, tuple[bytes, str]] = {
     "web page in capitals": (b"\n <HTML lang='en'><BODY>login", "a web page (HTML)"),
     "web page with a mark": (b"\xef\xbb\xbf\r\n<!doctype HTML>", "a web page (HTML)"),
     "web page behind a comment": (b"<!-- saved from url=(0014) -->\n<html>", "a web page (HTML)"),
-    "xhtml": (b'<?xml version="1.0"?><!DOCTYPE html PUBLIC "-//W3C"><html xmlns="">', "a web page (HTML)"),
-    "storage server": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML document"),
+    "xhtml": (
+        b'<?xml version="1.0"?><!DOCTYPE html PUBLIC "-//W3C"><html xmlns="">',
+        "a web page (HTML)",
+    ),
+    "storage server": (
+        b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+        "an XML document",
+    ),
     "JSON": (b'{"error": {"code": 403}}', "JSON"),
     "a list in JSON": (b'[{"message": "Not Found"}]', "JSON"),
     "text": (b"404: Not Found", "text ('404: Not Found')"),
@@ -113,13 +119,22 @@ FORMS: dict[str, tuple[bytes, str]] = {
     "tar": (tarred(), "a tar archive"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(20), "a 7z archive"),
     "torch.save": (torch_saved(), "a file of torch.save (a zip archive)"),
-    "torch.save of old": (torch_saved(_use_new_zipfile_serialization=False), "a file of torch.save"),
+    "torch.save of old": (
+        torch_saved(_use_new_zipfile_serialization=False),
+        "a file of torch.save",
+    ),
     "safetensors": (len(b'{"a":1}').to_bytes(8, "little") + b'{"a":1}', "a safetensors file"),
     "npz": (written(lambda b: np.savez(b, np.zeros(3))), "a NumPy archive (.npz)"),
-    "npz, compressed": (written(lambda b: np.savez_compressed(b, x=np.zeros(3))), "a NumPy archive (.npz)"),
+    "npz, compressed": (
+        written(lambda b: np.savez_compressed(b, x=np.zeros(3))),
+        "a NumPy archive (.npz)",
+    ),
     "npy": (written(lambda b: np.save(b, np.zeros(3))), "a NumPy array (.npy)"),
     "HDF5": (hdf5(), "an HDF5 file"),
-    **{f"pickle {n}": (pickle.dumps({"train": [1]}, n), "a pickle") for n in range(pickle.HIGHEST_PROTOCOL + 1)},
+    **{
+        f"pickle {n}": (pickle.dumps({"train": [1]}, n), "a pickle")
+        for n in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
     "list pickled as text": (pickle.dumps([1, 2], 0), "a pickle"),
     "array pickled as text": (pickle.dumps(np.zeros(2), 0), "a pickle"),
     "empty": (b"", "empty (0 bytes)"),
@@ -170,7 +185,9 @@ FINE = {("settings", "empty"), ("metrics", "empty"), ("csv", "empty")}
 
 
 @pytest.mark.parametrize("reader", READERS)
-def test_every_reader_names_what_it_found_in_the_place_of_its_file(reader: str, tmp_path: Path) -> None:
+def test_every_reader_names_what_it_found_in_the_place_of_its_file(
+    reader: str, tmp_path: Path
+) -> None:
     read, own = READERS[reader]
     path = tmp_path / "file"
     for form, (content, name) in FORMS.items():
@@ -199,10 +216,26 @@ def test_a_manifest_that_is_another_file(form: str, tmp_path: Path) -> None:
 def test_files_of_the_right_kind_are_read(tmp_path: Path) -> None:
     """The look at the first bytes refuses nothing that the readers read."""
     path = tmp_path / "file"
-    for content in (pickle.dumps({"a": np.zeros(2), "b": [1, "x"]}, n) for n in range(pickle.HIGHEST_PROTOCOL + 1)):
+    for content in (
+        pickle.dumps({"a": np.zeros(2), "b": [1, "x"]}, n)
+        for n in range(pickle.HIGHEST_PROTOCOL + 1)
+    ):
         path.write_bytes(content)
         assert load_pickle(path)["b"] == [1, "x"]
-    for value in ({}, [], (), "text", b"bytes", 7, 1.5, None, True, [1, 2], ["[", "{"], np.zeros((2, 2))):
+    for value in (
+        {},
+        [],
+        (),
+        "text",
+        b"bytes",
+        7,
+        1.5,
+        None,
+        True,
+        [1, 2],
+        ["[", "{"],
+        np.zeros((2, 2)),
+    ):
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
             path.write_bytes(pickle.dumps(value, protocol))
             np.testing.assert_array_equal(load_pickle(path), value)
@@ -217,7 +250,9 @@ def test_files_of_the_right_kind_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["npy", "HDF5", "pickle 2", "WAV", "JPEG"])
 def test_a_damaged_file_of_the_right_kind_is_called_truncated(form: str, tmp_path: Path) -> None:
-    read = {"npy": "npy", "HDF5": "HDF5", "pickle 2": "pickle", "WAV": "sound", "JPEG": "image"}[form]
+    read = {"npy": "npy", "HDF5": "HDF5", "pickle 2": "pickle", "WAV": "sound", "JPEG": "image"}[
+        form
+    ]
     path = tmp_path / "file"
     path.write_bytes(FORMS[form][0][: -len(FORMS[form][0]) // 3])
     with pytest.raises(GradmodError, match="cannot be read: truncated"):
@@ -240,7 +275,9 @@ def test_what_is_no_file_is_told_apart(tmp_path: Path) -> None:
     assert kind_of(tmp_path / "folder") is None
 
 
-def test_a_file_of_another_user_is_not_called_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_not_called_truncated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The mode itself would not do: root may read everything."""
     path = tmp_path / "file"
     path.write_bytes(FORMS["npy"][0])
@@ -279,6 +316,8 @@ def test_what_only_begins_as_text_is_not_called_text() -> None:
 def test_the_reason_is_said_where_the_first_bytes_tell_nothing(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(128, 256)))
-    assert unreadable(path, "a pickle", "pickle", "odd byte").endswith("not a pickle (odd byte); fetch it again")
+    assert unreadable(path, "a pickle", "pickle", "odd byte").endswith(
+        "not a pickle (odd byte); fetch it again"
+    )
     path.write_text(json.dumps({"message": "gone " * 100}))
     assert len(unreadable(path, "a pickle", "pickle", "odd byte")) < 400

@@ -37,7 +37,9 @@ def test_two_writers_of_one_file_never_tear_it(tmp_path: Path) -> None:
 
     for _ in range(5):
         with ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(write_atomically, path, writer(letter)) for letter in (b"a", b"b")]:
+            for done in [
+                pool.submit(write_atomically, path, writer(letter)) for letter in (b"a", b"b")
+            ]:
                 done.result()
         content = path.read_bytes()
         assert len(content) == 101_000
@@ -68,7 +70,9 @@ def name_given_elsewhere(path: Path, ending: str) -> Path:
     """The name that a process that has ended since gave to what it wrote."""
     code = "import sys; from pathlib import Path; from gradmod.experiments.files import temporary_beside as name; "
     code += "print(name(Path(sys.argv[1]), sys.argv[2]))"
-    done = subprocess.run([sys.executable, "-c", code, str(path), ending], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), ending], capture_output=True, text=True, check=True
+    )
     return Path(done.stdout.strip())
 
 
@@ -96,7 +100,12 @@ def test_only_what_a_dead_process_of_this_machine_left_is_a_leftover(tmp_path: P
 def test_a_folder_in_the_making_takes_the_place_of_none_but_a_dead_ones(tmp_path: Path) -> None:
     out = tmp_path / "data"
     left, living = name_given_elsewhere(out, "making"), temporary_beside(out, "making")
-    foreign = [tmp_path / ".data.making", tmp_path / ".data.12.making", tmp_path / ".other.making", living]
+    foreign = [
+        tmp_path / ".data.making",
+        tmp_path / ".data.12.making",
+        tmp_path / ".other.making",
+        living,
+    ]
     for folder in (left, *foreign):
         folder.mkdir()
         (folder / "file").touch()

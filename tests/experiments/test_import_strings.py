@@ -89,7 +89,9 @@ def test_the_file_itself_is_known_to_a_new_process(tmp_path: Path) -> None:
         "    return Splits(*(whole.subset(np.arange(n, n + 30)) for n in (0, 30, 60, 90)))\n"
     )
     data = load_dataset(name, "", "heldout")
-    (tmp_path / "other.py").write_text("from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\nx = 1\n")
+    (tmp_path / "other.py").write_text(
+        "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\nx = 1\n"
+    )
     load_object(f"{tmp_path}/other.py:x")
     (tmp_path / "other.ran").unlink()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -133,9 +135,18 @@ def test_a_file_that_was_edited_is_read_again(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("def load(root:\n", r"mine\.py, line 1: it is no Python: "),
-        ("x = 1\nimport no_such_neighbour\n", r"mine\.py, line 2: there is no module 'no_such_neighbour' .*beside the"),
-        ("import sys\n\nsys.exit(3)\n", r"mine\.py, line 3: it ended the program \(exit 3\).*__main__"),
-        ("def f():\n    return 1 / 0\n\n\nf()\n", r"mine\.py, line 2: ZeroDivisionError: division by zero"),
+        (
+            "x = 1\nimport no_such_neighbour\n",
+            r"mine\.py, line 2: there is no module 'no_such_neighbour' .*beside the",
+        ),
+        (
+            "import sys\n\nsys.exit(3)\n",
+            r"mine\.py, line 3: it ended the program \(exit 3\).*__main__",
+        ),
+        (
+            "def f():\n    return 1 / 0\n\n\nf()\n",
+            r"mine\.py, line 2: ZeroDivisionError: division by zero",
+        ),
         ("load = 3\n", r"mine\.py:load is int, no function"),
         ("def lod(a, b, c): ...\n", r"mine\.py has no 'load'; did you mean lod\?"),
         ("def make(a, b, c): ...\n", r"mine\.py has no 'load'; it has make"),
@@ -153,7 +164,10 @@ def test_names_that_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "nowhere_else.py").write_text("def load(a, b, c): ...\n")
     monkeypatch.chdir(tmp_path)
     for name, message in (
-        ("nowhere_else:load", r"there is no module 'nowhere_else' to import; did you mean nowhere_else\.py:load\?"),
+        (
+            "nowhere_else:load",
+            r"there is no module 'nowhere_else' to import; did you mean nowhere_else\.py:load\?",
+        ),
         ("nowhere_els.py:load", r"els\.py does not exist; did you mean nowhere_else\.py\?"),
         (":load", "names no module; write folder/file.py:function"),
         ("..mine:load", "names no module"),
@@ -172,7 +186,9 @@ def test_an_error_of_a_neighbour_names_its_line(tmp_path: Path) -> None:
 
 
 def test_splits_are_copied_and_pickled() -> None:
-    split = Split({"x": np.arange(6.0).reshape(3, 2)}, np.arange(3), ids=["a", "b", "c"]).subset(np.array([2, 0]))
+    split = Split({"x": np.arange(6.0).reshape(3, 2)}, np.arange(3), ids=["a", "b", "c"]).subset(
+        np.array([2, 0])
+    )
     again = pickle.loads(pickle.dumps(split))
     assert again.ids.tolist() == ["c", "a"]
     assert again.read([0])[0]["x"].tolist() == [[4, 5]]

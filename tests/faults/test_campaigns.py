@@ -37,7 +37,9 @@ def test_nothing_is_lost_by_a_kill(what: str, words: tuple[str, ...], tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [0, 1])
 def test_damaged_files_are_refused_or_whole(half: int, tmp_path: Path) -> None:
-    table = campaign("fault_mutations", tmp_path / "mutations.md", "--mutations", "36", "--seed", str(21 + half))
+    table = campaign(
+        "fault_mutations", tmp_path / "mutations.md", "--mutations", "36", "--seed", str(21 + half)
+    )
     assert "FAULT" not in table
     assert "refused by all" in table
 
@@ -52,8 +54,18 @@ def test_a_fault_is_seen(tmp_path: Path) -> None:
     ).format(
         benchmarks=str(ROOT / "benchmarks"),
         script=str(script),
-        arguments=[str(script), "--formats", "av-mnist", "--mutations", "2", "--out", str(tmp_path / "m.md")],
+        arguments=[
+            str(script),
+            "--formats",
+            "av-mnist",
+            "--mutations",
+            "2",
+            "--out",
+            str(tmp_path / "m.md"),
+        ],
     )
-    done = subprocess.run([sys.executable, "-c", broken], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", broken], capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode == 1
     assert "FAULT: traceback" in (tmp_path / "m.md").read_text()

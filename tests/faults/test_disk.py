@@ -42,7 +42,9 @@ def gradmod(*words: str) -> subprocess.CompletedProcess[str]:
 def mount(*words: str) -> None:
     done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"a small file system cannot be mounted here ({done.stderr.strip()}); it needs root on Linux")
+        pytest.skip(
+            f"a small file system cannot be mounted here ({done.stderr.strip()}); it needs root on Linux"
+        )
 
 
 @pytest.fixture
@@ -89,7 +91,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_on_a_disk_that_fills_up(leave: int, disk: Path, whole: Path) -> None:
     filler = fill(disk, leave)
     run = disk / "run"
-    refused(gradmod("train", *FLAGS, "--out", str(disk), "--name", "run"), "No space left on device")
+    refused(
+        gradmod("train", *FLAGS, "--out", str(disk), "--name", "run"), "No space left on device"
+    )
     for checkpoint in run.glob("checkpoints/*.pt"):
         read_checkpoint(checkpoint)
     if run.exists():
@@ -101,7 +105,9 @@ def test_training_on_a_disk_that_fills_up(leave: int, disk: Path, whole: Path) -
         done = gradmod("train", *FLAGS, "--out", str(disk), "--name", "run")
     assert done.returncode == 0, done.stderr
     for name in ("last", "best"):
-        ours, expected = (read_checkpoint(r / "checkpoints" / f"{name}.pt")["model"] for r in (run, whole))
+        ours, expected = (
+            read_checkpoint(r / "checkpoints" / f"{name}.pt")["model"] for r in (run, whole)
+        )
         assert all(torch.equal(ours[key], value) for key, value in expected.items())
     assert log_lines(run) == log_lines(whole)
 
@@ -111,7 +117,11 @@ def test_looking_at_a_run_on_a_full_disk(disk: Path, whole: Path) -> None:
     shutil.copytree(whole, run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     filler = fill(disk, 0)
-    for words in (["report", str(run)], ["attribute", str(run), "--replicates", "10"], ["competition", str(run)]):
+    for words in (
+        ["report", str(run)],
+        ["attribute", str(run), "--replicates", "10"],
+        ["competition", str(run)],
+    ):
         refused(gradmod(*words), "No space left on device")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     filler.unlink()
@@ -124,7 +134,18 @@ def test_comparing_and_preparing_on_a_full_disk(disk: Path, tmp_path: Path) -> N
     prepare = ["prepare", "crema-d", "--root", str(source), "--out", str(disk / "fast")]
     refused(gradmod(*prepare), "No space left on device")
     assert [path.name for path in disk.iterdir()] == ["filler"]
-    compare = ["compare", "--methods", "agm", "--seeds", "0", "--mono", "False", *FLAGS, "--out", str(disk)]
+    compare = [
+        "compare",
+        "--methods",
+        "agm",
+        "--seeds",
+        "0",
+        "--mono",
+        "False",
+        *FLAGS,
+        "--out",
+        str(disk),
+    ]
     refused(gradmod(*compare, "--name", "c"), "No space left on device")
     filler.unlink()
     done = gradmod(*compare, "--name", "c")

@@ -58,7 +58,10 @@ def test_coefficients_are_finite_whatever_the_inputs_and_targets(
     values: list[float], target: list[float], task: Task, dtype: torch.dtype, method: type[Method]
 ) -> None:
     model = ModulatedModel(Sum(dtype), method(TWO), task=task)
-    inputs = {m: torch.tensor(values[4 * i : 4 * i + 4], dtype=dtype).reshape(2, 2) for i, m in enumerate(TWO)}
+    inputs = {
+        m: torch.tensor(values[4 * i : 4 * i + 4], dtype=dtype).reshape(2, 2)
+        for i, m in enumerate(TWO)
+    }
     wanted = target_for(task, target, dtype)
     for _ in range(3):
         loss = task.loss(model(inputs, wanted), wanted)
@@ -66,7 +69,9 @@ def test_coefficients_are_finite_whatever_the_inputs_and_targets(
         assert model.last_step is not None
         assert model.last_step.coefficients.isfinite().all()
         # Where the loss is finite in itself AGM adds no infinity; an infinite loss is the trainer's to stop at.
-        joint = torch.autograd.grad(task.loss(model.model(inputs), wanted), list(model.model.parameters()))
+        joint = torch.autograd.grad(
+            task.loss(model.model(inputs), wanted), list(model.model.parameters())
+        )
         for parameter, expected in zip(model.model.parameters(), joint, strict=True):
             assert parameter.grad is not None
             assert parameter.grad.isfinite() or not expected.abs() < 1e30
@@ -77,9 +82,13 @@ def test_coefficients_are_finite_whatever_the_inputs_and_targets(
 
 @pytest.mark.parametrize("strategy", ["looped", "batched", "reuse", "additive"])
 @pytest.mark.parametrize("task", [Classification(), Regression()])
-def test_a_step_that_is_not_finite_is_neither_counted_nor_modulated(strategy: str, task: Task) -> None:
+def test_a_step_that_is_not_finite_is_neither_counted_nor_modulated(
+    strategy: str, task: Task
+) -> None:
     agm = AGM(TWO)
-    model = ModulatedModel(network(TWO, late=True, layer="plain"), agm, coalitions=strategy, task=task)
+    model = ModulatedModel(
+        network(TWO, late=True, layer="plain"), agm, coalitions=strategy, task=task
+    )
     inputs, target = batch(TWO, 6, 3)
     if isinstance(task, Regression):
         target = torch.randn(6, 3, dtype=torch.float64)
@@ -106,7 +115,9 @@ def test_a_batch_of_one_and_of_one_class(strategy: str, layer: str, size: int) -
     inputs, target = batch(TWO, size, 3)
     target[:] = 1
     if layer == "batch-norm" and size == 1:
-        with pytest.raises(ValueError, match="Expected more than 1 value per channel when training"):
+        with pytest.raises(
+            ValueError, match="Expected more than 1 value per channel when training"
+        ):
             model(inputs, target)
         return
     model.task.loss(model(inputs, target), target).backward()
@@ -128,7 +139,18 @@ def test_every_input_hidden() -> None:
 def test_the_trainer_refuses_batches_of_one_under_batch_norm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--batch-size", "1", "--epochs", "1", "--width", "8", "--device", "cpu", "--out", str(tmp_path)]
+    flags = [
+        "--batch-size",
+        "1",
+        "--epochs",
+        "1",
+        "--width",
+        "8",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(["train", "--dataset", "av-digits", *flags]) == 2
     assert "--batch-size is 1" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

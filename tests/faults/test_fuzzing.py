@@ -25,7 +25,10 @@ from gradmod.experiments.settings.config import Config
 from gradmod.experiments.settings.toml import NONE, load_config
 
 pytestmark = pytest.mark.slow
-MANY = settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+MANY = settings(
+    max_examples=400,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 SECTIONS = {name: sorted(section) for name, section in asdict(Config()).items()}
 VALUES = st.one_of(
     st.booleans(),
@@ -47,7 +50,9 @@ def config_or_refusal(path: Path) -> None:
 @given(st.data())
 def test_settings_of_nearly_the_right_shape(tmp_path: Path, data: st.DataObject) -> None:
     document: dict[str, Any] = {}
-    for section in data.draw(st.lists(st.sampled_from([*SECTIONS, "other"]), max_size=4, unique=True)):
+    for section in data.draw(
+        st.lists(st.sampled_from([*SECTIONS, "other"]), max_size=4, unique=True)
+    ):
         keys = st.sampled_from([*SECTIONS.get(section, []), "other"])
         document[section] = data.draw(st.one_of(st.dictionaries(keys, VALUES, max_size=4), VALUES))
     path = tmp_path / "config.toml"
@@ -56,7 +61,12 @@ def test_settings_of_nearly_the_right_shape(tmp_path: Path, data: st.DataObject)
 
 
 @MANY
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace"))))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")),
+    )
+)
 def test_settings_that_are_any_text(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(content)
@@ -67,7 +77,11 @@ def test_settings_that_are_any_text(tmp_path: Path, content: bytes) -> None:
 @given(st.data())
 def test_words_of_the_command_line(tmp_path: Path, data: st.DataObject) -> None:
     """Any flag with any value: exit code 2 and one line, or (not here: an unknown modality ends it) a run."""
-    flags = [f"--{f.name.replace('_', '-')}" for section in fields(Config) for f in fields(section.default_factory)]  # type: ignore[arg-type,misc]
+    flags = [
+        f"--{f.name.replace('_', '-')}"
+        for section in fields(Config)
+        for f in fields(section.default_factory)
+    ]  # type: ignore[arg-type,misc]
     words = []
     for flag in data.draw(st.lists(st.sampled_from([*flags, "--other", "-x", "word"]), max_size=4)):
         words += [flag, *data.draw(st.lists(st.text("abc019.-=,:/é", max_size=6), max_size=2))]
@@ -80,7 +94,12 @@ def test_words_of_the_command_line(tmp_path: Path, data: st.DataObject) -> None:
 
 
 def real_pickles() -> list[bytes]:
-    arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.array([1, 2]), "c": ["word", "x"], "d": {"e": (1.5, None)}}
+    arrays = {
+        "a": np.arange(6.0).reshape(2, 3),
+        "b": np.array([1, 2]),
+        "c": ["word", "x"],
+        "d": {"e": (1.5, None)},
+    }
     return [pickle.dumps(arrays, protocol=protocol) for protocol in range(6)]
 
 
@@ -110,15 +129,35 @@ MODULES = (
     "torch",
     "gradmod.experiments.cli.main",
 )
-NAMES = ("system", "mkdir", "eval", "exec", "getattr", "Popen", "load", "scalar", "dtype", "main", "__import__")
-CALLS = (b"c{m}\n{n}\n(Vtouch {s}\ntR.", b"(Vtouch {s}\ni{m}\n{n}\n.", b"\x80\x04\x8c\x02{m}\x8c\x02{n}\x93.")
+NAMES = (
+    "system",
+    "mkdir",
+    "eval",
+    "exec",
+    "getattr",
+    "Popen",
+    "load",
+    "scalar",
+    "dtype",
+    "main",
+    "__import__",
+)
+CALLS = (
+    b"c{m}\n{n}\n(Vtouch {s}\ntR.",
+    b"(Vtouch {s}\ni{m}\n{n}\n.",
+    b"\x80\x04\x8c\x02{m}\x8c\x02{n}\x93.",
+)
 
 
 @MANY
 @given(st.sampled_from(MODULES), st.sampled_from(NAMES), st.sampled_from(CALLS))
 def test_pickles_that_name_a_function(tmp_path: Path, module: str, name: str, shape: bytes) -> None:
     sentinel = tmp_path / "sentinel"
-    text = shape.replace(b"{m}", module.encode()).replace(b"{n}", name.encode()).replace(b"{s}", str(sentinel).encode())
+    text = (
+        shape.replace(b"{m}", module.encode())
+        .replace(b"{n}", name.encode())
+        .replace(b"{s}", str(sentinel).encode())
+    )
     refused_or_plain(text, tmp_path)
     assert not sentinel.exists()
 
@@ -148,7 +187,21 @@ def test_pickles_that_ask_for_much_memory(call: bytes, tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-PLAIN = (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, type(None))
+PLAIN = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bytearray,
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+    type(None),
+)
 
 
 def refused_or_plain(content: bytes, folder: Path) -> None:
@@ -158,4 +211,6 @@ def refused_or_plain(content: bytes, folder: Path) -> None:
     imported = set(sys.modules)
     with contextlib.suppress(DataError):
         assert isinstance(load_pickle(path), (*PLAIN, np.ndarray, np.generic, np.dtype))
-    assert not {name for name in set(sys.modules) - imported if not name.startswith(("numpy", "encodings"))}
+    assert not {
+        name for name in set(sys.modules) - imported if not name.startswith(("numpy", "encodings"))
+    }

@@ -17,10 +17,21 @@ from lightning_fabric.strategies import STRATEGY_REGISTRY
 
 from gradmod.experiments.cli import main as cli
 from gradmod.experiments.datasets.prepared import MANIFEST, read_manifest
-from gradmod.experiments.errors import CheckpointError, ConfigError, DataError, InterruptedRunError, WriteError
+from gradmod.experiments.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InterruptedRunError,
+    WriteError,
+)
 from gradmod.experiments.runs.records import read_json, read_metrics
 from gradmod.experiments.settings import checks
-from gradmod.experiments.settings.config import MAX_TIMEOUT, MethodConfig, OptimizerConfig, TrainConfig
+from gradmod.experiments.settings.config import (
+    MAX_TIMEOUT,
+    MethodConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from gradmod.experiments.settings.toml import load_config
 from gradmod.experiments.training import run as runs
 from gradmod.experiments.training.devices import make_fabric
@@ -38,7 +49,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """Runs a command in an empty folder beside the file FILE; what it says, which is one line."""
     monkeypatch.chdir(tmp_path)
     Path("FILE").write_text("a file")
@@ -60,22 +73,46 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             "compare --methods joint --out FILE",
             "FILE/compare-av-digits: Not a directory: FILE is a file; name a folder",
         ),
-        ("compare --methods joint --out . --name FILE", "FILE: File exists; expected a folder, or a name that is free"),
-        ("train --device cpu --competition-every 1 --concepts FILE", "FILE: File exists; expected a folder"),
-        ("prepare ur-funny --root FILE --out FILE/x", "Not a directory: FILE is a file; name a folder"),
+        (
+            "compare --methods joint --out . --name FILE",
+            "FILE: File exists; expected a folder, or a name that is free",
+        ),
+        (
+            "train --device cpu --competition-every 1 --concepts FILE",
+            "FILE: File exists; expected a folder",
+        ),
+        (
+            "prepare ur-funny --root FILE --out FILE/x",
+            "Not a directory: FILE is a file; name a folder",
+        ),
         ("prepare crema-d --root . --out FILE/x", "Not a directory: FILE is a file; name a folder"),
         ("compare --methods joint --name LONG", "File name too long"),
         ("train --device cpu --name LONG", "File name too long"),
-        ("train --devices 2 --timeout 1e13", "--timeout is 10000000000000.0; expected a number > 0 and <= 525600"),
+        (
+            "train --devices 2 --timeout 1e13",
+            "--timeout is 10000000000000.0; expected a number > 0 and <= 525600",
+        ),
         ("train --epochs DIGITS", "--epochs: Exceeds the limit"),
-        (f"train --seed {10**30}", f"--seed is {10**30}; expected a whole number >= 0 and <= {2**63 - 1}"),
+        (
+            f"train --seed {10**30}",
+            f"--seed is {10**30}; expected a whole number >= 0 and <= {2**63 - 1}",
+        ),
         ("train --device cuda:DIGITS", "--device is 'cuda:111"),
         ("train --out BYTE", r"--out is '\udcff'; expected text in UTF-8"),
-        ("train --devices 2 --device cpu --strategy ddp_spawn", "--strategy is 'ddp_spawn', whose processes are"),
+        (
+            "train --devices 2 --device cpu --strategy ddp_spawn",
+            "--strategy is 'ddp_spawn', whose processes are",
+        ),
     ],
 )
-def test_paths_and_numbers_that_cannot_be(words: str, message: str, refused: Callable[..., str]) -> None:
-    for name, text in (("LONG", LONG), ("DIGITS", DIGITS), ("BYTE", "\udcff")):  # of which names of tests are not made
+def test_paths_and_numbers_that_cannot_be(
+    words: str, message: str, refused: Callable[..., str]
+) -> None:
+    for name, text in (
+        ("LONG", LONG),
+        ("DIGITS", DIGITS),
+        ("BYTE", "\udcff"),
+    ):  # of which names of tests are not made
         words = words.replace(name, text)
     assert message in refused(*words.split(), code=2)
     assert Path("FILE").read_text() == "a file"
@@ -96,7 +133,9 @@ def test_paths_and_numbers_that_cannot_be(words: str, message: str, refused: Cal
     ],
 )
 @pytest.mark.parametrize("path", [LONG, "/".join([LONG] * 20)], ids=["name", "path"])
-def test_a_path_that_is_too_long_for_the_system(words: str, path: str, refused: Callable[..., str]) -> None:
+def test_a_path_that_is_too_long_for_the_system(
+    words: str, path: str, refused: Callable[..., str]
+) -> None:
     error = refused(*words.replace("PATH", path).split(), code=2)
     assert LONG[:100] in error
     assert len(error) < 1000
@@ -106,7 +145,10 @@ def test_a_path_that_is_too_long_for_the_system(words: str, path: str, refused: 
     ("content", "message"),
     [
         ("[train]\nepochs = " + "1" * 5000, "c.toml cannot be read as TOML: Exceeds the limit"),
-        ("[train]\nepochs = 0x" + "f" * 5000, "train.epochs is a whole number of about 6021 digits; expected a whole"),
+        (
+            "[train]\nepochs = 0x" + "f" * 5000,
+            "train.epochs is a whole number of about 6021 digits; expected a whole",
+        ),
         (
             "[train]\nname = [0x" + "f" * 5000 + "]",
             r"train.name is \[a whole number of about 6021 digits\]; expected str",
@@ -116,8 +158,14 @@ def test_a_path_that_is_too_long_for_the_system(words: str, path: str, refused: 
             "optimizer.lr is a whole number of about 400 digits; expected a number of at",
         ),
         ("a = " + DEEP, "c.toml cannot be read as TOML: its brackets are nested too deep"),
-        ("[train]\nepochs" + ".a" * 3000 + " = 1", r"train.epochs is {'a': {'a': .*\.\.\..*; expected int"),
-        ('[train]\nout = "a\\u0000b"', r"train.out is 'a\\x00b'; expected a path, which the character 0 is in none of"),
+        (
+            "[train]\nepochs" + ".a" * 3000 + " = 1",
+            r"train.epochs is {'a': {'a': .*\.\.\..*; expected int",
+        ),
+        (
+            '[train]\nout = "a\\u0000b"',
+            r"train.out is 'a\\x00b'; expected a path, which the character 0 is in none of",
+        ),
     ],
     ids=["digits", "hexadecimal", "in a list", "of a float", "brackets", "dots", "nul"],
 )
@@ -138,7 +186,9 @@ def test_integers_that_no_float_holds() -> None:
     ):
         with pytest.raises(ConfigError, match=f"{next(iter(settings))}.*; expected"):
             kind(**settings)
-    with pytest.raises(ConfigError, match=r"x is -?a whole number of about 6021 digits; expected one of a, b"):
+    with pytest.raises(
+        ConfigError, match=r"x is -?a whole number of about 6021 digits; expected one of a, b"
+    ):
         checks.one_of("x", 16**5000, ("a", "b"))  # type: ignore[arg-type]
     assert timedelta(minutes=TrainConfig(timeout=MAX_TIMEOUT).timeout).days == 365
 
@@ -150,8 +200,13 @@ def test_records_and_manifests_that_are_nested_too_deep(tmp_path: Path, trained:
         read_json(path)
     with pytest.raises(CheckpointError, match=r"manifest.json, line 1 is damaged"):
         read_metrics(path)
-    for levels in range(850, 1000):  # there are some that can be read and not be written, which the digest is of
-        path.write_text(json.dumps({"dataset": "mosei", "format": 1, "sha256": {}})[:-1] + f', "x": {"[" * levels}')
+    for levels in range(
+        850, 1000
+    ):  # there are some that can be read and not be written, which the digest is of
+        path.write_text(
+            json.dumps({"dataset": "mosei", "format": 1, "sha256": {}})[:-1]
+            + f', "x": {"[" * levels}'
+        )
         with path.open("a") as file:
             file.write("]" * levels + "}")
         with pytest.raises(DataError):
@@ -189,7 +244,9 @@ def without_rights() -> Iterator[None]:
 @pytest.mark.parametrize(
     "words", ["check av-mnist PATH/data", "evaluate PATH/run", "report PATH/run", "resume PATH/run"]
 )
-def test_a_folder_that_must_not_be_read(words: str, refused: Callable[..., str], tmp_path: Path) -> None:
+def test_a_folder_that_must_not_be_read(
+    words: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
     locked = tmp_path / "locked"
     for part in ("data/image", "run"):
         (locked / part).mkdir(parents=True)
@@ -209,18 +266,34 @@ def test_a_folder_that_must_not_be_read(words: str, refused: Callable[..., str],
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "x"), 1, "x: Permission denied; allow it to this user"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x"),
+            1,
+            "x: Permission denied; allow it to this user",
+        ),
         (OSError(errno.EIO, "Input/output error", "x"), 1, "x: Input/output error"),
-        (FileNotFoundError(errno.ENOENT, "No such file", "x"), 1, "x: No such file; name another path, or restore it"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "x"),
+            1,
+            "x: No such file; name another path, or restore it",
+        ),
         (OSError(errno.EMFILE, "Too many open files"), 1, "Too many open files"),
-        (IsADirectoryError(errno.EISDIR, "Is a directory", b"x"), 2, "x: Is a directory; name a file in its place"),
+        (
+            IsADirectoryError(errno.EISDIR, "Is a directory", b"x"),
+            2,
+            "x: Is a directory; name a file in its place",
+        ),
         (
             PermissionError("Caught it in a worker.\nTraceback ...:\n  ...\nPermissionError: 'x'"),
             1,
             "PermissionError: 'x'",
         ),
         (OSError(), 1, "OSError"),
-        (OSError(errno.ENOSPC, "No space left", "x"), 1, "x cannot be written: No space left. Make room"),
+        (
+            OSError(errno.ENOSPC, "No space left", "x"),
+            1,
+            "x cannot be written: No space left. Make room",
+        ),
         (
             OSError(errno.EROFS, "Read-only file system", "x"),
             1,
@@ -229,7 +302,9 @@ def test_a_folder_that_must_not_be_read(words: str, refused: Callable[..., str],
         (WriteError("x cannot be written"), 1, "x cannot be written"),
     ],
 )
-def test_what_the_system_refuses(error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_system_refuses(
+    error: Exception, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails() -> None:
         raise error
 
@@ -249,7 +324,18 @@ def test_ctrl_c_outside_the_loop(
 
     with monkeypatch.context() as patch:
         patch.setattr(runs, moment, interrupted)
-        words = ["--device", "cpu", "--encoder", "mlp", "--epochs", "1", "--batch-size", "256", "--name", "run"]
+        words = [
+            "--device",
+            "cpu",
+            "--encoder",
+            "mlp",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "256",
+            "--name",
+            "run",
+        ]
         assert cli.main(["train", *words, "--out", str(tmp_path)]) == InterruptedRunError.exit_code
     said = capsys.readouterr().err
     folder = tmp_path / "run"
@@ -290,13 +376,16 @@ def test_a_model_in_shards_is_refused_by_the_trainer() -> None:
 
     from gradmod.experiments.training.devices import _expect_whole_models
 
-    with pytest.raises(ConfigError, match=r"train.strategy is 'fsdp'; expected auto or ddp.*fully_shard"):
+    with pytest.raises(
+        ConfigError, match=r"train.strategy is 'fsdp'; expected auto or ddp.*fully_shard"
+    ):
         _expect_whole_models(SimpleNamespace(strategy=FSDPStrategy()), "fsdp")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
 def test_strategies_that_cannot_start_our_processes(name: str) -> None:
     with pytest.raises(
-        ConfigError, match=f"train.strategy is '{name}', whose processes are copies of this one.*use ddp"
+        ConfigError,
+        match=f"train.strategy is '{name}', whose processes are copies of this one.*use ddp",
     ):
         make_fabric(replace(TrainConfig(device="cpu", devices=2), strategy=name))

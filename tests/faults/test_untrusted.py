@@ -35,8 +35,23 @@ ALLOWED = {
 }
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__", "exec_module"}
 UNSAFE_CALLS = {
-    *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open", "os.system", "os.popen"),
-    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "joblib.load", "dill.loads", "cloudpickle.loads"),
+    *(
+        "pickle.load",
+        "pickle.loads",
+        "pickle.Unpickler",
+        "marshal.loads",
+        "shelve.open",
+        "os.system",
+        "os.popen",
+    ),
+    *(
+        "yaml.load",
+        "yaml.unsafe_load",
+        "yaml.full_load",
+        "joblib.load",
+        "dill.loads",
+        "cloudpickle.loads",
+    ),
 }
 
 
@@ -68,7 +83,9 @@ def offences(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_no_file_runs_what_it_reads(path: Path) -> None:
-    assert [found for found in offences(path.read_text()) if (path.name, found) not in ALLOWED] == []
+    assert [
+        found for found in offences(path.read_text()) if (path.name, found) not in ALLOWED
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -115,15 +132,29 @@ def test_the_attack_works_where_nothing_stops_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_pickles_of_data_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: int) -> None:
+def test_pickles_of_data_sets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: int
+) -> None:
     sentinel = tmp_path / "sentinel"
     humor = write_urfunny(tmp_path / "humor.pkl", urfunny_content())
     content = pickle.loads(humor.read_bytes())
-    for place in (Attack(sentinel), {**content, "train": Attack(sentinel)}, {**content, "more": [Attack(sentinel)]}):
+    for place in (
+        Attack(sentinel),
+        {**content, "train": Attack(sentinel)},
+        {**content, "more": [Attack(sentinel)]},
+    ):
         humor.write_bytes(pickle.dumps(place, protocol=protocol))
         refused(["check", "ur-funny", str(humor)], sentinel, capsys)
-        refused(["train", "--dataset", "ur-funny", "--root", str(humor), "--out", str(tmp_path)], sentinel, capsys)
-        refused(["prepare", "ur-funny", "--root", str(humor), "--out", str(tmp_path / "fast")], sentinel, capsys)
+        refused(
+            ["train", "--dataset", "ur-funny", "--root", str(humor), "--out", str(tmp_path)],
+            sentinel,
+            capsys,
+        )
+        refused(
+            ["prepare", "ur-funny", "--root", str(humor), "--out", str(tmp_path / "fast")],
+            sentinel,
+            capsys,
+        )
     mosei = write_mosei(tmp_path / "mosei", mosei_files())
     for name in ("train_sentences.p", "valid_mels.p", "test_sentiment.p"):
         shutil.rmtree(mosei)
@@ -138,10 +169,16 @@ def test_arrays_that_hold_objects(tmp_path: Path, capsys: pytest.CaptureFixture[
         root = write_avmnist(tmp_path / "set", avmnist_arrays())
         np.save(root / name, np.array([Attack(sentinel)] * 40, dtype=object), allow_pickle=True)
         refused(["check", "av-mnist", str(root)], sentinel, capsys)
-        refused(["train", "--dataset", "av-mnist", "--root", str(root), "--out", str(tmp_path)], sentinel, capsys)
+        refused(
+            ["train", "--dataset", "av-mnist", "--root", str(root), "--out", str(tmp_path)],
+            sentinel,
+            capsys,
+        )
 
 
-def test_checkpoints_predictions_and_concepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_predictions_and_concepts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sentinel = tmp_path / "sentinel"
     summary = train(short(tmp_path, epochs=1, encoder="mlp"))
     assert summary is not None
@@ -150,14 +187,22 @@ def test_checkpoints_predictions_and_concepts(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     for name in ("best", "last", "previous"):
         torch.save({"model": Attack(sentinel), "format": 1}, run / "checkpoints" / f"{name}.pt")
-    for words in (["evaluate", str(run)], ["resume", str(run), "--epochs", "2"], ["attribute", str(run)]):
+    for words in (
+        ["evaluate", str(run)],
+        ["resume", str(run), "--epochs", "2"],
+        ["attribute", str(run)],
+    ):
         refused(words, sentinel, capsys)
 
 
 @pytest.mark.slow
-def test_predictions_and_outputs_of_concepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_and_outputs_of_concepts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sentinel = tmp_path / "sentinel"
-    runs = [train(short(tmp_path, epochs=1, encoder="mlp", name=name, seed=int(name))) for name in "12"]
+    runs = [
+        train(short(tmp_path, epochs=1, encoder="mlp", name=name, seed=int(name))) for name in "12"
+    ]
     folders = [str(run.folder) for run in runs if run is not None]
     assert main(["competition", folders[0]]) == 0
     page = ["--out", str(tmp_path / "report.html")]
@@ -167,14 +212,24 @@ def test_predictions_and_outputs_of_concepts(tmp_path: Path, capsys: pytest.Capt
     damaged = [*tmp_path.glob("*/predictions/*.npz"), *tmp_path.rglob("outputs/*.npz")]
     assert len(damaged) == 2 * 2 + 2 * 2
     for path in damaged:
-        np.savez(path, logits=objects, responses=objects, target=objects, features=objects, indices=objects)
+        np.savez(
+            path,
+            logits=objects,
+            responses=objects,
+            target=objects,
+            features=objects,
+            indices=objects,
+        )
     refused(["competition", folders[0]], sentinel, capsys)
     refused(["report", *folders, *page], sentinel, capsys)
 
 
 @pytest.mark.parametrize("dataset", ["cProfile:run", "FOLDER/evil.py:load"])
 def test_settings_that_name_code_as_their_data(
-    dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    dataset: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sentinel = tmp_path / "sentinel"
@@ -192,9 +247,30 @@ def test_settings_that_name_code_as_their_data(
         ["resume", "--dataset", "other.py:load"],
     ):
         refused([words[0], str(run), *words[1:]], sentinel, capsys)
-    refused(["train", "--config", str(config), "--out", str(tmp_path), "--name", "b"], sentinel, capsys)
-    refused(["compare", "--config", str(config), "--out", str(tmp_path), "--name", "c"], sentinel, capsys)
-    assert main(["train", "--config", str(config), "--dataset", dataset, "--out", str(tmp_path), "--name", "d"]) != 0
+    refused(
+        ["train", "--config", str(config), "--out", str(tmp_path), "--name", "b"], sentinel, capsys
+    )
+    refused(
+        ["compare", "--config", str(config), "--out", str(tmp_path), "--name", "c"],
+        sentinel,
+        capsys,
+    )
+    assert (
+        main(
+            [
+                "train",
+                "--config",
+                str(config),
+                "--dataset",
+                dataset,
+                "--out",
+                str(tmp_path),
+                "--name",
+                "d",
+            ]
+        )
+        != 0
+    )
     # Asked for in so many words, it is run; but for a function that cannot be called as a data set's is.
     assert sentinel.exists() == dataset.endswith("evil.py:load")
 
@@ -213,7 +289,9 @@ class Elements(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
-@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # a plot whose legend is longer than it is wide
+@pytest.mark.filterwarnings(
+    "ignore:constrained_layout not applied"
+)  # a plot whose legend is longer than it is wide
 def test_names_and_labels_are_escaped_in_the_report(tmp_path: Path) -> None:
     summary = train(short(tmp_path, epochs=1, encoder="mlp"))
     assert summary is not None
@@ -225,7 +303,9 @@ def test_names_and_labels_are_escaped_in_the_report(tmp_path: Path) -> None:
         lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
         changed = []
         for line in lines:
-            record = json.loads(line.replace('"audio', '"HOSTILE audio').replace("audio+", "HOSTILE audio+"))
+            record = json.loads(
+                line.replace('"audio', '"HOSTILE audio').replace("audio+", "HOSTILE audio+")
+            )
             for key in (
                 "dataset",
                 "method",
@@ -259,6 +339,8 @@ def test_names_and_labels_are_escaped_in_the_report(tmp_path: Path) -> None:
         parser = Elements()
         parser.feed(page)
         pages.append(parser.seen)
-    scripts = [[attributes for tag, attributes in seen if tag in ("script", "img", "b")] for seen in pages]
+    scripts = [
+        [attributes for tag, attributes in seen if tag in ("script", "img", "b")] for seen in pages
+    ]
     assert scripts[0] == scripts[1]
     assert not [a for _, attributes in pages[1] for a in attributes if a.startswith("on")]

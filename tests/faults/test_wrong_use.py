@@ -31,16 +31,23 @@ class Loose(nn.Module):
         return self.answer(inputs, self.scale)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("inputs", [torch.zeros(6, 5), [torch.zeros(6, 5)], (torch.zeros(6, 5), torch.zeros(6, 4))])
+@pytest.mark.parametrize(
+    "inputs", [torch.zeros(6, 5), [torch.zeros(6, 5)], (torch.zeros(6, 5), torch.zeros(6, 4))]
+)
 def test_inputs_that_are_no_dict(inputs: object) -> None:
-    with pytest.raises(TypeError, match=r"inputs is (Tensor|list|tuple); expected a dict by modality, \['audio'"):
+    with pytest.raises(
+        TypeError, match=r"inputs is (Tensor|list|tuple); expected a dict by modality, \['audio'"
+    ):
         modulated()(inputs, torch.zeros(6).long())
 
 
 def test_backward_through_a_forward_in_eval_mode() -> None:
     model = modulated().eval()
     inputs, target = batch(TWO, 6, 3)
-    for net in (model, ModulatedModel(Loose(lambda x, s: Output(x["audio"] * s, {"s": s})), AGM(TWO)).eval()):
+    for net in (
+        model,
+        ModulatedModel(Loose(lambda x, s: Output(x["audio"] * s, {"s": s})), AGM(TWO)).eval(),
+    ):
         output = net(inputs, target)
         with pytest.raises(RuntimeError, match=r"eval mode with a target.*model.train\(\)"):
             (output.logits if isinstance(output, Output) else output).sum().backward()
@@ -76,9 +83,13 @@ def test_one_method_for_two_models() -> None:
 @pytest.mark.parametrize("method", [AGM, OGMGE])
 def test_copies_of_dataparallel(method: type) -> None:
     """What DataParallel trains are copies for one forward: methods would act on these and forget it."""
-    replica = ModulatedModel(network(TWO, late=True, layer="plain"), method(TWO))._replicate_for_data_parallel()
+    replica = ModulatedModel(
+        network(TWO, late=True, layer="plain"), method(TWO)
+    )._replicate_for_data_parallel()
     inputs, target = batch(TWO, 6, 3)
-    with pytest.raises(RuntimeError, match=r"inside DataParallel.*Use DistributedDataParallel\(ModulatedModel"):
+    with pytest.raises(
+        RuntimeError, match=r"inside DataParallel.*Use DistributedDataParallel\(ModulatedModel"
+    ):
         replica(inputs, target)
     replica.eval()(inputs)
 
@@ -89,7 +100,9 @@ def test_an_output_whose_shape_depends_on_what_is_hidden(strategy: str) -> None:
         return scale * (x["audio"] if x["visual"].any(1).all() else x["audio"][:, :2])
 
     model = ModulatedModel(Loose(answer), AGM(TWO), coalitions=strategy)
-    with pytest.raises(ValueError, match=r"shape \[\d+, 2\] with modalities hidden and \[6, 5\] on all modalities"):
+    with pytest.raises(
+        ValueError, match=r"shape \[\d+, 2\] with modalities hidden and \[6, 5\] on all modalities"
+    ):
         model(*batch(TWO, 6, 3))
 
 
@@ -100,17 +113,27 @@ def test_a_head_or_a_contribution_of_another_shape() -> None:
     with pytest.raises(ValueError, match=r"shape \[7, 3\] with modalities hidden"):
         ModulatedModel(early, AGM(TWO), coalitions="reuse")(*batch(TWO, 6, 3))
     late.contribution = lambda modality, feature: feature  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match=r"contribution\('audio', ...\) has shape \[7, 6\] and the logits \[6, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"contribution\('audio', ...\) has shape \[7, 6\] and the logits \[6, 3\]"
+    ):
         ModulatedModel(late, AGM(TWO), coalitions="additive")(*batch(TWO, 6, 3))
 
 
 @pytest.mark.parametrize(
     ("answer", "error", "match"),
     [
-        (lambda x, s: x["audio"].mean(1) * s, ValueError, r"logits of shape \[6\]; expected \[B, ..., K\].*unsqueeze"),
+        (
+            lambda x, s: x["audio"].mean(1) * s,
+            ValueError,
+            r"logits of shape \[6\]; expected \[B, ..., K\].*unsqueeze",
+        ),
         (lambda x, s: x["audio"].mean() * s, ValueError, r"logits of shape \[\]"),
         (lambda x, s: x["audio"].mean(0, keepdim=True) * s, ValueError, r"shape|target"),
-        (lambda x, s: {"logits": x["audio"] * s}, TypeError, "the model returned dict; expected a logits tensor"),
+        (
+            lambda x, s: {"logits": x["audio"] * s},
+            TypeError,
+            "the model returned dict; expected a logits tensor",
+        ),
         (lambda x, s: (x["audio"] * s, s), TypeError, "the model returned tuple.*gradmod.Output"),
         (lambda x, s: None, TypeError, "the model returned NoneType"),
     ],
@@ -136,7 +159,9 @@ def test_an_output_that_is_no_batch_of_logits(
 def test_a_class_that_there_is_not(strategy: str, bad: int) -> None:
     inputs, target = batch(TWO, 6, 3)
     target[2] = bad
-    with pytest.raises(ValueError, match=rf"target holds classes from {min(bad, 0)} to \d; expected 0 to 2"):
+    with pytest.raises(
+        ValueError, match=rf"target holds classes from {min(bad, 0)} to \d; expected 0 to 2"
+    ):
         modulated(coalitions=strategy)(inputs, target)
 
 
@@ -144,13 +169,17 @@ def test_a_class_that_there_is_not(strategy: str, bad: int) -> None:
 def test_modalities_with_batches_of_different_lengths(strategy: str) -> None:
     inputs, target = batch(TWO, 6, 3)
     inputs["visual"] = inputs["visual"][:5]
-    with pytest.raises(ValueError, match=r"'audio' \[6, 5\], 'visual' \[5, 4\]; expected as many samples of each"):
+    with pytest.raises(
+        ValueError, match=r"'audio' \[6, 5\], 'visual' \[5, 4\]; expected as many samples of each"
+    ):
         modulated(coalitions=strategy)(inputs, target)
 
 
 def test_a_regression_target_that_is_an_integer_or_lacks_its_last_axis() -> None:
     inputs, _ = batch(TWO, 6, 3)
-    model = ModulatedModel(network(TWO, late=True, layer="plain", classes=1), AGM(TWO), task=Regression())
+    model = ModulatedModel(
+        network(TWO, late=True, layer="plain", classes=1), AGM(TWO), task=Regression()
+    )
     with pytest.raises(ValueError, match=r"target has shape \[6\]; expected \[6, 1\]"):
         model(inputs, torch.zeros(6))
     with pytest.raises(ValueError, match=r"target has dtype torch.int64; expected floats"):

@@ -11,7 +11,9 @@ from PIL import Image
 CODES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 
 
-def write_cremad(root: Path, train: int = 24, test: int = 12, actors: int = 6, seed: int = 0) -> Path:
+def write_cremad(
+    root: Path, train: int = 24, test: int = 12, actors: int = 6, seed: int = 0
+) -> Path:
     """Clips of 1.2 to 2.5 s at 16 kHz with two or three frames; each class has its own pitch and colour."""
     rng = np.random.default_rng(seed)
     (root / "CREMAD").mkdir(parents=True)
@@ -26,7 +28,9 @@ def write_cremad(root: Path, train: int = 24, test: int = 12, actors: int = 6, s
             lines.append(f"{name},{CODES[label]}")
             seconds = rng.uniform(1.2, 2.5)
             time = np.arange(int(16000 * seconds)) / 16000
-            wave = 0.3 * np.sin(2 * np.pi * 300 * (1 + label) * time) + rng.normal(0, 0.01, len(time))
+            wave = 0.3 * np.sin(2 * np.pi * 300 * (1 + label) * time) + rng.normal(
+                0, 0.01, len(time)
+            )
             soundfile.write(root / "Audio" / f"{name}.wav", wave, 16000, subtype="PCM_16")
             folder = root / "Image-01-FPS" / name
             folder.mkdir(parents=True)
@@ -34,5 +38,7 @@ def write_cremad(root: Path, train: int = 24, test: int = 12, actors: int = 6, s
                 pixels = rng.integers(0, 60, (36, 48, 3), dtype=np.uint8)
                 pixels[..., label % 3] += np.uint8(60 * (1 + label // 3))
                 Image.fromarray(pixels).save(folder / f"{frame:05d}.jpg", quality=95)
-        (root / "CREMAD" / f"{split}.csv").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+        (root / "CREMAD" / f"{split}.csv").write_text(
+            "\ufeff" + "\n".join(lines) + "\n", encoding="utf-8"
+        )
     return root

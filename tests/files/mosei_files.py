@@ -8,7 +8,19 @@ from typing import Any
 
 import numpy as np
 
-WORDS = ("It's", "a", "good", "film,", "well-made", "(really)", "bad", "and/or", "dull", "THE", "story")
+WORDS = (
+    "It's",
+    "a",
+    "good",
+    "film,",
+    "well-made",
+    "(really)",
+    "bad",
+    "and/or",
+    "dull",
+    "THE",
+    "story",
+)
 
 
 def mosei_files(train: int = 24, valid: int = 8, test: int = 8, seed: int = 0) -> dict[str, Any]:

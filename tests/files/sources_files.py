@@ -20,7 +20,10 @@ def write_sources(folder: Path) -> Path:
         labels = (np.arange(count) % 10).astype(np.uint8)
         pixels = rng.integers(0, 60, (count, 28, 28), dtype=np.uint8)
         pixels[np.arange(count), 2 * labels] += 150
-        for stem, array in ((f"{prefix}-images-idx3-ubyte", pixels), (f"{prefix}-labels-idx1-ubyte", labels)):
+        for stem, array in (
+            (f"{prefix}-images-idx3-ubyte", pixels),
+            (f"{prefix}-labels-idx1-ubyte", labels),
+        ):
             header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
             (folder / "mnist" / f"{stem}.gz").write_bytes(gzip.compress(header + array.tobytes()))
     for digit in range(10):

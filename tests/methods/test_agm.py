@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from gradmod import AGM, Joint, ModulatedModel
 from networks import NAMES, batch, network
 
-KINDS = [(late, layer) for late in (True, False) for layer in ("batch-norm", "layer-norm", "dropout")]
+KINDS = [
+    (late, layer) for late in (True, False) for layer in ("batch-norm", "layer-norm", "dropout")
+]
 
 
 def gradients(model: ModulatedModel, inputs: dict[str, Tensor], target: Tensor) -> list[Tensor]:
@@ -50,7 +52,9 @@ def test_alpha_zero_and_one_modality_are_joint_training(late: bool, layer: str, 
 def test_equal_scores_now_and_before_are_joint_training(strategy: str) -> None:
     modalities = NAMES[:2]
     net = network(modalities, late=True, layer="layer-norm")
-    for parameter in net.out.parameters():  # all responses are zero: all scores are log K, and gradients still flow
+    for parameter in (
+        net.out.parameters()
+    ):  # all responses are zero: all scores are log K, and gradients still flow
         nn.init.zeros_(parameter)
     agm = AGM(modalities, alpha=5.0, cap=3.0)
     model = ModulatedModel(copy.deepcopy(net), agm, coalitions=strategy)
@@ -100,7 +104,10 @@ def test_the_gradient_is_what_the_design_says_for_two_modalities() -> None:
         return list(torch.autograd.grad(net(shown), list(net.parameters()), grad_outputs=g))
 
     both, audio, visual = gradient(None), gradient("visual"), gradient("audio")
-    expected = [(ka + kv) / 2 * f + (ka - kv) / 2 * (a - v) for f, a, v in zip(both, audio, visual, strict=True)]
+    expected = [
+        (ka + kv) / 2 * f + (ka - kv) / 2 * (a - v)
+        for f, a, v in zip(both, audio, visual, strict=True)
+    ]
     assert_same(ours, expected)
 
 
@@ -115,7 +122,9 @@ def test_statistics_are_the_mean_over_all_steps_and_tau_uses_the_earlier_ones() 
         before = torch.stack(scores).mean(0) if scores else torch.zeros(2, dtype=torch.float64)
         lead = before.flip(0) - before
         torch.testing.assert_close(record.running_ratios, lead.exp(), rtol=1e-12, atol=0)
-        torch.testing.assert_close(record.ratios, (record.scores.flip(0) - record.scores).exp(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            record.ratios, (record.scores.flip(0) - record.scores).exp(), rtol=1e-12, atol=0
+        )
         kappa = (1.0 * (record.running_ratios - record.ratios).clamp(max=2.0)).exp()
         torch.testing.assert_close(record.coefficients, kappa, rtol=1e-12, atol=0)
         scores.append(record.scores)
@@ -139,20 +148,29 @@ def test_outside_its_window_the_coefficients_are_one_and_statistics_are_kept() -
         if ones:
             assert_same(ours, theirs)
         else:
-            assert any(not torch.allclose(a, b, rtol=1e-6) for a, b in zip(ours, theirs, strict=True))
+            assert any(
+                not torch.allclose(a, b, rtol=1e-6) for a, b in zip(ours, theirs, strict=True)
+            )
         assert agm.steps.tolist() == [epoch, epoch]
     assert modulated == [False, True, True, False, False]
 
 
 @pytest.mark.parametrize("window", [(0, 3), (0, None), (-1, 1), (3, 2), (2, 0)])
-def test_an_empty_window_or_one_from_before_the_first_epoch_is_an_error(window: tuple[int, int | None]) -> None:
+def test_an_empty_window_or_one_from_before_the_first_epoch_is_an_error(
+    window: tuple[int, int | None],
+) -> None:
     with pytest.raises(ValueError, match=r"expected \(first, last\) with 1 <= first <= last"):
         AGM(NAMES[:2], epochs=window)
-    assert [AGM(NAMES[:2], epochs=good).epochs for good in ((1, 1), (2, None))] == [(1, 1), (2, None)]
+    assert [AGM(NAMES[:2], epochs=good).epochs for good in ((1, 1), (2, None))] == [
+        (1, 1),
+        (2, None),
+    ]
 
 
 def test_a_window_without_set_epoch_is_an_error() -> None:
-    model = ModulatedModel(network(NAMES[:2], late=True, layer="plain"), AGM(NAMES[:2], epochs=(1, None)))
+    model = ModulatedModel(
+        network(NAMES[:2], late=True, layer="plain"), AGM(NAMES[:2], epochs=(1, None))
+    )
     with pytest.raises(RuntimeError, match="set_epoch"):
         model(*batch(NAMES[:2], 6, 3))
     with pytest.raises(ValueError, match="first epoch is 1"):
@@ -161,7 +179,9 @@ def test_a_window_without_set_epoch_is_an_error() -> None:
 
 @settings(max_examples=30)
 @given(
-    st.lists(st.sampled_from([0.0, 1.0, -1.0, 1e-40, 1e30, -1e30, 3e38, -3e38]), min_size=6, max_size=6),
+    st.lists(
+        st.sampled_from([0.0, 1.0, -1.0, 1e-40, 1e30, -1e30, 3e38, -3e38]), min_size=6, max_size=6
+    ),
     st.sampled_from(["looped", "batched", "reuse", "additive"]),
     st.sampled_from([torch.float32, torch.float64]),
 )
@@ -202,7 +222,10 @@ def test_any_finite_logits_give_finite_coefficients_and_gradients(
         record = model.last_step
         assert record is not None
         assert record.coefficients.isfinite().all()
-        assert all(x.grad is not None and x.grad.isfinite().all() for x in (*inputs.values(), *model.parameters()))
+        assert all(
+            x.grad is not None and x.grad.isfinite().all()
+            for x in (*inputs.values(), *model.parameters())
+        )
 
 
 def test_a_batch_that_is_not_finite_does_not_poison_the_statistics() -> None:

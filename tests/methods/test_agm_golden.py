@@ -31,5 +31,9 @@ def test_reproduces_the_recorded_training(name: str, strategy: str) -> None:
     assert ours.state.keys() == final.keys()
     for key, value in final.items():
         torch.testing.assert_close(
-            ours.state[key], value, rtol=1e-9, atol=1e-12, msg=lambda text, key=key: f"{key}: {text}"
+            ours.state[key],
+            value,
+            rtol=1e-9,
+            atol=1e-12,
+            msg=lambda text, key=key: f"{key}: {text}",
         )

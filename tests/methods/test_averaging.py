@@ -75,7 +75,9 @@ def train_in_join(rank: int) -> dict[str, list[float]]:
             coefficients = 0.0
             for epoch, steps in enumerate(((3, 5), (4, 2), (2, 2))):
                 # One that ran out gets the last one's weights, but not the optimizer's momentum: start anew.
-                ours, theirs = (torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in (model, whole))
+                ours, theirs = (
+                    torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in (model, whole)
+                )
                 seen = []
                 with ddp.join(divide_by_initial_world_size=True):
                     for step in range(steps[rank]):
@@ -93,7 +95,9 @@ def train_in_join(rank: int) -> dict[str, list[float]]:
                     theirs.step()
                     assert whole.last_step is not None
                     for one in seen[step : step + 1]:
-                        coefficients = max(coefficients, float((one - whole.last_step.coefficients).abs().max()))
+                        coefficients = max(
+                            coefficients, float((one - whole.last_step.coefficients).abs().max())
+                        )
             assert len(torch.stack(seen).unique()) > 1, "nothing was modulated"
             found[f"{kind.__name__} {broadcast}"] = [coefficients, apart(model, whole)]
     found["pickled"] = [apart(pickle.loads(pickle.dumps(ddp)).module, model)]
@@ -125,7 +129,9 @@ def train_parts(rank: int) -> dict[str, Any]:
     pair = dist.new_group([0, 1])
     if rank < 2:
         model = made(AGM)
-        found["DDP"] = scores_of(DistributedDataParallel(model, process_group=pair), model, samples_of(1, (rank,)))
+        found["DDP"] = scores_of(
+            DistributedDataParallel(model, process_group=pair), model, samples_of(1, (rank,))
+        )
         model = made(AGM)
         model.method.use_process_group(pair)
         found["by hand"] = scores_of(model, model, samples_of(1, (rank,)))
@@ -163,7 +169,9 @@ def test_scores_are_averaged_over_the_processes_that_train_the_model() -> None:
     every = on_processes(train_parts, 3)
 
     def expected(ranks: Sequence[int], kind: type[Method] = AGM, step: int = 1) -> Any:
-        return pytest.approx(scores_of(model := made(kind), model, samples_of(step, ranks)), rel=1e-12)
+        return pytest.approx(
+            scores_of(model := made(kind), model, samples_of(step, ranks)), rel=1e-12
+        )
 
     for kind in KINDS:
         for how in ("alone", "unsaid"):
@@ -191,7 +199,10 @@ def train_shards(rank: int) -> dict[str, float]:
             fully_shard(encoder, mesh=part)
         if name == "both axes":
             fully_shard(model, mesh=part)
-        ours, theirs = scores_of(model, model, samples_of(2, (rank,))), scores_of(whole, whole, samples_of(2, ranks))
+        ours, theirs = (
+            scores_of(model, model, samples_of(2, (rank,))),
+            scores_of(whole, whole, samples_of(2, ranks)),
+        )
         found[name] = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
     return found
 
@@ -237,7 +248,9 @@ def test_the_groups_of_a_sharded_part_are_those_that_share_its_batches(many: boo
         def __init__(self, **groups: object) -> None:
             super().__init__(1, 1)
             part = SimpleNamespace(mesh_info=SimpleNamespace(**groups))
-            self.state = SimpleNamespace(**({"_fsdp_param_groups": [part]} if many else {"_fsdp_param_group": part}))
+            self.state = SimpleNamespace(
+                **({"_fsdp_param_groups": [part]} if many else {"_fsdp_param_group": part})
+            )
 
         def _get_fsdp_state(self) -> Any:
             return self.state

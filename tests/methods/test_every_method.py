@@ -45,7 +45,14 @@ def settings(method: str) -> dict[str, Any]:
 
 def own(out: Path, method: str, modalities: int, **changes: Any) -> Config:
     """A run on the data set of this test: noisy enough that a modality's validation loss rises again."""
-    more = {"dataset": OWN, "root": str(modalities), "encoder": "mlp", "batch_size": 32, "lr": 0.1, "save_every": 3}
+    more = {
+        "dataset": OWN,
+        "root": str(modalities),
+        "encoder": "mlp",
+        "batch_size": 32,
+        "lr": 0.1,
+        "save_every": 3,
+    }
     return short(out, **{"epochs": 5, **settings(method), **more, **changes})
 
 
@@ -76,9 +83,15 @@ def test_it_trains_and_is_not_joint_training(modalities: int, fusion: str, tmp_p
         ours = parameters(folders[name])
         assert ours.keys() == joint.keys()
         assert any(not torch.equal(ours[key], joint[key]) for key in ours), name
-        epochs = [line["coefficients"] for line in log_lines(folders[name]) if line["kind"] == "epoch"]
+        epochs = [
+            line["coefficients"] for line in log_lines(folders[name]) if line["kind"] == "epoch"
+        ]
         acted = method_class(name).needs_training_step  # which has no coefficient on one gradient
-        acted |= any(figures["min"] != 1 or figures["max"] != 1 for epoch in epochs for figures in epoch.values())
+        acted |= any(
+            figures["min"] != 1 or figures["max"] != 1
+            for epoch in epochs
+            for figures in epoch.values()
+        )
         assert acted or len(epochs) < 5, name  # MSES may stop all at once, and end the run
 
 
@@ -102,7 +115,10 @@ def test_it_resumes_exactly(method: str, tmp_path: Path, monkeypatch: pytest.Mon
         resume(tmp_path / "cut", dataset=settings.data.dataset)
     monkeypatch.undo()
     resume(tmp_path / "cut", dataset=settings.data.dataset)
-    whole, cut = (read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"] for name in ("whole", "cut"))
+    whole, cut = (
+        read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"]
+        for name in ("whole", "cut")
+    )
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     assert log_lines(tmp_path / "cut") == log_lines(tmp_path / "whole")
@@ -121,8 +137,21 @@ def test_it_trains_under_bf16(method: str, tmp_path: Path) -> None:
 def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
     """Without batch norm and dropout two processes see what one does; OGM-GE's noise is the same on both."""
     script = tmp_path / "gradmod_main.py"
-    script.write_text("import sys; from gradmod.experiments.cli.main import main; sys.exit(main(sys.argv[1:]))")
-    flags = ["--encoder", "mlp", "--width", "16", "--batch-size", "160", "--epochs", "4", "--lr", "0.05"]
+    script.write_text(
+        "import sys; from gradmod.experiments.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    flags = [
+        "--encoder",
+        "mlp",
+        "--width",
+        "16",
+        "--batch-size",
+        "160",
+        "--epochs",
+        "4",
+        "--lr",
+        "0.05",
+    ]
     flags += ["--log-every", "1", "--device", "cpu", "--out", str(tmp_path)]
     for key, value in settings(method).items():
         flags += [f"--{key.replace('_', '-')}", str(value)]
@@ -130,7 +159,10 @@ def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
         command = [sys.executable, str(script), "train", *flags, "--name", name, *more]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
-    one, two = (read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"] for name in ("one", "two"))
+    one, two = (
+        read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"]
+        for name in ("one", "two")
+    )
     for name in (key for key in one if not key.endswith("_extra_state")):
         value = one[name]
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
@@ -145,7 +177,10 @@ def test_it_says_what_it_is() -> None:
         assert f"--method {name}" in card
         known = set(Config().method.__dataclass_fields__)
         assert set(flags_of(name)) <= known
-        assert build_method(name, ("a", "b"), **Config().method.settings, seed=0).modalities == ("a", "b")
+        assert build_method(name, ("a", "b"), **Config().method.settings, seed=0).modalities == (
+            "a",
+            "b",
+        )
         assert method_class(name).__doc__
 
 
@@ -191,7 +226,14 @@ def test_a_step_differs_from_joint_on_every_data_set(
     after: dict[str, dict[str, Tensor]] = {}
     for method in METHODS:
         small = {"width": None, **SMALL.get(dataset, {})}
-        config = short(tmp_path, dataset=dataset, root=roots[dataset], fusion=fusion, **small, **settings(method))
+        config = short(
+            tmp_path,
+            dataset=dataset,
+            root=roots[dataset],
+            fusion=fusion,
+            **small,
+            **settings(method),
+        )
         parts = build_parts(config)
         model = parts.model
         if dataset == "mosei":  # six blocks of width 512 are slow, and one is enough
@@ -208,5 +250,9 @@ def test_a_step_differs_from_joint_on_every_data_set(
             model.training_step(*parts.data.train.read(range(6)), optimizer)
         after[method] = {name: p.detach().clone() for name, p in model.model.named_parameters()}
     for method in OTHERS:
-        different = [name for name in after["joint"] if not torch.equal(after[method][name], after["joint"][name])]
+        different = [
+            name
+            for name in after["joint"]
+            if not torch.equal(after[method][name], after["joint"][name])
+        ]
         assert different, f"{method} on {dataset}, {fusion} fusion, is joint training"

@@ -14,7 +14,18 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from gradmod import AGM, MSES, MSLR, OGMGE, Method, ModulatedModel, MultiLabel, Regression, Task, functional
+from gradmod import (
+    AGM,
+    MSES,
+    MSLR,
+    OGMGE,
+    Method,
+    ModulatedModel,
+    MultiLabel,
+    Regression,
+    Task,
+    functional,
+)
 from gradmod.experiments.training.history import EpochHistory
 from gradmod.methods.record import StepRecord
 from networks import NAMES, batch, network
@@ -31,7 +42,9 @@ class OnMPS(torch.Tensor):
 class Stand(TorchFunctionMode):
     """Every function of torch: no float64 on MPS, and no tensor of the CPU (but numbers) beside one on MPS."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(function, "__name__", "")
         leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
@@ -41,9 +54,17 @@ class Stand(TorchFunctionMode):
         asked = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.device)]
         place = CPU if name == "cpu" else asked[0] if asked else MPS if here else CPU
         alone = name in MOVES or name.startswith("_")
-        if here and not alone and any(leaf.dim() > 0 and not isinstance(leaf, OnMPS) for leaf in leaves):
-            raise RuntimeError(f"{name}: expected all tensors to be on the same device, mps and cpu")
-        args, kwargs = tree_map(lambda leaf: CPU if isinstance(leaf, torch.device) else leaf, (args, kwargs))
+        if (
+            here
+            and not alone
+            and any(leaf.dim() > 0 and not isinstance(leaf, OnMPS) for leaf in leaves)
+        ):
+            raise RuntimeError(
+                f"{name}: expected all tensors to be on the same device, mps and cpu"
+            )
+        args, kwargs = tree_map(
+            lambda leaf: CPU if isinstance(leaf, torch.device) else leaf, (args, kwargs)
+        )
         with torch._C.DisableTorchFunctionSubclass():
             result = function(*args, **kwargs)
         return tree_map(lambda leaf: _placed(leaf, place), result)
@@ -54,7 +75,9 @@ def _placed(leaf: Any, place: torch.device) -> Any:
         return leaf
     with torch._C.DisableTorchFunction():
         if place == MPS and leaf.dtype == torch.float64:
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+            )
         if (place == MPS) != isinstance(leaf, OnMPS):
             return leaf.as_subclass(OnMPS if place == MPS else Tensor)
     return leaf
@@ -73,7 +96,9 @@ def standing() -> Iterator[None]:
 def pair(method: Method, task: Task | None) -> tuple[ModulatedModel, ModulatedModel]:
     """The same model on the CPU and on the stand-in."""
     net = network(TWO, late=True, layer="layer-norm").float()
-    whole = ModulatedModel(net, method, task=task, check=False)  # the stand-in has no random numbers to set aside
+    whole = ModulatedModel(
+        net, method, task=task, check=False
+    )  # the stand-in has no random numbers to set aside
     moved = copy.deepcopy(whole)
     moved._apply(lambda tensor: tensor.to(MPS))
     whole.method.learning_rates_are_set()
@@ -82,9 +107,13 @@ def pair(method: Method, task: Task | None) -> tuple[ModulatedModel, ModulatedMo
 
 
 @pytest.mark.parametrize("gaps", [False, True])
-@pytest.mark.parametrize("task", [None, MultiLabel(), Regression()], ids=["classes", "labels", "regression"])
 @pytest.mark.parametrize(
-    "method", [AGM(TWO), OGMGE(TWO, noise=False), MSES(TWO), MSLR(TWO)], ids=lambda m: type(m).__name__
+    "task", [None, MultiLabel(), Regression()], ids=["classes", "labels", "regression"]
+)
+@pytest.mark.parametrize(
+    "method",
+    [AGM(TWO), OGMGE(TWO, noise=False), MSES(TWO), MSLR(TWO)],
+    ids=lambda m: type(m).__name__,
 )
 def test_steps_are_those_of_the_cpu(method: Method, task: Task | None, gaps: bool) -> None:
     with standing():
@@ -95,7 +124,9 @@ def test_steps_are_those_of_the_cpu(method: Method, task: Task | None, gaps: boo
             inputs = {m: x.float() for m, x in inputs.items()}
             if task is not None:
                 target = (
-                    torch.randn(6, 3).abs().clamp(max=1).round() if isinstance(task, MultiLabel) else torch.randn(6, 3)
+                    torch.randn(6, 3).abs().clamp(max=1).round()
+                    if isinstance(task, MultiLabel)
+                    else torch.randn(6, 3)
                 )
             has = {"visual": torch.arange(6) > 1} if gaps else None
             there = None if has is None else {m: x.to(MPS) for m, x in has.items()}
@@ -113,7 +144,9 @@ def test_steps_are_those_of_the_cpu(method: Method, task: Task | None, gaps: boo
         assert whole.last_step is not None
         assert moved.last_step is not None
         for ours, theirs in zip(
-            moved.last_step.by_modality(TWO).values(), whole.last_step.by_modality(TWO).values(), strict=True
+            moved.last_step.by_modality(TWO).values(),
+            whole.last_step.by_modality(TWO).values(),
+            strict=True,
         ):
             assert ours == pytest.approx(theirs, rel=1e-6)
 

@@ -21,7 +21,11 @@ def losses(audio: float, visual: float) -> dict[str, ValidationFigures]:
 
 
 def tensors(model: ModulatedModel, modality: str) -> list[Tensor]:
-    return [t.clone() for m in model.method._modules_of[modality] for t in (*m.parameters(), *m.buffers())]
+    return [
+        t.clone()
+        for m in model.method._modules_of[modality]
+        for t in (*m.parameters(), *m.buffers())
+    ]
 
 
 def test_when_a_modality_is_stopped() -> None:
@@ -62,7 +66,9 @@ def test_patience_by_modality() -> None:
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_a_stopped_modality_is_back_at_its_best_and_really_still(kind: str) -> None:
     """With momentum, weight decay and batch norm, none of which may move it any more; the rest goes on."""
-    model = ModulatedModel(network(TWO, late=False, layer="batch-norm"), MSES(TWO, patience=1, smoothing=0.0))
+    model = ModulatedModel(
+        network(TWO, late=False, layer="batch-norm"), MSES(TWO, patience=1, smoothing=0.0)
+    )
     optimizer = (
         torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
         if kind == "sgd"
@@ -107,7 +113,9 @@ def test_a_modalitys_own_head_goes_with_it() -> None:
 
 def test_its_memory_is_saved_the_best_weights_included() -> None:
     one, other = (
-        ModulatedModel(network(TWO, late=True, layer="batch-norm"), MSES(TWO, patience=2, smoothing=0.3))
+        ModulatedModel(
+            network(TWO, late=True, layer="batch-norm"), MSES(TWO, patience=2, smoothing=0.3)
+        )
         for _ in range(2)
     )
     one.after_epoch(losses(1.0, 1.0))
@@ -121,7 +129,9 @@ def test_its_memory_is_saved_the_best_weights_included() -> None:
         model.after_epoch(losses(2.0, 0.8))
         assert model.method.stopped == ("audio",)  # type: ignore[union-attr]
         assert all(torch.equal(a, b) for a, b in zip(best, tensors(model, "audio"), strict=True))
-    again = ModulatedModel(network(TWO, late=True, layer="batch-norm"), MSES(TWO, patience=2, smoothing=0.3))
+    again = ModulatedModel(
+        network(TWO, late=True, layer="batch-norm"), MSES(TWO, patience=2, smoothing=0.3)
+    )
     again.load_state_dict(other.state_dict())
     assert again.method.stopped == ("audio",)  # type: ignore[union-attr]
 
@@ -132,7 +142,9 @@ def test_a_step_without_after_backward_is_noticed() -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     F.cross_entropy(model(inputs, target), target).backward()
     optimizer.step()
-    with pytest.raises(RuntimeError, match="MSES changes gradients, but an optimizer step was made without it"):
+    with pytest.raises(
+        RuntimeError, match="MSES changes gradients, but an optimizer step was made without it"
+    ):
         model(inputs, target)
 
 

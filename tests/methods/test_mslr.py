@@ -16,12 +16,19 @@ from networks import batch, network
 TWO = ("audio", "visual")
 
 
-def figures(audio: float, visual: float, lower_is_better: bool = False) -> dict[str, ValidationFigures]:
-    return {m: ValidationFigures(0.0, value, lower_is_better) for m, value in (("audio", audio), ("visual", visual))}
+def figures(
+    audio: float, visual: float, lower_is_better: bool = False
+) -> dict[str, ValidationFigures]:
+    return {
+        m: ValidationFigures(0.0, value, lower_is_better)
+        for m, value in (("audio", audio), ("visual", visual))
+    }
 
 
 def assert_factors(method: MSLR, audio: float, visual: float) -> None:
-    assert method.learning_rate_factors() == pytest.approx({"audio": audio, "visual": visual}, abs=1e-15)
+    assert method.learning_rate_factors() == pytest.approx(
+        {"audio": audio, "visual": visual}, abs=1e-15
+    )
 
 
 def test_keep() -> None:
@@ -32,7 +39,14 @@ def test_keep() -> None:
 
 def test_smooth_goes_to_one_in_equal_steps() -> None:
     method = MSLR(TWO, {"audio": 3.0, "visual": 0.5}, rule="smooth", window=4)
-    for audio, visual in ((3.0, 0.5), (2.5, 0.625), (2.0, 0.75), (1.5, 0.875), (1.0, 1.0), (1.0, 1.0)):
+    for audio, visual in (
+        (3.0, 0.5),
+        (2.5, 0.625),
+        (2.0, 0.75),
+        (1.5, 0.875),
+        (1.0, 1.0),
+        (1.0, 1.0),
+    ):
         assert_factors(method, audio, visual)
         method.after_epoch(figures(0.1, 0.9))
 
@@ -110,7 +124,10 @@ def test_groups_hold_every_parameter_once() -> None:
 
 
 def test_its_memory_is_saved() -> None:
-    one, other = (ModulatedModel(network(TWO, late=True, layer="plain"), MSLR(TWO, window=3)) for _ in range(2))
+    one, other = (
+        ModulatedModel(network(TWO, late=True, layer="plain"), MSLR(TWO, window=3))
+        for _ in range(2)
+    )
     for accuracy in (0.3, 0.5):
         one.after_epoch(figures(accuracy, 0.4))
     other.load_state_dict(one.state_dict())
@@ -123,7 +140,9 @@ def test_its_memory_is_saved() -> None:
 
 def test_loaded_factors_are_not_those_of_the_optimizer() -> None:
     inputs, target = batch(TWO, 8, 3)
-    model = ModulatedModel(network(TWO, late=True, layer="plain"), MSLR(TWO, {"audio": 2.0}, window=3))
+    model = ModulatedModel(
+        network(TWO, late=True, layer="plain"), MSLR(TWO, {"audio": 2.0}, window=3)
+    )
     optimizer = torch.optim.SGD(model.parameter_groups(), 0.1)
     model.set_learning_rate(optimizer, 0.1)
     model(inputs, target)
@@ -136,7 +155,9 @@ def test_loaded_factors_are_not_those_of_the_optimizer() -> None:
         model(inputs, target)
     model.set_learning_rate(optimizer, 0.1)
     model(inputs, target)
-    assert model.last_step.by_modality(TWO)["coefficients"] == pytest.approx({"audio": 8 / 3, "visual": 1.0})
+    assert model.last_step.by_modality(TWO)["coefficients"] == pytest.approx(
+        {"audio": 8 / 3, "visual": 1.0}
+    )
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.8 / 3, 0.1])
 
 

@@ -38,7 +38,9 @@ def shifted(net: Any, factor: float, constant: float) -> Any:
 
 @given(st.integers(0, 2**32), COUNTS, st.floats(-1e4, 1e4), st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_own_predictions_move_with_the_constant(seed: int, players: int, constant: float, some_absent: bool) -> None:
+def test_own_predictions_move_with_the_constant(
+    seed: int, players: int, constant: float, some_absent: bool
+) -> None:
     """For any game: what a modality alone predicts, less the answer to nothing, is its share of the game around it."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(1 << players, 5, 2, generator=generator, dtype=torch.float64)
@@ -50,11 +52,17 @@ def test_own_predictions_move_with_the_constant(seed: int, players: int, constan
     def responses(game: Tensor) -> Tensor:
         from gradmod.coalitions.presence import restrict_to_present
 
-        return functional.shapley_values(game if present is None else restrict_to_present(game, present))
+        return functional.shapley_values(
+            game if present is None else restrict_to_present(game, present)
+        )
 
-    alone = functional.own_predictions(responses(values), torch.zeros(2, dtype=torch.float64), present)
+    alone = functional.own_predictions(
+        responses(values), torch.zeros(2, dtype=torch.float64), present
+    )
     torch.testing.assert_close(alone, responses(values))
-    moved_alone = functional.own_predictions(responses(moved), torch.full((2,), constant, dtype=torch.float64), present)
+    moved_alone = functional.own_predictions(
+        responses(moved), torch.full((2,), constant, dtype=torch.float64), present
+    )
     has = torch.ones(5, players, dtype=torch.bool) if present is None else present
     difference = (moved_alone - alone - constant)[has.T]
     assert float(difference.abs().max() if len(difference) else 0) < 1e-9 * max(1.0, abs(constant))
@@ -64,7 +72,9 @@ def test_own_predictions_move_with_the_constant(seed: int, players: int, constan
 @pytest.mark.parametrize("error", ["squared", "absolute"])
 @pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize(("factor", "constant"), [(1.0, 50.0), (1.0, -1000.0), (1000.0, 0.0), (0.1, 7.0)])
+@pytest.mark.parametrize(
+    ("factor", "constant"), [(1.0, 50.0), (1.0, -1000.0), (1000.0, 0.0), (0.1, 7.0)]
+)
 def test_neither_a_constant_nor_the_unit_of_the_targets_changes_a_coefficient(
     kind: str, error: str, late: bool, count: int, factor: float, constant: float
 ) -> None:
@@ -77,7 +87,9 @@ def test_neither_a_constant_nor_the_unit_of_the_targets_changes_a_coefficient(
     ]
     for step in range(3):
         inputs, _ = batch(modalities, 16, 2, seed=step)
-        target = torch.randn(16, 2, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        target = torch.randn(
+            16, 2, generator=torch.Generator().manual_seed(step), dtype=torch.float64
+        )
         target = target * torch.tensor([1.0, 2.0]) + torch.tensor([0.0, 3.0])
         records = []
         for model, y in zip(models, (target, target * factor + constant), strict=True):
@@ -137,7 +149,9 @@ def test_responses_on_a_split_are_measured_around_its_own_constant() -> None:
     alone = torch.randn(2, 40, 1).double()
     target = alone[0] + 0.1 * torch.randn(40, 1).double()
     for constant in (0.0, 50.0):
-        responses = alone + constant / 2  # what responses share of an output that is `constant` more
+        responses = (
+            alone + constant / 2
+        )  # what responses share of an output that is `constant` more
         predictions = Predictions(responses.sum(0), responses, target + constant)
         figures = measure(predictions, Regression(), ("a", "b"))["responses"]
         best = float(target.mean())
@@ -153,10 +167,15 @@ def test_responses_on_a_split_are_measured_around_its_own_constant() -> None:
 
 @given(st.integers(0, 2**32), st.floats(-1e6, 1e6), st.sampled_from([1e-3, 1.0, 1e3]))
 @settings(max_examples=25, deadline=None)
-def test_the_centre_is_the_mean_and_variance_of_all_targets_so_far(seed: int, mean: float, deviation: float) -> None:
+def test_the_centre_is_the_mean_and_variance_of_all_targets_so_far(
+    seed: int, mean: float, deviation: float
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     centre, task = TargetCentre(), Regression()
-    batches = [torch.randn(n, 3, 2, generator=generator, dtype=torch.float64) * deviation + mean for n in (1, 7, 4)]
+    batches = [
+        torch.randn(n, 3, 2, generator=generator, dtype=torch.float64) * deviation + mean
+        for n in (1, 7, 4)
+    ]
     batches[1][2, 0] = torch.nan
     batches[2][0, 1, 0] = torch.inf
     for target in batches:
@@ -164,7 +183,9 @@ def test_the_centre_is_the_mean_and_variance_of_all_targets_so_far(seed: int, me
     everything = torch.cat(batches).reshape(-1, 2)
     columns = [column[column.isfinite()] for column in everything.T]
     assert centre.mean is not None
-    torch.testing.assert_close(centre.mean, torch.stack([c.mean() for c in columns]), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(
+        centre.mean, torch.stack([c.mean() for c in columns]), rtol=1e-12, atol=1e-9
+    )
     sums = sum(float((c - c.mean()).square().sum()) for c in columns)
     unit = centre.unit(task)
     assert unit is not None
@@ -182,7 +203,10 @@ def test_the_centre_is_saved_and_training_goes_on_exactly() -> None:
 
     def step(model: ModulatedModel, number: int) -> Any:
         inputs, _ = batch(NAMES[:2], 8, 1, seed=number)
-        target = torch.randn(8, 1, generator=torch.Generator().manual_seed(number), dtype=torch.float64) + 30
+        target = (
+            torch.randn(8, 1, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+            + 30
+        )
         model.task.loss(model(inputs, target), target).backward()
         return model.last_step
 
@@ -207,7 +231,9 @@ def test_the_centre_is_saved_and_training_goes_on_exactly() -> None:
 
 def test_targets_that_do_not_differ_compare_nothing() -> None:
     """With one sample a step the first target is all there is: nothing is scaled by a variance of 0."""
-    model = ModulatedModel(network(NAMES[:2], late=True, layer="plain", classes=1), AGM(NAMES[:2]), task=Regression())
+    model = ModulatedModel(
+        network(NAMES[:2], late=True, layer="plain", classes=1), AGM(NAMES[:2]), task=Regression()
+    )
     for step in range(2):
         inputs, _ = batch(NAMES[:2], 1, 1, seed=step)
         model(inputs, torch.full((1, 1), 0.1, dtype=torch.float64) * 1e5).sum().backward()
@@ -222,7 +248,9 @@ def test_another_number_of_outputs_is_told() -> None:
 
     centre = TargetCentre()
     centre.observe(torch.zeros(3, 4), Regression(), same)
-    with pytest.raises(ValueError, match=r"targets of 5 outputs after targets of 4.*Regression\(output_axis="):
+    with pytest.raises(
+        ValueError, match=r"targets of 5 outputs after targets of 4.*Regression\(output_axis="
+    ):
         centre.observe(torch.zeros(3, 5), Regression(), same)
     maps = TargetCentre()
     maps.observe(torch.zeros(3, 2, 5, 5), Regression(output_axis=1), same)
@@ -256,7 +284,9 @@ def numbers_on_a_process(rank: int) -> dict[str, list[Any]]:
     for kind in ("agm", "ogm-ge"):
         net = network(NAMES[:2], late=False, layer="plain", classes=1).eval()
         model = ModulatedModel(net, method_of(kind, NAMES[:2]), task=Regression())
-        found[kind] = record_of_steps(DistributedDataParallel(model), model, lambda step: part_of_a_batch(step, rank))
+        found[kind] = record_of_steps(
+            DistributedDataParallel(model), model, lambda step: part_of_a_batch(step, rank)
+        )
     return found
 
 
@@ -266,11 +296,15 @@ def test_two_processes_have_the_numbers_of_one() -> None:
 
     def whole(step: int) -> tuple[dict[str, Tensor], Tensor]:
         parts = [part_of_a_batch(step, rank) for rank in range(2)]
-        return {m: torch.cat([x[m] for x, _ in parts]) for m in NAMES[:2]}, torch.cat([y for _, y in parts])
+        return {m: torch.cat([x[m] for x, _ in parts]) for m in NAMES[:2]}, torch.cat(
+            [y for _, y in parts]
+        )
 
     for kind in ("agm", "ogm-ge"):
         net = network(NAMES[:2], late=False, layer="plain", classes=1).eval()
         model = ModulatedModel(net, method_of(kind, NAMES[:2]), task=Regression())
         steps, mean = record_of_steps(model, model, whole)
-        torch.testing.assert_close(torch.tensor(ours[kind][0]), torch.tensor(steps), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            torch.tensor(ours[kind][0]), torch.tensor(steps), rtol=1e-12, atol=1e-12
+        )
         torch.testing.assert_close(torch.tensor(ours[kind][1]), torch.tensor(mean))

@@ -35,10 +35,14 @@ def by_hand(alpha: float, modalities: tuple[str, ...] = TWO, **settings: object)
     return ModulatedModel(model, OGMGE(modalities, alpha, noise=False, **settings))  # type: ignore[arg-type]
 
 
-def gradients(model: ModulatedModel, inputs: dict[str, Tensor], target: Tensor) -> dict[str, Tensor]:
+def gradients(
+    model: ModulatedModel, inputs: dict[str, Tensor], target: Tensor
+) -> dict[str, Tensor]:
     model.zero_grad()
     F.cross_entropy(model(inputs, target), target).backward()
-    plain = {name: p.grad.clone() for name, p in model.model.named_parameters() if p.grad is not None}
+    plain = {
+        name: p.grad.clone() for name, p in model.model.named_parameters() if p.grad is not None
+    }
     model.after_backward()
     return plain
 
@@ -66,19 +70,25 @@ def test_three_modalities_are_compared_with_the_mean_of_the_others() -> None:
     """Sureness 3/4, 1/2 and 1/4: rho 3/4 / (3/8) = 2, 1/2 / (1/2) = 1, 1/4 / (5/8) = 0.4."""
     names = ("audio", "visual", "text")
     model = by_hand(0.5, names)
-    inputs = {m: torch.full((1, 1), x).double() for m, x in zip(names, (1.0, 0.0, -1.0), strict=True)}
+    inputs = {
+        m: torch.full((1, 1), x).double() for m, x in zip(names, (1.0, 0.0, -1.0), strict=True)
+    }
     gradients(model, inputs, torch.tensor([0]))
     record = model.last_step
     assert record is not None
     assert record.ratios is not None
     torch.testing.assert_close(record.ratios, torch.tensor([2.0, 1.0, 0.4]).double())
-    torch.testing.assert_close(record.coefficients, torch.tensor([1 - math.tanh(1.0), 1.0, 1.0]).double())
+    torch.testing.assert_close(
+        record.coefficients, torch.tensor([1 - math.tanh(1.0), 1.0, 1.0]).double()
+    )
 
 
 def test_without_heads_it_looks_at_the_responses() -> None:
     inputs, target = batch(TWO, 12, 3)
     for late in (True, False):
-        model = ModulatedModel(network(TWO, late=late, layer="layer-norm"), OGMGE(TWO, 0.7, noise=False))
+        model = ModulatedModel(
+            network(TWO, late=late, layer="layer-norm"), OGMGE(TWO, 0.7, noise=False)
+        )
         plain = gradients(model, inputs, target)
         model.model.train()
         responses = model.responses(inputs).responses if late else None
@@ -87,7 +97,9 @@ def test_without_heads_it_looks_at_the_responses() -> None:
         assert record.ratios is not None
         if responses is not None:
             sure = responses.softmax(-1)[:, torch.arange(12), target].mean(1)
-            torch.testing.assert_close(record.ratios, torch.stack([sure[0] / sure[1], sure[1] / sure[0]]))
+            torch.testing.assert_close(
+                record.ratios, torch.stack([sure[0] / sure[1], sure[1] / sure[0]])
+            )
         leader = TWO[int(record.ratios.argmax())]
         for name, parameter in model.model.named_parameters():
             scaled = name.startswith(f"encoders.{leader}.")
@@ -121,7 +133,9 @@ def test_the_noise_has_the_gradients_own_deviation_and_comes_from_seed_and_step(
     torch.manual_seed(5)
     assert not any(torch.equal(first[name], value) for name, value in noise(0, 2).items())
     # Many numbers: the deviation is the gradient's, for the modality that is behind as well.
-    wide = SumFusion({m: nn.Linear(size, 400) for m, size in (("audio", 5), ("visual", 4))}, 3).double()
+    wide = SumFusion(
+        {m: nn.Linear(size, 400) for m, size in (("audio", 5), ("visual", 4))}, 3
+    ).double()
     model = ModulatedModel(wide, OGMGE(TWO, 1.0))
     plain = gradients(model, inputs, target)
     assert model.last_step is not None
@@ -163,7 +177,9 @@ def test_outside_its_window_it_is_joint_training() -> None:
 
 def test_other_targets_use_the_exponential_of_the_score() -> None:
     inputs, _ = batch(TWO, 8, 1)
-    model = ModulatedModel(network(TWO, late=True, layer="plain", classes=1), OGMGE(TWO), task=Regression())
+    model = ModulatedModel(
+        network(TWO, late=True, layer="plain", classes=1), OGMGE(TWO), task=Regression()
+    )
     target = torch.randn(8, 1, dtype=torch.float64)
     F.mse_loss(model(inputs, target), target).backward()
     model.after_backward()
@@ -185,12 +201,16 @@ def test_a_step_without_after_backward_is_noticed() -> None:
     optimizer.step()
     F.cross_entropy(model(inputs, target), target).backward()
     optimizer.step()
-    with pytest.raises(RuntimeError, match=r"call model\.after_backward\(\) between loss\.backward\(\) and"):
+    with pytest.raises(
+        RuntimeError, match=r"call model\.after_backward\(\) between loss\.backward\(\) and"
+    ):
         model(inputs, target)
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_a_fused_optimizers_step_without_after_backward_is_noticed(kind: type[torch.optim.Optimizer]) -> None:
+def test_a_fused_optimizers_step_without_after_backward_is_noticed(
+    kind: type[torch.optim.Optimizer],
+) -> None:
     """It changes the parameters without a new version of them; the Hugging Face Trainer's default is one."""
     inputs, target = batch(TWO, 8, 3)
     model = ModulatedModel(network(TWO, late=True, layer="plain"), OGMGE(TWO))
@@ -202,7 +222,9 @@ def test_a_fused_optimizers_step_without_after_backward_is_noticed(kind: type[to
             model.after_backward()
         optimizer.step()
         other.step()
-    with pytest.raises(RuntimeError, match=r"call model\.after_backward\(\) between loss\.backward\(\) and"):
+    with pytest.raises(
+        RuntimeError, match=r"call model\.after_backward\(\) between loss\.backward\(\) and"
+    ):
         model(inputs, target)
     model.after_backward()
     for skipped in (False, True):  # a batch may be left out, and another optimizer may step
@@ -232,11 +254,15 @@ def test_a_model_without_named_encoders_is_refused() -> None:
         ModulatedModel(nn.Linear(3, 2), OGMGE(TWO))
 
 
-def test_a_modality_that_the_forward_encodes_in_its_own_way_is_encoded_for_its_head_in_eval_mode() -> None:
+def test_a_modality_that_the_forward_encodes_in_its_own_way_is_encoded_for_its_head_in_eval_mode() -> (
+    None
+):
     class PastEncode(SumFusion):
         def forward(self, inputs: dict[str, Tensor]) -> Tensor:
             audio = self.encoders["audio"](inputs["audio"])
-            return self.head(self.fuse({"audio": audio, "visual": self.encode("visual", inputs["visual"])}))
+            return self.head(
+                self.fuse({"audio": audio, "visual": self.encode("visual", inputs["visual"])})
+            )
 
     inputs, target = {m: torch.randn(6, 1).double() for m in TWO}, torch.tensor([0, 1, 0, 1, 0, 1])
     records = []
@@ -244,7 +270,9 @@ def test_a_modality_that_the_forward_encodes_in_its_own_way_is_encoded_for_its_h
         torch.manual_seed(0)
         net = kind({m: Scalar() for m in TWO}, 2).double()
         if kind is PastEncode:
-            net.encoders["audio"].register_forward_hook(lambda m, _, out: out * 7 if m.training else None)
+            net.encoders["audio"].register_forward_hook(
+                lambda m, _, out: out * 7 if m.training else None
+            )
         model = ModulatedModel(net, OGMGE(TWO, 1.0, noise=False))
         gradients(model, inputs, target)
         assert all(module.training for module in net.modules())

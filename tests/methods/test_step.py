@@ -21,7 +21,9 @@ TWO, THREE = NAMES[:2], NAMES[:3]
 WITH_LOSSES: tuple[Any, ...] = (UniModalLosses, MMPareto)
 
 
-def made(kind: Any, modalities: tuple[str, ...] = TWO, layer: str = "plain", **settings: Any) -> ModulatedModel:
+def made(
+    kind: Any, modalities: tuple[str, ...] = TWO, layer: str = "plain", **settings: Any
+) -> ModulatedModel:
     net = network(modalities, late=False, layer=layer)
     for module in net.modules():
         if isinstance(module, nn.Dropout):
@@ -65,7 +67,9 @@ def test_it_is_the_plain_loop_of_a_method_that_only_modulates(kind: type[Method]
 
 
 @pytest.mark.parametrize("kind", WITH_LOSSES)
-def test_a_method_that_needs_it_says_so_at_the_first_forward_of_another_loop(kind: type[Method]) -> None:
+def test_a_method_that_needs_it_says_so_at_the_first_forward_of_another_loop(
+    kind: type[Method],
+) -> None:
     model = made(kind)
     inputs, target = batch(TWO, 5, 3)
     with pytest.raises(RuntimeError, match=rf"{kind.__name__} has losses.*model\.training_step"):
@@ -86,7 +90,9 @@ def test_parts_of_a_batch_add_up_to_it(kind: type[Method]) -> None:
         before = parameters(model)
         for part in range(2 * parts):
             rows = torch.arange(12).chunk(parts)[part % parts]
-            model.training_step({m: x[rows] for m, x in inputs.items()}, target[rows], optimizer, accumulate=parts)
+            model.training_step(
+                {m: x[rows] for m, x in inputs.items()}, target[rows], optimizer, accumulate=parts
+            )
             stepped = apart(before, parameters(model)) > 0
             assert stepped == (part >= parts - 1)
     assert apart(parameters(models[0]), parameters(models[1])) < 1e-12
@@ -101,7 +107,9 @@ def test_parts_are_changed_and_clipped_once_as_a_whole() -> None:
         before = parameters(model)
         for _ in range(parts):
             model.training_step(inputs, target, optimizer, accumulate=parts, clip_norm=1e-3)
-        norms.append(sum(float((before[n] - p).square().sum()) for n, p in parameters(model).items()) ** 0.5)
+        norms.append(
+            sum(float((before[n] - p).square().sum()) for n, p in parameters(model).items()) ** 0.5
+        )
     assert norms == pytest.approx([1e-3, 1e-3], rel=1e-4)
     assert apart(parameters(models[0]), parameters(models[1])) < 1e-12
 
@@ -149,7 +157,9 @@ def test_an_optimizer_may_be_made_before_the_heads_have_sizes(kind: type[Method]
         before = parameters(model)
         for _ in range(2):
             model.training_step(inputs, target, optimizer)
-        moved = {name: float((before[name] - p).abs().max()) for name, p in parameters(model).items()}
+        moved = {
+            name: float((before[name] - p).abs().max()) for name, p in parameters(model).items()
+        }
         assert min(moved.values()) > 0, moved
     assert apart(parameters(sized), parameters(late)) == 0
     fresh = ModulatedModel(copy.deepcopy(sized.model), kind(TWO))
@@ -167,7 +177,9 @@ def test_only_the_parameters_that_are_named_move_momentum_included() -> None:
     optimizer = sgd(model)
     inputs, target = batch(TWO, 7, 3)
     model.training_step(inputs, target, optimizer)
-    state = {name: optimizer.state[p]["momentum_buffer"].clone() for name, p in model.named_parameters()}
+    state = {
+        name: optimizer.state[p]["momentum_buffer"].clone() for name, p in model.named_parameters()
+    }
     before = parameters(model)
     step = Step(Engine(model, optimizer), model, Batch(inputs, target))
     step.backward(step.losses(step.forward())["task"])
@@ -177,7 +189,9 @@ def test_only_the_parameters_that_are_named_move_momentum_included() -> None:
     for name, parameter in model.named_parameters():
         moved = "audio" in name
         assert torch.equal(before[name], parameter.detach()) != moved, name
-        assert torch.equal(state[name], optimizer.state[parameter]["momentum_buffer"]) != moved, name
+        assert torch.equal(state[name], optimizer.state[parameter]["momentum_buffer"]) != moved, (
+            name
+        )
         assert gradients[name] is not None
 
 
@@ -214,7 +228,9 @@ def halves(rank: int) -> dict[str, float]:
                 one.training_step(inputs, target, optimizers[0], clip_norm=1.0, accumulate=parts)
                 mine = {m: x.chunk(2)[rank] for m, x in inputs.items()}
                 own = target.chunk(2)[rank]
-                both.training_step(mine, own, optimizers[1], clip_norm=1.0, accumulate=parts, through=ddp)
+                both.training_step(
+                    mine, own, optimizers[1], clip_norm=1.0, accumulate=parts, through=ddp
+                )
             found[f"{kind.__name__} {parts}"] = apart(parameters(one), parameters(both))
     return found
 

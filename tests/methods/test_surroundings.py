@@ -22,7 +22,9 @@ CHANGE_GRADIENTS: tuple[Any, ...] = (OGMGE, MSES)
 ALL: tuple[Any, ...] = (AGM, OGMGE, MSES, Joint)
 
 
-def made(kind: type[Method], *, late: bool = True, layer: str = "plain", strategy: str = "auto") -> ModulatedModel:
+def made(
+    kind: type[Method], *, late: bool = True, layer: str = "plain", strategy: str = "auto"
+) -> ModulatedModel:
     return ModulatedModel(network(TWO, late=late, layer=layer), kind(TWO), coalitions=strategy)
 
 
@@ -40,7 +42,9 @@ def change_weights(model: ModulatedModel) -> None:
 
 @pytest.mark.parametrize("kind", CHANGE_GRADIENTS)
 @pytest.mark.parametrize("with_backward", [False, True])
-def test_weights_loaded_after_a_forward_are_no_step(kind: type[Method], with_backward: bool) -> None:
+def test_weights_loaded_after_a_forward_are_no_step(
+    kind: type[Method], with_backward: bool
+) -> None:
     """A shape check, a learning rate finder, a sanity step; then the weights of before."""
     model = made(kind)
     saved = copy.deepcopy(model.state_dict())
@@ -76,7 +80,9 @@ def test_a_forward_without_backward_expects_nothing(
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))]
+)
 def test_a_model_is_copied_and_pickled_between_forward_and_step(
     kind: type[Method], duplicate: Callable[[ModulatedModel], ModulatedModel]
 ) -> None:
@@ -102,13 +108,17 @@ def test_a_step_is_noticed_with_a_later_forward_in_between(kind: type[Method]) -
     inputs, target = batch(TWO, 6, 3)
     model(inputs, target)
     change_weights(model)
-    with pytest.raises(RuntimeError, match=rf"{kind.__name__} changes gradients, but an optimizer step was made"):
+    with pytest.raises(
+        RuntimeError, match=rf"{kind.__name__} changes gradients, but an optimizer step was made"
+    ):
         model(inputs, target)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
 @pytest.mark.parametrize("kind", CHANGE_GRADIENTS)
-def test_a_fused_step_is_noticed(kind: type[Method], optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+def test_a_fused_step_is_noticed(
+    kind: type[Method], optimizer: Callable[..., torch.optim.Optimizer]
+) -> None:
     """It changes parameters, but not their versions; a step of other parameters is none of this model."""
     model, other = made(kind), torch.nn.Linear(2, 1)
     other(torch.ones(1, 2)).sum().backward()
@@ -120,7 +130,9 @@ def test_a_fused_step_is_noticed(kind: type[Method], optimizer: Callable[..., to
         if with_call:
             model.after_backward()
         own.step()
-    with pytest.raises(RuntimeError, match=rf"{kind.__name__} changes gradients, but an optimizer step was made"):
+    with pytest.raises(
+        RuntimeError, match=rf"{kind.__name__} changes gradients, but an optimizer step was made"
+    ):
         gradients(model)
 
 
@@ -155,7 +167,11 @@ def test_a_checkpointed_model_counts_a_step_once(kind: type[Method], reentrant: 
             return model({"audio": audio, "visual": visual}, target)
 
         given = *(x.requires_grad_() for x in inputs.values()), target
-        found: Tensor = called(*given) if model is plain else checkpoint(called, *given, use_reentrant=reentrant)
+        found: Tensor = (
+            called(*given)
+            if model is plain
+            else checkpoint(called, *given, use_reentrant=reentrant)
+        )
         return found
 
     for step in range(3):
@@ -171,7 +187,9 @@ def test_a_checkpointed_model_counts_a_step_once(kind: type[Method], reentrant: 
                 sum(losses).backward()  # type: ignore[union-attr]
             model.after_backward()
             optimizer.step()
-        for ours, theirs in zip(checked.state_dict().values(), plain.state_dict().values(), strict=True):
+        for ours, theirs in zip(
+            checked.state_dict().values(), plain.state_dict().values(), strict=True
+        ):
             torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     assert plain.last_step is not None
     assert len(plain.last_step.coefficients.unique()) == 2
@@ -181,7 +199,9 @@ def test_a_step_made_in_the_backward_is_its_own_though_its_target_lies_where_ano
     model, (inputs, target) = made(AGM, late=False, layer="layer-norm"), batch(TWO, 6, 3)
     F.cross_entropy(model(inputs, target), target).backward()
     given = [x.requires_grad_() for x in inputs.values()]
-    found = checkpoint(lambda a, v: model({"audio": a, "visual": v}, target), *given, use_reentrant=True)
+    found = checkpoint(
+        lambda a, v: model({"audio": a, "visual": v}, target), *given, use_reentrant=True
+    )
     assert model.method.get_buffer("steps").tolist() == [1, 1]
     F.cross_entropy(found, target).backward()
     assert model.method.get_buffer("steps").tolist() == [2, 2]
@@ -195,7 +215,9 @@ def test_transforms_of_a_training_forward_are_refused(kind: type[Method]) -> Non
     with pytest.raises(RuntimeError, match=f"{kind.__name__} keeps statistics from step to step"):
         grad(lambda given: functional_call(model, given, (inputs, target)).sum())(parameters)
     with pytest.raises(RuntimeError, match=f"{kind.__name__} keeps statistics from step to step"):
-        vmap(lambda a, v, t: model({"audio": a[None], "visual": v[None]}, t[None]))(*inputs.values(), target)
+        vmap(lambda a, v, t: model({"audio": a[None], "visual": v[None]}, t[None]))(
+            *inputs.values(), target
+        )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model.eval()
     each = vmap(lambda a, v: model({"audio": a[None], "visual": v[None]})[0])(*inputs.values())
@@ -207,7 +229,9 @@ def test_methods_without_statistics_can_be_transformed(kind: type[Method]) -> No
     model, (inputs, target) = made(kind), batch(TWO, 6, 3)
     model.method.learning_rates_are_set()
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    found = grad(lambda given: F.cross_entropy(functional_call(model, given, (inputs, target)), target))(parameters)
+    found = grad(
+        lambda given: F.cross_entropy(functional_call(model, given, (inputs, target)), target)
+    )(parameters)
     gradients(model)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad)
@@ -216,7 +240,10 @@ def test_methods_without_statistics_can_be_transformed(kind: type[Method]) -> No
 def test_agm_with_the_parameters_of_functional_call() -> None:
     model, other, (inputs, target) = made(AGM), made(AGM), batch(TWO, 6, 3)
     gradients(other)
-    given = {name: parameter.detach().clone().requires_grad_() for name, parameter in other.named_parameters()}
+    given = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in other.named_parameters()
+    }
     change_weights(model)  # which are not read
     F.cross_entropy(functional_call(model, given, (inputs, target)), target).backward()
     for name, parameter in other.named_parameters():
@@ -225,10 +252,17 @@ def test_agm_with_the_parameters_of_functional_call() -> None:
 
 
 @pytest.mark.parametrize("kind", CHANGE_GRADIENTS)
-def test_methods_that_change_gradients_refuse_the_parameters_of_functional_call(kind: type[Method]) -> None:
+def test_methods_that_change_gradients_refuse_the_parameters_of_functional_call(
+    kind: type[Method],
+) -> None:
     model, (inputs, target) = made(kind), batch(TWO, 6, 3)
-    given = {name: parameter.detach().clone().requires_grad_() for name, parameter in model.named_parameters()}
-    with pytest.raises(RuntimeError, match=r"is called\s+with others \(torch.func.functional_call\)"):
+    given = {
+        name: parameter.detach().clone().requires_grad_()
+        for name, parameter in model.named_parameters()
+    }
+    with pytest.raises(
+        RuntimeError, match=r"is called\s+with others \(torch.func.functional_call\)"
+    ):
         functional_call(model, given, (inputs, target))
     functional_call(model, dict(model.named_parameters()), (inputs, target)).sum().backward()
     model.after_backward()
@@ -241,7 +275,9 @@ def test_a_model_is_made_on_the_meta_device(kind: type[Method]) -> None:
     with torch.device("meta"):
         model = made(kind)
     model.to_empty(device="cpu")
-    assert all(not buffer.any() and buffer.dtype == torch.float64 for buffer in model.method.buffers())
+    assert all(
+        not buffer.any() and buffer.dtype == torch.float64 for buffer in model.method.buffers()
+    )
     model.model.load_state_dict(whole.model.state_dict())
     for one in (whole, model):
         gradients(one)
@@ -267,7 +303,9 @@ def test_an_empty_batch_is_no_step(kind: type[Method], strategy: str) -> None:
     assert logits.shape == (0, 3)
     logits.sum().backward()
     model.after_backward()
-    assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
+    assert all(
+        parameter.grad is None or not parameter.grad.any() for parameter in model.parameters()
+    )
     assert all(torch.equal(a, b) for a, b in zip(state, model.method.buffers(), strict=True))
 
 

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gradmod import Joint, Method, MMPareto, ModulatedModel, MultiLabel, Regression, UniModalLosses, adapt
+from gradmod import (
+    Joint,
+    Method,
+    MMPareto,
+    ModulatedModel,
+    MultiLabel,
+    Regression,
+    UniModalLosses,
+    adapt,
+)
 from gradmod.methods.mmpareto import combine
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.view import Batch
@@ -31,7 +40,9 @@ def made(kind: Any, count: int = 2, fusion: str = "late", **settings: Any) -> Mo
     return model
 
 
-def gradients_of(model: ModulatedModel, inputs: Any, target: Tensor, present: Any = None) -> dict[str, Tensor]:
+def gradients_of(
+    model: ModulatedModel, inputs: Any, target: Tensor, present: Any = None
+) -> dict[str, Tensor]:
     """The gradients that the optimizer steps by."""
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -56,14 +67,17 @@ def written_out(model: ModulatedModel, inputs: Any, target: Tensor) -> dict[str,
     for name, loss in losses.items():
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         found[name] = {
-            key: torch.zeros_like(p) if g is None else g for (key, p), g in zip(named.items(), gradients, strict=True)
+            key: torch.zeros_like(p) if g is None else g
+            for (key, p), g in zip(named.items(), gradients, strict=True)
         }
     return found
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 6])
 @pytest.mark.parametrize("fusion", list(FUSIONS))
-def test_the_gradient_is_that_of_the_joint_and_the_weighted_own_losses(count: int, fusion: str) -> None:
+def test_the_gradient_is_that_of_the_joint_and_the_weighted_own_losses(
+    count: int, fusion: str
+) -> None:
     names = NAMES[:count]
     weights = {m: 0.5 + number for number, m in enumerate(names)}
     model = made(UniModalLosses, count, fusion, weight=weights)
@@ -120,7 +134,9 @@ def test_the_combination_makes_both_losses_fall(first: list[float], second: list
     else:
         assert combined @ g >= -1e-9
         assert combined @ h >= -1e-9
-        if float((share / 2 * h + (1 - share / 2) * g).norm()) > 1e-12:  # else they are opposite: nothing is left
+        if (
+            float((share / 2 * h + (1 - share / 2) * g).norm()) > 1e-12
+        ):  # else they are opposite: nothing is left
             assert combined.norm() >= (g + h).norm() - 1e-9
         # The shortest vector of the segment, searched for.
         shares = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
@@ -142,7 +158,9 @@ def test_opposite_gradients_and_none_at_all() -> None:
     assert float(combine(combined, g, -g, [slice(0, 2)], 1.5)) == pytest.approx(1.0)
     assert torch.equal(combined, torch.zeros(2, dtype=torch.float64))
     combined = g.clone()
-    combine(combined, g, torch.zeros_like(g), [slice(0, 2)], 1.0)  # absent from the batch: the joint gradient alone
+    combine(
+        combined, g, torch.zeros_like(g), [slice(0, 2)], 1.0
+    )  # absent from the batch: the joint gradient alone
     torch.testing.assert_close(combined, g)
 
 
@@ -152,7 +170,12 @@ def test_a_loss_is_the_mean_over_the_samples_that_have_the_modality(kind: type[M
     inputs, target = batch(names, 6, 3)
     has = torch.tensor([True, True, False, True, False, False])
     model = made(kind)
-    step = Step(Engine(model, torch.optim.SGD(model.parameters(), 0.1)), model, Batch(inputs, target), {"audio": has})
+    step = Step(
+        Engine(model, torch.optim.SGD(model.parameters(), 0.1)),
+        model,
+        Batch(inputs, target),
+        {"audio": has},
+    )
     losses = step.losses(step.forward())
     feature = model.model.encoders["audio"](inputs["audio"][has])  # type: ignore[union-attr, index, operator]
     own = F.linear(feature, model.heads.weights["audio"], model.heads.biases["audio"])  # type: ignore[union-attr]
@@ -191,7 +214,11 @@ def test_a_foreign_network_that_names_its_encoders_alone(kind: type[Method]) -> 
 
     torch.manual_seed(0)
     net = Foreign().double()
-    adapted = adapt(net, lambda net, x: net(x["audio"], x["visual"]), encoders={"audio": net.ears, "visual": net.eyes})
+    adapted = adapt(
+        net,
+        lambda net, x: net(x["audio"], x["visual"]),
+        encoders={"audio": net.ears, "visual": net.eyes},
+    )
     model = ModulatedModel(adapted, kind(NAMES[:2]))
     inputs, target = batch(NAMES[:2], 16, 3)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

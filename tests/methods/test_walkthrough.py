@@ -28,7 +28,9 @@ def blending(monkeypatch: pytest.MonkeyPatch) -> type:
     import blending
 
     monkeypatch.setitem(sys.modules, "gradmod.methods.blending", blending)
-    found = re.search(r"```python\n(MethodInfo\(.*?\n\))\n```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    found = re.search(
+        r"```python\n(MethodInfo\(.*?\n\))\n```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL
+    )
     assert found is not None
     info = eval(found.group(1), {"MethodInfo": MethodInfo})
     monkeypatch.setitem(registry.METHODS, info.name, info)
@@ -38,7 +40,9 @@ def blending(monkeypatch: pytest.MonkeyPatch) -> type:
 def test_the_loss_is_the_sum_that_it_says(blending: type) -> None:
     torch.manual_seed(0)
     names = ("audio", "visual")
-    model = ModulatedModel(Network(names, "plain", 3).eval(), blending(names, {"audio": 0.5, "visual": 2.0}))
+    model = ModulatedModel(
+        Network(names, "plain", 3).eval(), blending(names, {"audio": 0.5, "visual": 2.0})
+    )
     inputs = {"audio": torch.randn(4, 5), "visual": torch.randn(4, 4)}
     target = torch.tensor([0, 1, 2, 1])
     model.train()
@@ -47,7 +51,9 @@ def test_the_loss_is_the_sum_that_it_says(blending: type) -> None:
         logits, losses = model(inputs, target)
     audio, visual = model.responses(inputs).responses
     loss = Classification().loss
-    torch.testing.assert_close(losses["blended"], 0.5 * loss(audio, target) + 2 * loss(visual, target))
+    torch.testing.assert_close(
+        losses["blended"], 0.5 * loss(audio, target) + 2 * loss(visual, target)
+    )
     torch.testing.assert_close(logits, audio + visual)
     with pytest.raises(ValueError, match="smell"):
         blending(names, {"smell": 1.0})
@@ -56,7 +62,11 @@ def test_the_loss_is_the_sum_that_it_says(blending: type) -> None:
 def test_it_trains_resumes_and_differs_from_joint(blending: type, tmp_path: Path) -> None:
     assert METHODS["blending"].paper == "Wang et al., CVPR 2020"
     ends = {}
-    for name, method, epochs in (("joint", "joint", 2), ("whole", "blending", 2), ("cut", "blending", 1)):
+    for name, method, epochs in (
+        ("joint", "joint", 2),
+        ("whole", "blending", 2),
+        ("cut", "blending", 1),
+    ):
         assert train(short(tmp_path, name=name, method=method, epochs=epochs)) is not None
     resume(tmp_path / "cut", epochs=2)
     for name in ("joint", "whole", "cut"):
@@ -74,7 +84,12 @@ def test_weights_from_runs_by_hand(blending: type, tmp_path: Path) -> None:
     figures = {"audio": ((2.0, 2.0), (1.0, 0.5)), "visual": ((1.0, 0.75), (0.5, 0.0))}
     for name, epochs in figures.items():
         (tmp_path / name).mkdir()
-        lines = [{"kind": "epoch", "validation": {"loss": loss}, "train_loss": trained} for loss, trained in epochs]
-        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        lines = [
+            {"kind": "epoch", "validation": {"loss": loss}, "train_loss": trained}
+            for loss, trained in epochs
+        ]
+        (tmp_path / name / "metrics.jsonl").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines)
+        )
     weights = example.offline_weights({name: tmp_path / name for name in figures})
     assert weights == pytest.approx({"audio": 4 / 12, "visual": 8 / 12})

@@ -35,7 +35,9 @@ def test_steps_with_scores_that_are_not_finite_are_told_once() -> None:
     model = modulated()
     found = told(model, 40, inputs, target)
     assert len(found) == 1
-    assert found[0].startswith("AGM could not use 8 of the 8 steps so far: the score of a modality was NaN")
+    assert found[0].startswith(
+        "AGM could not use 8 of the 8 steps so far: the score of a modality was NaN"
+    )
     assert "Classification(ignore_index=...)" in found[0]
     assert model.last_step is not None
     assert model.last_step.of_the_step() == {"counted": False, "left_out_targets": 0}
@@ -104,9 +106,18 @@ def test_coefficients_at_their_bounds_are_told_once_after_many_steps() -> None:
 def test_which_coefficients_are_at_a_bound() -> None:
     agm = AGM(TWO, alpha=1.0, cap=2.0)
     top = torch.tensor(2.0, dtype=torch.float64).exp()
-    values = torch.tensor([1.0, 0.5, 1e-4, float(top), float("inf"), float("nan")], dtype=torch.float64)
+    values = torch.tensor(
+        [1.0, 0.5, 1e-4, float(top), float("inf"), float("nan")], dtype=torch.float64
+    )
     assert agm.at_bounds(values).tolist() == [False, False, True, True, True, True]
-    assert AGM(TWO, alpha=1.0, cap=None).at_bounds(values).tolist() == [False, False, True, False, True, True]
+    assert AGM(TWO, alpha=1.0, cap=None).at_bounds(values).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
     assert not AGM(("audio",)).at_bounds(top).any()
 
 
@@ -143,7 +154,10 @@ def test_nothing_waits_for_a_gpu_and_the_warning_comes() -> None:
             warnings.simplefilter("always")
             for _ in range(300):
                 model(inputs, target)
-                while model.method.watch._on_its_way is not None and not model.method.watch._on_its_way[1].query():
+                while (
+                    model.method.watch._on_its_way is not None
+                    and not model.method.watch._on_its_way[1].query()
+                ):
                     pass
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -152,14 +166,18 @@ def test_nothing_waits_for_a_gpu_and_the_warning_comes() -> None:
 
 
 def test_a_target_of_no_number_in_sight_is_told_for_regression() -> None:
-    model = ModulatedModel(network(TWO, late=True, layer="plain", classes=1), AGM(TWO), task=Regression())
+    model = ModulatedModel(
+        network(TWO, late=True, layer="plain", classes=1), AGM(TWO), task=Regression()
+    )
     inputs, _ = batch(TWO, 6, 1)
     found = told(model, 10, inputs, torch.full((6, 1), torch.nan, dtype=torch.float64))
     assert len(found) == 1
     assert "no target in them has a score" in found[0]
 
 
-def test_the_counts_are_looked_at_early_and_then_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_counts_are_looked_at_early_and_then_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     looks: list[int] = []
     watch, yes = StepWatch("AGM", TWO), torch.tensor(True)
     monkeypatch.setattr(watch, "_tell", lambda counts: looks.append(counts[0]))

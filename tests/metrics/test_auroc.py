@@ -25,7 +25,10 @@ def test_it_is_scikit_learns(samples: int, labels: int, ties: bool, seed: int) -
 
 
 def test_by_hand_and_at_the_ends() -> None:
-    scores, positive = torch.tensor([[0.1], [0.4], [0.35], [0.8]]), torch.tensor([[False], [False], [True], [True]])
+    scores, positive = (
+        torch.tensor([[0.1], [0.4], [0.35], [0.8]]),
+        torch.tensor([[False], [False], [True], [True]]),
+    )
     assert float(auroc(scores, positive)) == 0.75
     assert float(auroc(torch.zeros(4, 1), positive)) == 0.5
     assert float(auroc(-scores, positive)) == 0.25

@@ -31,7 +31,9 @@ def test_what_holds_always(seed: int, seeds: int, samples: int) -> None:
     assert high <= wide_high + 1e-12
 
 
-def coverage(seeds: int, deviation: float, of_samples: float, trials: int = 200, samples: int = 100) -> float:
+def coverage(
+    seeds: int, deviation: float, of_samples: float, trials: int = 200, samples: int = 100
+) -> float:
     """Share of the 95 % intervals that hold the true difference, 0, of two methods that are equally good.
 
     Args:
@@ -73,7 +75,9 @@ def test_few_seeds_have_students_t() -> None:
         ours = np.repeat(of_seeds[:, None], 50, axis=1)
         value, low, high = paired_bootstrap(ours, np.zeros_like(ours))
         half = T_975[seeds - 1] * of_seeds.std(ddof=1) / np.sqrt(seeds)
-        assert (value, low, high) == pytest.approx((of_seeds.mean(), value - half, value + half), abs=1e-9)
+        assert (value, low, high) == pytest.approx(
+            (of_seeds.mean(), value - half, value + half), abs=1e-9
+        )
 
 
 def test_the_level_is_that_which_was_asked_for() -> None:
@@ -102,7 +106,11 @@ def test_seeds_and_samples_add_up() -> None:
     """With many seeds and many samples the interval is the normal one of both variances."""
     rng = np.random.default_rng(3)
     seeds, samples = 60, 400
-    ours = rng.normal(0, 0.5, samples) + rng.normal(0, 0.03, (seeds, 1)) + rng.normal(0, 0.7, (seeds, samples))
+    ours = (
+        rng.normal(0, 0.5, samples)
+        + rng.normal(0, 0.03, (seeds, 1))
+        + rng.normal(0, 0.7, (seeds, samples))
+    )
     _, low, high = paired_bootstrap(ours, np.zeros_like(ours), replicates=4000)
     of_samples = 0.5**2 / samples
     of_seeds = 0.03**2 / seeds + 0.7**2 / (seeds * samples)
@@ -112,7 +120,9 @@ def test_seeds_and_samples_add_up() -> None:
 def test_seeds_that_agree_by_chance_are_not_taken_for_certainty() -> None:
     """Accuracies are counts: those of two or three seeds are equal now and then."""
     rng = np.random.default_rng(5)
-    ours = rng.permuted(np.repeat([[1.0, 0.0]], 300, 1).repeat(3, 0), axis=1)  # 300 of 600 right, others for each seed
+    ours = rng.permuted(
+        np.repeat([[1.0, 0.0]], 300, 1).repeat(3, 0), axis=1
+    )  # 300 of 600 right, others for each seed
     theirs = rng.permuted(ours, axis=1)
     value, low, high = paired_bootstrap(ours, theirs)
     assert value == 0
@@ -149,7 +159,9 @@ def test_mean_squares_by_hand() -> None:
 def test_students_t() -> None:
     assert student_t(np.array([0.0]), 7) == pytest.approx([0.5])
     for freedom, quantile in T_975.items():
-        assert student_t(np.array([quantile, -quantile]), freedom) == pytest.approx([0.975, 0.025], abs=1e-8)
+        assert student_t(np.array([quantile, -quantile]), freedom) == pytest.approx(
+            [0.975, 0.025], abs=1e-8
+        )
     scipy = pytest.importorskip("scipy.stats", reason="the oracle")
     values = np.linspace(-30, 30, 61)
     for freedom in (1, 2, 3, 4, 5, 6, 11, 40):

@@ -27,7 +27,9 @@ def test_the_recorded_numbers(modality: str) -> None:
             golden[f"eval_concept_{modality}"],
             float(golden["ridge_alpha"]),
         )
-        assert strength == pytest.approx(float(golden[f"competition_strength_{modality}"]), rel=1e-9)
+        assert strength == pytest.approx(
+            float(golden[f"competition_strength_{modality}"]), rel=1e-9
+        )
 
 
 @given(st.integers(2, 40), st.integers(1, 60), st.floats(0.1, 500), st.integers(0, 2**32))
@@ -43,16 +45,25 @@ def test_ridge_is_scikit_learns(samples: int, size: int, penalty: float, seed: i
 
 def arrays(seed: int) -> tuple[Floats, Floats, Floats, Floats]:
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(300, 6)), rng.normal(size=(300, 4)), rng.normal(size=(200, 6)), rng.normal(size=(200, 4))
+    return (
+        rng.normal(size=(300, 6)),
+        rng.normal(size=(300, 4)),
+        rng.normal(size=(200, 6)),
+        rng.normal(size=(200, 4)),
+    )
 
 
 def test_what_can_be_read_is_not_suppressed_and_what_cannot_is() -> None:
     fit, other_fit, evaluated, other = arrays(0)
     mixing = np.random.default_rng(1).normal(size=(6, 4))
-    assert competition_strength(fit, fit @ mixing + 5, evaluated, evaluated @ mixing + 5, 1e-6) < 1e-9
+    assert (
+        competition_strength(fit, fit @ mixing + 5, evaluated, evaluated @ mixing + 5, 1e-6) < 1e-9
+    )
     assert competition_strength(fit, other_fit, evaluated, other) == pytest.approx(1, abs=0.05)
     constant = np.zeros_like(fit)
-    assert competition_strength(constant, other_fit, np.zeros_like(evaluated), other) == pytest.approx(1, abs=0.03)
+    assert competition_strength(
+        constant, other_fit, np.zeros_like(evaluated), other
+    ) == pytest.approx(1, abs=0.03)
 
 
 @given(st.integers(0, 1000))
@@ -68,7 +79,9 @@ def test_it_does_not_depend_on_how_the_concept_is_written(seed: int) -> None:
 def test_a_penalty_of_nothing_and_features_that_repeat() -> None:
     fit, fit_concept, evaluated, concept = arrays(3)
     plain = competition_strength(fit, fit_concept, evaluated, concept, 0)
-    doubled = competition_strength(np.hstack([fit, fit]), fit_concept, np.hstack([evaluated, evaluated]), concept, 0)
+    doubled = competition_strength(
+        np.hstack([fit, fit]), fit_concept, np.hstack([evaluated, evaluated]), concept, 0
+    )
     assert doubled == pytest.approx(plain, rel=1e-6)
 
 

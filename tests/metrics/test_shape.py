@@ -13,7 +13,9 @@ from torch import Tensor
 
 from gradmod.metrics.shape import cooperation, pair_interaction, shape_scores
 
-games = st.integers(1, 5).flatmap(lambda m: st.lists(st.floats(0, 1), min_size=1 << m, max_size=1 << m))
+games = st.integers(1, 5).flatmap(
+    lambda m: st.lists(st.floats(0, 1), min_size=1 << m, max_size=1 << m)
+)
 
 
 def names(game: list[float] | Tensor) -> tuple[str, ...]:
@@ -31,10 +33,14 @@ def test_two_modalities_by_hand() -> None:
 
 def test_three_modalities_by_hand() -> None:
     """a and b only together (0.6), c by itself (0.3): rows nothing, a, b, ab, c, ac, bc, abc."""
-    scores = shape_scores(torch.tensor([0.0, 0.0, 0.0, 0.6, 0.3, 0.3, 0.3, 0.9]).double(), ("a", "b", "c"))
+    scores = shape_scores(
+        torch.tensor([0.0, 0.0, 0.0, 0.6, 0.3, 0.3, 0.3, 0.9]).double(), ("a", "b", "c")
+    )
     assert scores.values == pytest.approx({"a": 0.3, "b": 0.3, "c": 0.3})
     assert scores.cooperation == pytest.approx(0.6)
-    assert scores.pairs == pytest.approx({("a", "b"): 0.6, ("a", "c"): 0.0, ("b", "c"): 0.0}, abs=1e-7)
+    assert scores.pairs == pytest.approx(
+        {("a", "b"): 0.6, ("a", "c"): 0.0, ("b", "c"): 0.0}, abs=1e-7
+    )
 
 
 @given(games)
@@ -44,7 +50,9 @@ def test_shares_are_captums_exact_shapley_values(game: list[float]) -> None:
     values = torch.tensor(game, dtype=torch.float64)
     players = len(names(game))
     bits = 2 ** torch.arange(players, dtype=torch.float64)
-    expected = ShapleyValues(lambda shown: values[(shown @ bits).long()]).attribute(torch.ones(1, players).double())
+    expected = ShapleyValues(lambda shown: values[(shown @ bits).long()]).attribute(
+        torch.ones(1, players).double()
+    )
     found = shape_scores(values, names(game)).values
     torch.testing.assert_close(torch.tensor(list(found.values())), expected[0], rtol=0, atol=1e-6)
 
@@ -66,7 +74,10 @@ def test_what_holds_always(game: list[float]) -> None:
 def test_in_an_additive_game_nobody_cooperates(players: int, seed: int) -> None:
     gains = torch.rand(players, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     game = torch.stack(
-        [sum((gains[i] for i in range(players) if code >> i & 1), gains.new_zeros(())) for code in range(1 << players)]
+        [
+            sum((gains[i] for i in range(players) if code >> i & 1), gains.new_zeros(()))
+            for code in range(1 << players)
+        ]
     )
     assert float(cooperation(game)) == pytest.approx(0, abs=1e-12)
     for a, b in itertools.combinations(range(players), 2):

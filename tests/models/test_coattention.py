@@ -19,7 +19,15 @@ LENGTHS = {"text": 6, "audio": 4, "visual": 5}
 def small(masks_padding: bool = True) -> CoAttention:
     torch.manual_seed(0)
     return CoAttention(
-        3, torch.randn(9, 7), FEATURES, LENGTHS, width=8, hidden=10, layers=2, heads=2, masks_padding=masks_padding
+        3,
+        torch.randn(9, 7),
+        FEATURES,
+        LENGTHS,
+        width=8,
+        hidden=10,
+        layers=2,
+        heads=2,
+        masks_padding=masks_padding,
     ).double()
 
 
@@ -27,7 +35,10 @@ def batch(samples: int = 3) -> dict[str, dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(1, 4, (samples, 1), generator=generator)
     inputs = {
-        "text": {"tokens": torch.randint(9, (samples, 6), generator=generator), "mask": torch.arange(6) < lengths}
+        "text": {
+            "tokens": torch.randint(9, (samples, 6), generator=generator),
+            "mask": torch.arange(6) < lengths,
+        }
     }
     for m, size in FEATURES.items():
         x = torch.randn(samples, LENGTHS[m], size, generator=generator, dtype=torch.float64)
@@ -35,7 +46,9 @@ def batch(samples: int = 3) -> dict[str, dict[str, Tensor]]:
     return inputs
 
 
-def by_hand(net: CoAttention, inputs: dict[str, dict[str, Tensor]], sample: int, masks_padding: bool) -> Tensor:
+def by_hand(
+    net: CoAttention, inputs: dict[str, dict[str, Tensor]], sample: int, masks_padding: bool
+) -> Tensor:
     """Logits of one sample in eval mode, from the parameters alone."""
     p = net.state_dict()
 
@@ -43,12 +56,17 @@ def by_hand(net: CoAttention, inputs: dict[str, dict[str, Tensor]], sample: int,
         return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
 
     def norm(name: str, x: Tensor) -> Tensor:
-        rows = [(row - row.mean()) / ((row - row.mean()).square().sum().div(len(row) - 1).sqrt() + 1e-6) for row in x]
+        rows = [
+            (row - row.mean()) / ((row - row.mean()).square().sum().div(len(row) - 1).sqrt() + 1e-6)
+            for row in x
+        ]
         return p[f"{name}.weight"] * torch.stack(rows) + p[f"{name}.bias"]
 
     def attend(name: str, x: Tensor, to: Tensor, there: Tensor | None) -> Tensor:
         w, b = p[f"{name}.attention.in_proj_weight"], p[f"{name}.attention.in_proj_bias"]
-        q, k, v = (s @ w[8 * i : 8 * i + 8].T + b[8 * i : 8 * i + 8] for i, s in enumerate((x, to, to)))
+        q, k, v = (
+            s @ w[8 * i : 8 * i + 8].T + b[8 * i : 8 * i + 8] for i, s in enumerate((x, to, to))
+        )
         parts = []
         for head in range(2):
             cut = slice(4 * head, 4 * head + 4)
@@ -75,7 +93,9 @@ def by_hand(net: CoAttention, inputs: dict[str, dict[str, Tensor]], sample: int,
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         steps.append(h)
-    x = {"text": torch.stack(steps)} | {m: linear(f"inputs.{m}", inputs[m]["x"][sample]) for m in FEATURES}
+    x = {"text": torch.stack(steps)} | {
+        m: linear(f"inputs.{m}", inputs[m]["x"][sample]) for m in FEATURES
+    }
     for block in range(2):
         name = f"blocks.{block}"
         used = masks_padding or block == 0
@@ -85,11 +105,14 @@ def by_hand(net: CoAttention, inputs: dict[str, dict[str, Tensor]], sample: int,
             y = attend(f"{name}.own.{m}", x[m], x[m], there[m])
             if m != "text":
                 y = attend(f"{name}.guided.{m}", y, x["text"], there["text"])
-            y = norm(f"{name}.forward_parts.{m}.norm", y + mlp(f"{name}.forward_parts.{m}.layers", y))
+            y = norm(
+                f"{name}.forward_parts.{m}.norm", y + mlp(f"{name}.forward_parts.{m}.layers", y)
+            )
             new[m] = y + x[m]
         if block == 0:
             new = {
-                m: norm(f"{name}.norms.{m}", y + flatten(f"{name}.flattening.{m}", y, there[m])) for m, y in new.items()
+                m: norm(f"{name}.norms.{m}", y + flatten(f"{name}.flattening.{m}", y, there[m]))
+                for m, y in new.items()
             }
         x = new
     last = {m: inputs[m]["mask"][sample] if masks_padding else None for m in x}
@@ -130,7 +153,9 @@ def test_hidden_modalities_keep_their_padding_and_strategies_agree() -> None:
     assert not hidden["tokens"].any()
     assert torch.equal(hidden["mask"], inputs["text"]["mask"])
     names = ("text", "audio", "visual")
-    first, second = (choose_strategy(net, names, s).evaluate(net, inputs, names) for s in ("looped", "batched"))
+    first, second = (
+        choose_strategy(net, names, s).evaluate(net, inputs, names) for s in ("looped", "batched")
+    )
     torch.testing.assert_close(first.responses, second.responses, rtol=1e-10, atol=1e-10)
     assert ModulatedModel(net, AGM(names)).strategy.name == "batched"
 

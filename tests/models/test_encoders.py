@@ -17,7 +17,10 @@ def test_maxout_equals_a_loop() -> None:
     layer = Maxout(5, 3, pool=4).double()
     x = torch.randn(7, 5, dtype=torch.float64)
     for unit in range(3):
-        pieces = [layer.linear.weight[4 * unit + k] @ x.T + layer.linear.bias[4 * unit + k] for k in range(4)]
+        pieces = [
+            layer.linear.weight[4 * unit + k] @ x.T + layer.linear.bias[4 * unit + k]
+            for k in range(4)
+        ]
         torch.testing.assert_close(layer(x)[:, unit], torch.stack(pieces).amax(0))
 
 
@@ -63,7 +66,9 @@ def test_the_mlp_by_layers() -> None:
     net = MLP(6, hidden=(4, 3)).double()
     x = torch.randn(5, 2, 3, dtype=torch.float64)
     first, second = (layer for layer in net.layers if isinstance(layer, nn.Linear))
-    expected = (((x.flatten(1) @ first.weight.T + first.bias).relu()) @ second.weight.T + second.bias).relu()
+    expected = (
+        ((x.flatten(1) @ first.weight.T + first.bias).relu()) @ second.weight.T + second.bias
+    ).relu()
     torch.testing.assert_close(net(x), expected)
     assert net.out_features == 3
 

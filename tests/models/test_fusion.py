@@ -48,7 +48,9 @@ def test_logits_of_late_fusion_are_the_contributions_and_the_bias(count: int) ->
 @given(count=st.integers(1, 5))
 def test_logits_of_sum_fusion_are_the_sum_of_its_heads(count: int) -> None:
     net, x = make(SumFusion, count), inputs(count)
-    torch.testing.assert_close(net(x), sum(net.heads[m](net.encoders[m](x[m])) for m in net.modalities))
+    torch.testing.assert_close(
+        net(x), sum(net.heads[m](net.encoders[m](x[m])) for m in net.modalities)
+    )
 
 
 def test_what_is_additive() -> None:
@@ -101,7 +103,10 @@ def test_published_sizes() -> None:
     assert net.joint[1].linear.in_features == 1024
     assert net.head.in_features == 1024
     late = build_model({"audio": (1, 112, 112), "visual": (1, 28, 28)}, 10, "resnet18", "late")
-    assert sum(p.numel() for p in late.parameters()) == 2 * (11_689_512 - 513_000 - 2 * 3136) + 1024 * 10 + 10
+    assert (
+        sum(p.numel() for p in late.parameters())
+        == 2 * (11_689_512 - 513_000 - 2 * 3136) + 1024 * 10 + 10
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,10 @@ def test_published_sizes() -> None:
             "model.encoder is 'vgg'; expected one of small-cnn, resnet18, transformer, mlp",
         ),
         (({"a": (1, 8, 8)}, 10, "mlp", "middle"), "model.fusion is 'middle'"),
-        (({"a": (12,)}, 10, "small-cnn", "late"), r"takes images \[C, H, W\]; a sample of 'a' is \[12\]: use mlp"),
+        (
+            ({"a": (12,)}, 10, "small-cnn", "late"),
+            r"takes images \[C, H, W\]; a sample of 'a' is \[12\]: use mlp",
+        ),
     ],
 )
 def test_build_model_errors(arguments: tuple[object, ...], match: str) -> None:

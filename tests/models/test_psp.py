@@ -19,8 +19,15 @@ def small() -> PositiveSamplePropagation:
 
 def batch(samples: int = 3, segments: int = 5) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    audio, visual = torch.randn(samples, segments, 6).double(), torch.randn(samples, segments, 2, 2, 7).double()
-    return {"audio": audio, "visual": visual, "event": (torch.rand(samples, segments) < 0.5).double()}
+    audio, visual = (
+        torch.randn(samples, segments, 6).double(),
+        torch.randn(samples, segments, 2, 2, 7).double(),
+    )
+    return {
+        "audio": audio,
+        "visual": visual,
+        "event": (torch.rand(samples, segments) < 0.5).double(),
+    }
 
 
 def lstm(p: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -48,14 +55,23 @@ def by_hand(net: PositiveSamplePropagation, inputs: dict[str, Tensor]) -> tuple[
         heard = audio @ p["audio_in.0.weight"].T @ p["audio_in.1.weight"].T
         seen = []
         for sound, places in zip(heard, maps, strict=True):
-            from_audio = (p["attention.from_audio.weight"] @ sound + p["attention.from_audio.bias"]).relu()
+            from_audio = (
+                p["attention.from_audio.weight"] @ sound + p["attention.from_audio.bias"]
+            ).relu()
             offsets = p["attention.audio_scores.weight"] @ from_audio
             scores = []
             for number, place in enumerate(places):
-                from_visual = (p["attention.from_visual.weight"] @ place + p["attention.from_visual.bias"]).relu()
+                from_visual = (
+                    p["attention.from_visual.weight"] @ place + p["attention.from_visual.bias"]
+                ).relu()
                 row = p["attention.visual_scores.weight"] @ from_visual + offsets[number]
                 scores.append(p["attention.score.weight"][0] @ row.tanh())
-            seen.append(sum(w * place for w, place in zip(torch.stack(scores).softmax(0), places, strict=True)))
+            seen.append(
+                sum(
+                    w * place
+                    for w, place in zip(torch.stack(scores).softmax(0), places, strict=True)
+                )
+            )
         seen_in = torch.stack(seen) @ p["visual_in.0.weight"].T @ p["visual_in.1.weight"].T
         a, v = lstm(p, "audio_sequence", heard), lstm(p, "visual_sequence", seen_in)
         branch = {key: (x @ p[f"propagation.{key}.weight"].T).relu() for key, x in
@@ -70,14 +86,23 @@ def by_hand(net: PositiveSamplePropagation, inputs: dict[str, Tensor]) -> tuple[
                 out.append((share / (share.sum() + 1e-8)) @ values)
             return torch.stack(out)
 
-        v2, a2 = v + learnt(resemblance, branch["audio_query"]), a + learnt(resemblance.T, branch["visual_key"])
+        v2, a2 = (
+            v + learnt(resemblance, branch["audio_query"]),
+            a + learnt(resemblance.T, branch["visual_key"]),
+        )
         ends = []
         for key, x in (("audio_out", a2), ("visual_out", v2)):
             y = (x @ p[f"propagation.{key}.weight"].T).relu()
-            y = (y - y.mean(1, keepdim=True)) / (y.var(1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+            y = (y - y.mean(1, keepdim=True)) / (
+                y.var(1, unbiased=False, keepdim=True) + 1e-6
+            ).sqrt()
             ends.append(y * p["propagation.norm.weight"] + p["propagation.norm.bias"])
-        logits.append((((ends[0] + ends[1]) / 2) @ p["hidden.weight"].T).relu() @ p["head.weight"].T)
-        alike.append(torch.stack([(x @ y) / (x.norm() * y.norm()) for x, y in zip(*ends, strict=True)]))
+        logits.append(
+            (((ends[0] + ends[1]) / 2) @ p["hidden.weight"].T).relu() @ p["head.weight"].T
+        )
+        alike.append(
+            torch.stack([(x @ y) / (x.norm() * y.norm()) for x, y in zip(*ends, strict=True)])
+        )
     return torch.stack(logits), torch.stack(alike)
 
 
@@ -99,7 +124,9 @@ def test_the_similarity_loss_equals_an_independent_computation() -> None:
         n = int(event.sum())
         for share, there in zip(row / (row.sum() + 1e-8), event, strict=True):
             total += float((share - (there / n if n else 0.0)) ** 2)
-    assert float(output.losses["similarity"].detach()) == pytest.approx(100 * total / alike.numel(), rel=1e-6)
+    assert float(output.losses["similarity"].detach()) == pytest.approx(
+        100 * total / alike.numel(), rel=1e-6
+    )
 
 
 def test_the_published_number_of_parameters() -> None:
@@ -119,7 +146,9 @@ def test_without_an_event_training_is_an_error() -> None:
 def test_agm_modulates_the_logits_and_not_the_similarity_loss() -> None:
     net, inputs = small(), batch()
     net.propagation.dropout.p = 0.0
-    task = Classification(class_axis=-1)  # 5 segments and 5 classes: which axis is which must be said
+    task = Classification(
+        class_axis=-1
+    )  # 5 segments and 5 classes: which axis is which must be said
     model = ModulatedModel(net, AGM(("audio", "visual"), alpha=3.0), task=task)
     target = torch.randint(5, (3, 5))
     assert model.strategy.name == "batched"
@@ -130,7 +159,9 @@ def test_agm_modulates_the_logits_and_not_the_similarity_loss() -> None:
     net.zero_grad()
     plain = net(inputs)
     plain.losses["similarity"].backward()
-    for ours, theirs in zip(modulated, (p.grad for p in net.parameters() if p.grad is not None), strict=True):
+    for ours, theirs in zip(
+        modulated, (p.grad for p in net.parameters() if p.grad is not None), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 

@@ -37,19 +37,29 @@ class Huber(Task):
 
 def test_the_defaults() -> None:
     task = Huber()
-    assert (task.name, task.headline, task.sample_metric, task.lower_is_better) == ("Huber", "score", "score", True)
+    assert (task.name, task.headline, task.sample_metric, task.lower_is_better) == (
+        "Huber",
+        "score",
+        "score",
+        True,
+    )
     logits, target = torch.randn(6, 2), torch.randn(6, 2)
     metrics = task.metrics(logits, target)
     assert metrics.keys() == {"score", "loss"}
     torch.testing.assert_close(metrics["score"].float(), metrics["loss"])
     torch.testing.assert_close(task.per_sample(logits, target).mean(), metrics["score"])
     torch.testing.assert_close(task.headlines(logits[None], target)[0], metrics["score"])
-    torch.testing.assert_close(task.ensemble(torch.stack([logits, -logits])).float(), torch.zeros(6, 2))
+    torch.testing.assert_close(
+        task.ensemble(torch.stack([logits, -logits])).float(), torch.zeros(6, 2)
+    )
     best = task.constant_logits(logits, target)
     for wrong in (best + 0.05, best - 0.05):
         assert task.loss(best, target) < task.loss(wrong, target)
     torch.testing.assert_close(best[0], task.constant(target, 2), rtol=0, atol=1e-3)
-    with pytest.raises(ValueError, match=r"target has shape \[5, 2\]; expected \[6, ...\], a target for each sample"):
+    with pytest.raises(
+        ValueError,
+        match=r"target has shape \[5, 2\]; expected \[6, ...\], a target for each sample",
+    ):
         task.check(logits, target[:5])
     assert task.improves(0.1, 0.2)
 
@@ -66,12 +76,15 @@ def test_the_headline_says_which_way_is_better_unless_the_task_does() -> None:
         lower_is_better = True
 
     assert [kind().lower_is_better for kind in (Accurate, Off, Rare)] == [False, True, True]
-    with pytest.raises(ValueError, match=r"the task 'Accurate' has headline = 'accuracy'.*one of 'score', 'loss'"):
+    with pytest.raises(
+        ValueError, match=r"the task 'Accurate' has headline = 'accuracy'.*one of 'score', 'loss'"
+    ):
         Accurate().figures(torch.zeros(3, 1), torch.zeros(3, 1))
 
 
 @pytest.mark.parametrize(
-    "method", [AGM(TWO), OGMGE(TWO), MSES(TWO), MSLR(TWO), Joint(TWO), UniModalLosses(TWO), MMPareto(TWO)]
+    "method",
+    [AGM(TWO), OGMGE(TWO), MSES(TWO), MSLR(TWO), Joint(TWO), UniModalLosses(TWO), MMPareto(TWO)],
 )
 def test_every_method_trains_with_it(method: Any) -> None:
     model = ModulatedModel(network(TWO, late=True, layer="plain", classes=1), method, task=Huber())
@@ -90,10 +103,13 @@ def test_scores_of_another_form_are_named() -> None:
         def scores(self, responses: Tensor, target: Tensor) -> Tensor:
             return super().scores(responses, target).mean(1)
 
-    model = ModulatedModel(network(TWO, late=True, layer="plain", classes=1), AGM(TWO), task=Means())
+    model = ModulatedModel(
+        network(TWO, late=True, layer="plain", classes=1), AGM(TWO), task=Means()
+    )
     inputs, _ = batch(TWO, 6, 1)
     with pytest.raises(
-        ValueError, match=r"scores of the task 'Means' have shape \[2\].*expected \[2, 6\].*not their mean"
+        ValueError,
+        match=r"scores of the task 'Means' have shape \[2\].*expected \[2, 6\].*not their mean",
     ):
         model(inputs, torch.zeros(6, 1, dtype=torch.float64))
 
@@ -105,13 +121,17 @@ def test_a_diagnosis_with_it() -> None:
 
     class Net(torch.nn.Module):
         def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-            return inputs["audio"].sum(1, keepdim=True) + 0 * inputs["visual"].sum(1, keepdim=True) + 5
+            return (
+                inputs["audio"].sum(1, keepdim=True) + 0 * inputs["visual"].sum(1, keepdim=True) + 5
+            )
 
     found = gradmod.diagnose(Net(), [(x, target)], task=Huber(), replicates=20)
     assert found.attribution.metric == "score"
     assert found.attribution.whole == pytest.approx(0, abs=1e-6)
     assert found.attribution.score(()) < -0.3  # the best constant, found by the loss
-    assert found.attribution.scores.values["audio"] > 10 * abs(found.attribution.scores.values["visual"])
+    assert found.attribution.scores.values["audio"] > 10 * abs(
+        found.attribution.scores.values["visual"]
+    )
 
 
 MODULE = """
@@ -149,7 +169,12 @@ def gaps(root, protocol, split_seed):
 def trained(tmp_path: Path, function: str) -> Path:
     (tmp_path / "mine.py").write_text(MODULE)
     config = short(
-        tmp_path, dataset=f"{tmp_path}/mine.py:{function}", encoder="mlp", method="agm", batch_size=20, lr=0.001
+        tmp_path,
+        dataset=f"{tmp_path}/mine.py:{function}",
+        encoder="mlp",
+        method="agm",
+        batch_size=20,
+        lr=0.001,
     )
     summary = train(config)
     assert summary is not None
@@ -171,13 +196,20 @@ def test_a_run_with_it(tmp_path: Path) -> None:
     assert record["metric"] == "score"
     result = json.loads((folder / "result.json").read_text())
     known = task_of_record(result)
-    assert (known.name, known.headline, known.lower_is_better, known.sample_metric) == ("Huber", "score", True, "score")
+    assert (known.name, known.headline, known.lower_is_better, known.sample_metric) == (
+        "Huber",
+        "score",
+        True,
+        "score",
+    )
     with pytest.raises(NotImplementedError, match="the task 'Huber' is code of its user's own"):
         known.scores(torch.zeros(2, 3, 1), torch.zeros(3, 1))
     runs = [RunRecord(row, "late", 0, "", folder) for row in ("joint", "agm")]
     table = compare(runs)
     assert table.metrics == ["score"]
-    assert [row.metrics["score"].mean for row in table.rows] == [pytest.approx(result["splits"]["test"]["score"])] * 2
+    assert [row.metrics["score"].mean for row in table.rows] == [
+        pytest.approx(result["splits"]["test"]["score"])
+    ] * 2
     assert "is code of your own, which the records do not hold" in table.notes[-1]
     assert "score" in markdown(table)
 
@@ -219,7 +251,11 @@ def test_a_subclass_is_not_taken_for_what_it_comes_from() -> None:
     class Weighted(Classification):
         pass
 
-    record = {"task": Weighted().name, "task_settings": Weighted().settings(), "headline": "accuracy"}
+    record = {
+        "task": Weighted().name,
+        "task_settings": Weighted().settings(),
+        "headline": "accuracy",
+    }
     known = task_of_record(record)
     assert type(known) is RecordedTask
     assert not known.lower_is_better

@@ -4,4 +4,12 @@ from gradmod.coalitions.choice import STRATEGIES, choose_strategy
 from gradmod.coalitions.strategy import Evaluation, Strategy
 from gradmod.protocols import Additive, Encodes, Output
 
-__all__ = ["STRATEGIES", "Additive", "Encodes", "Evaluation", "Output", "Strategy", "choose_strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Additive",
+    "Encodes",
+    "Evaluation",
+    "Output",
+    "Strategy",
+    "choose_strategy",
+]

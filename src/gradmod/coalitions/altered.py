@@ -28,7 +28,9 @@ def can_be_altered(
     model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str], axes: Mapping[str, int]
 ) -> bool:
     """Whether `altered` would change anything."""
-    silent = (_is_silent(leaf, axes.get(m, 0)) for m in modalities for leaf in tensor_leaves(inputs[m]))
+    silent = (
+        _is_silent(leaf, axes.get(m, 0)) for m in modalities for leaf in tensor_leaves(inputs[m])
+    )
     return any(silent) or any(_is_coincidence(parameter) for parameter in model.parameters())
 
 
@@ -42,7 +44,9 @@ def open_gates(model: nn.Module) -> None:
     for parameter in model.parameters():
         if not _is_coincidence(parameter):
             continue
-        draw = torch.rand(parameter.shape, generator=generator).to(parameter.device, parameter.dtype)
+        draw = torch.rand(parameter.shape, generator=generator).to(
+            parameter.device, parameter.dtype
+        )
         if _is_small(parameter):
             sign = torch.where(draw < 0.5, -1.0, 1.0).to(parameter.dtype)
             parameter.data.copy_(sign * (0.05 + 0.1 * draw))
@@ -50,7 +54,9 @@ def open_gates(model: nn.Module) -> None:
             parameter.data.mul_(0.9 + 0.2 * draw)
 
 
-def sounding(inputs: Mapping[str, Any], modalities: Sequence[str], axes: Mapping[str, int]) -> Mapping[str, Any]:
+def sounding(
+    inputs: Mapping[str, Any], modalities: Sequence[str], axes: Mapping[str, int]
+) -> Mapping[str, Any]:
     """The batch, with something between 0 and 0.5 added where the input is the same for every sample.
 
     So little that numbers which stand for classes stay what they are when they are cut to integers.
@@ -73,7 +79,9 @@ def is_rounded(model: nn.Module) -> bool:
     if sum(parameter.numel() for parameter in parameters) > _MOST_PARAMETERS:
         return False
     devices = {parameter.device.type for parameter in parameters} or {"cpu"}
-    return any(p.dtype in _HALVES for p in parameters) or any(map(torch.is_autocast_enabled, devices))
+    return any(p.dtype in _HALVES for p in parameters) or any(
+        map(torch.is_autocast_enabled, devices)
+    )
 
 
 @contextmanager
@@ -90,7 +98,9 @@ def in_float32(model: nn.Module) -> Iterator[None]:
 
 def as_float32(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The batch with its tensors of 16 bits in float32."""
-    wide: Mapping[str, Any] = map_tensors(lambda leaf: leaf.float() if leaf.dtype in _HALVES else leaf, inputs)
+    wide: Mapping[str, Any] = map_tensors(
+        lambda leaf: leaf.float() if leaf.dtype in _HALVES else leaf, inputs
+    )
     return wide
 
 
@@ -106,6 +116,11 @@ def _is_coincidence(parameter: Tensor) -> bool:
 
 
 def _is_silent(leaf: Tensor, axis: int) -> bool:
-    if not leaf.is_floating_point() or not is_plain(leaf) or leaf.dim() <= axis or leaf.shape[axis] < 2:
+    if (
+        not leaf.is_floating_point()
+        or not is_plain(leaf)
+        or leaf.dim() <= axis
+        or leaf.shape[axis] < 2
+    ):
         return False
     return bool((leaf == leaf.narrow(axis, 0, 1)).all())

@@ -16,7 +16,10 @@ STRATEGIES = ("auto", "looped", "batched", "reuse", "additive", "shared")
 
 
 def choose_strategy(
-    model: nn.Module, modalities: Sequence[str], name: str = "auto", batch_axes: Mapping[str, int] | None = None
+    model: nn.Module,
+    modalities: Sequence[str],
+    name: str = "auto",
+    batch_axes: Mapping[str, int] | None = None,
 ) -> Strategy:
     """The strategy of that name, or the cheapest exact one that the model's declarations allow.
 
@@ -34,7 +37,10 @@ def choose_strategy(
 
 
 def possible_strategies(
-    model: nn.Module, modalities: Sequence[str], name: str = "auto", batch_axes: Mapping[str, int] | None = None
+    model: nn.Module,
+    modalities: Sequence[str],
+    name: str = "auto",
+    batch_axes: Mapping[str, int] | None = None,
 ) -> list[Strategy]:
     """What may evaluate the model's coalitions, the cheapest first: for a strategy's name it alone.
 
@@ -47,7 +53,9 @@ def possible_strategies(
     axes = {key: axis for key, axis in (batch_axes or {}).items() if axis}
     encodes, additive = declares_encoding(model, modalities), declares_terms(model, modalities)
     if (name in ("reuse", "shared") and not encodes) or (name == "additive" and not additive):
-        needed = "encoders, encode, fuse, head" + (" and contribution" if name == "additive" else "")
+        needed = "encoders, encode, fuse, head" + (
+            " and contribution" if name == "additive" else ""
+        )
         raise ValueError(
             f"coalitions is {name!r}, but {type(model).__name__} does not declare {needed} (see "
             "gradmod.protocols); use 'auto', or 'batched' or 'looped', which take any model"
@@ -59,7 +67,9 @@ def possible_strategies(
         )
     found: list[Strategy] = []
     if name == "shared":
-        found = [AdditiveHead(share_train_pass=True) if additive else EncoderReuse(share_train_pass=True)]
+        found = [
+            AdditiveHead(share_train_pass=True) if additive else EncoderReuse(share_train_pass=True)
+        ]
     elif name == "auto" and not axes:
         found = [*([AdditiveHead()] if additive else []), *([EncoderReuse()] if encodes else [])]
     elif name in ("reuse", "additive"):

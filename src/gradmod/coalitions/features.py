@@ -67,7 +67,9 @@ def uni_modal_pass(
     else:
         with _outputs_of(_feature_modules(model, modalities)) as outputs:
             output = model(inputs)
-        features = {m: _feature_in(found[0]) if len(found) == 1 else None for m, found in outputs.items()}
+        features = {
+            m: _feature_in(found[0]) if len(found) == 1 else None for m, found in outputs.items()
+        }
         missing = [m for m, feature in features.items() if feature is None]
     if missing:
         raise RuntimeError(
@@ -81,19 +83,27 @@ def uni_modal_pass(
         elif heads is not None:
             logits = heads(features, logits_of(model, output))
         else:
-            raise RuntimeError("the network has no heads of its own (`mono_logits`), and none were given")
+            raise RuntimeError(
+                "the network has no heads of its own (`mono_logits`), and none were given"
+            )
     return UniModalPass(output, logits)
 
 
 def _feature_in(output: Any) -> Any:
     """The feature in what a module returned: recurrent modules return their state behind it."""
-    return output[0] if isinstance(output, tuple) and output and isinstance(output[0], Tensor) else output
+    return (
+        output[0]
+        if isinstance(output, tuple) and output and isinstance(output[0], Tensor)
+        else output
+    )
 
 
 def _feature_modules(model: nn.Module, modalities: Sequence[str]) -> dict[str, nn.Module]:
     """What ends in each modality's feature: `feature_modules` where the network says so, else its encoders."""
     declared = (
-        declared_modules(model, "feature_modules", modalities) or declared_modules(model, "encoders", modalities) or {}
+        declared_modules(model, "feature_modules", modalities)
+        or declared_modules(model, "encoders", modalities)
+        or {}
     )
     missing = [m for m in modalities if m not in declared]
     if missing:

@@ -16,11 +16,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradmod.coalitions.altered import as_float32, can_be_altered, in_float32, is_rounded, open_gates, sounding
+from gradmod.coalitions.altered import (
+    as_float32,
+    can_be_altered,
+    in_float32,
+    is_rounded,
+    open_gates,
+    sounding,
+)
 from gradmod.coalitions.habits import everything_put_back, is_equal, observe_habits
 from gradmod.coalitions.kept_state import NetworkState, is_uninitialized, stateful_names
 from gradmod.coalitions.masked_passes import masked_passes
-from gradmod.coalitions.masking import copy_containers, lengths_named, mask, nested_alike, tensor_leaves, with_items
+from gradmod.coalitions.masking import (
+    copy_containers,
+    lengths_named,
+    mask,
+    nested_alike,
+    tensor_leaves,
+    with_items,
+)
 from gradmod.coalitions.modes import same_in_both_modes
 from gradmod.coalitions.passes import Looped
 from gradmod.coalitions.randomness import kept_random_state, random_state
@@ -107,7 +121,11 @@ class CheckedStrategy(Strategy):
         return {**self.__dict__, "_last_logits": None}
 
     def check(
-        self, model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str], present: Tensor | None = None
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        modalities: Sequence[str],
+        present: Tensor | None = None,
     ) -> None:
         """Choose, by what this batch shows. Nothing is changed by it: the network, the inputs, random states.
 
@@ -119,7 +137,11 @@ class CheckedStrategy(Strategy):
             self._look(model, inputs, modalities, present, again=False)
 
     def _check_again(
-        self, model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str], present: Tensor | None
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        modalities: Sequence[str],
+        present: Tensor | None,
     ) -> None:
         if len(modalities) > 1 and type(self._chosen) is not Looped:
             self._look(model, inputs, modalities, present, again=True)
@@ -135,10 +157,18 @@ class CheckedStrategy(Strategy):
         # With gradient, as in training: networks take gradients in their forward, and some layers compute otherwise.
         # The hooks keep what is saved for a backward out of the books of activation checkpointing around the model.
         saved = torch.autograd.graph.saved_tensors_hooks(_by_itself, _as_it_is)
-        with ExitStack() as trials, torch.enable_grad(), saved, kept_random_state(model), warnings.catch_warnings():
+        with (
+            ExitStack() as trials,
+            torch.enable_grad(),
+            saved,
+            kept_random_state(model),
+            warnings.catch_warnings(),
+        ):
             for strategy in self._candidates:
                 trials.enter_context(strategy.trial())
-            warnings.simplefilter("ignore")  # the network's own, which come again in the step itself
+            warnings.simplefilter(
+                "ignore"
+            )  # the network's own, which come again in the step itself
             if not again:
                 for m in modalities:
                     _check_mask(model, m, inputs[m])
@@ -248,7 +278,9 @@ class _Comparison:
         self._model, self._inputs, self._present = model, inputs, present
         self._modalities = tuple(modalities)
         # What a sample lacks is hidden in it, and stays so.
-        self._shown = tuple(m for i, m in enumerate(modalities) if present is None or bool(present[:, i].all()))
+        self._shown = tuple(
+            m for i, m in enumerate(modalities) if present is None or bool(present[:, i].all())
+        )
         self._slow = _LoopedValues(slow.batch_axes)
         self._slow.habits = slow.habits
         self._oracles: dict[tuple[bool, bool], Evaluation] = {}
@@ -274,7 +306,9 @@ class _Comparison:
         if type(strategy) is Looped:
             return None
         together = dist.is_available() and dist.is_initialized()
-        alters = together or can_be_altered(self._model, self._inputs, self._shown, strategy.batch_axes)
+        alters = together or can_be_altered(
+            self._model, self._inputs, self._shown, strategy.batch_axes
+        )
         for wide in (True, False) if self._rounded else (False,):
             if not alters and not wide:
                 return None
@@ -289,12 +323,18 @@ class _Comparison:
             return f"{reason} (with {', '.join([*parts, *['all in float32'] * wide])})"
         return None
 
-    def _difference(self, strategy: Strategy, altered: bool = False, wide: bool = False) -> str | None:
+    def _difference(
+        self, strategy: Strategy, altered: bool = False, wide: bool = False
+    ) -> str | None:
         try:
             found = self._evaluate(strategy, altered, wide)
-        except Exception as error:  # whatever a network of somebody's raises when it is called in another way
+        except (
+            Exception
+        ) as error:  # whatever a network of somebody's raises when it is called in another way
             if not self._is_large(strategy):
-                self._looped(altered, wide)  # where the loop raises as well, that is the error to be seen
+                self._looped(
+                    altered, wide
+                )  # where the loop raises as well, that is the error to be seen
             return f"raises {type(error).__name__} ({str(error).splitlines()[0] if str(error) else 'no message'})"
         if self._is_large(strategy):
             return self._not_additive(found, altered)
@@ -303,7 +343,9 @@ class _Comparison:
             return f"gives responses of shape {list(found.responses.shape)}, looping {list(oracle.responses.shape)}"
         off = _largest_difference(found.responses, oracle.responses)
         scale = _scale(oracle)
-        if _is_close(found.responses, oracle.responses, oracle.responses.abs().amax(0), oracle, wide):
+        if _is_close(
+            found.responses, oracle.responses, oracle.responses.abs().amax(0), oracle, wide
+        ):
             return None
         drawn = (
             ", where it draws random numbers (dropout without training=self.training?)"
@@ -322,7 +364,9 @@ class _Comparison:
     def _is_large(self, strategy: Strategy) -> bool:
         return len(self._modalities) > _LOOPED_MODALITIES and isinstance(strategy, AdditiveHead)
 
-    def _evaluate(self, strategy: Strategy, altered: bool = False, wide: bool = False) -> Evaluation:
+    def _evaluate(
+        self, strategy: Strategy, altered: bool = False, wide: bool = False
+    ) -> Evaluation:
         model, inputs = self._model, self._inputs
         with everything_put_back(model), in_float32(model) if wide else nullcontext():
             if altered:
@@ -334,7 +378,9 @@ class _Comparison:
                 self._modalities,
                 present=self._present,
             )
-            return Evaluation(None, evaluation.logits.detach().clone(), evaluation.responses.detach().clone())
+            return Evaluation(
+                None, evaluation.logits.detach().clone(), evaluation.responses.detach().clone()
+            )
 
     def _looped(self, altered: bool = False, wide: bool = False) -> Evaluation:
         oracle = self._oracles.get((altered, wide))
@@ -366,7 +412,11 @@ class _Comparison:
 
         with everything_put_back(model), recorded_in(model, encode):
             model(copy_containers(self._inputs, with_tensors=True))
-        unsaid = [m for m in dict.fromkeys(drawn) if m in self._modalities and same_in_both_modes(model.encoders[m])]
+        unsaid = [
+            m
+            for m in dict.fromkeys(drawn)
+            if m in self._modalities and same_in_both_modes(model.encoders[m])
+        ]
         if not unsaid:
             return None
         return (
@@ -376,8 +426,14 @@ class _Comparison:
 
     def _draws_in_eval_mode(self) -> bool:
         model = self._model
-        with everything_put_back(model), masked_passes(model, NetworkState(model, stateful_names(model))):
-            one, other = (logits_of(model, model(copy_containers(self._inputs, with_tensors=True))) for _ in range(2))
+        with (
+            everything_put_back(model),
+            masked_passes(model, NetworkState(model, stateful_names(model))),
+        ):
+            one, other = (
+                logits_of(model, model(copy_containers(self._inputs, with_tensors=True)))
+                for _ in range(2)
+            )
         return not is_equal(one, other)
 
     def _not_additive(self, found: Evaluation, altered: bool) -> str | None:
@@ -389,15 +445,23 @@ class _Comparison:
         for _ in range(_DRAWN_COALITIONS):
             one, other, *rest = draw.sample(range(len(names)), len(names))
             others = {names[i] for i in rest if draw.random() < 0.5}
-            with everything_put_back(model), masked_passes(model, NetworkState(model, stateful_names(model))):
+            with (
+                everything_put_back(model),
+                masked_passes(model, NetworkState(model, stateful_names(model))),
+            ):
                 if altered:
                     open_gates(model)
                 with_one, with_other = (
-                    logits_of(model, model(with_items(inputs, {m: hidden[m] for m in names if m not in shown})))
+                    logits_of(
+                        model,
+                        model(with_items(inputs, {m: hidden[m] for m in names if m not in shown})),
+                    )
                     for shown in ({*others, names[one]}, {*others, names[other]})
                 )
             expected = found.responses[one] - found.responses[other]
-            has = None if self._present is None else (self._present[:, one] & self._present[:, other])
+            has = (
+                None if self._present is None else (self._present[:, one] & self._present[:, other])
+            )
             difference = (with_one - with_other).to(expected.dtype)
             sizes = found.responses.abs().amax(0)
             if has is not None:
@@ -447,7 +511,9 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).where(both, 0.0).abs().max()) if one.numel() else 0.0
 
 
-def _is_close(one: Tensor, other: Tensor, sizes: Tensor, evaluation: Evaluation, wide: bool = False) -> bool:
+def _is_close(
+    one: Tensor, other: Tensor, sizes: Tensor, evaluation: Evaluation, wide: bool = False
+) -> bool:
     """Whether two results are equal but for rounding.
 
     Each entry is judged by its own size (the largest response there): one class may be ruled out by -1e9.
@@ -457,11 +523,15 @@ def _is_close(one: Tensor, other: Tensor, sizes: Tensor, evaluation: Evaluation,
     known = logits[logits.isfinite()].abs().to(one.dtype)
     typical = float(known.median()) if known.numel() else 1.0
     allowed = tolerance * (sizes + typical) + 1e-12
-    return bool((((one - other).abs() <= allowed) | (one == other) | (one.isnan() & other.isnan())).all())
+    return bool(
+        (((one - other).abs() <= allowed) | (one == other) | (one.isnan() & other.isnan())).all()
+    )
 
 
 def _scale(evaluation: Evaluation) -> float:
-    figures = torch.cat([evaluation.responses.flatten(), evaluation.logits.flatten().to(evaluation.responses.dtype)])
+    figures = torch.cat(
+        [evaluation.responses.flatten(), evaluation.logits.flatten().to(evaluation.responses.dtype)]
+    )
     return float(figures.where(figures.isfinite(), 0.0).abs().max()) or 1.0
 
 
@@ -471,7 +541,9 @@ def _tolerance(evaluation: Evaluation, wide: bool) -> float:
     `wide`: it was made without the autocast that is on now.
     """
     logits = evaluation.logits
-    if logits.dtype in (torch.float16, torch.bfloat16) or (not wide and torch.is_autocast_enabled(logits.device.type)):
+    if logits.dtype in (torch.float16, torch.bfloat16) or (
+        not wide and torch.is_autocast_enabled(logits.device.type)
+    ):
         return 0.1
     if logits.dtype == torch.float64:
         return 1e-8

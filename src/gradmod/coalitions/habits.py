@@ -8,7 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradmod.coalitions.kept_state import NetworkState, is_batch_norm, is_plain, kept_state, stateful_names
+from gradmod.coalitions.kept_state import (
+    NetworkState,
+    is_batch_norm,
+    is_plain,
+    kept_state,
+    stateful_names,
+)
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import copy_containers, mask, tensor_leaves, with_items
 from gradmod.coalitions.randomness import kept_random_state
@@ -21,13 +27,17 @@ def everything_put_back(model: nn.Module) -> Iterator[None]:
     state = NetworkState(model, stateful_names(model), everything=True)
     # What is no buffer may be moved as well: a temperature by its data, a plain tensor of a module.
     tensors = [*state.tensors, *state.norm_tensors, *model.parameters()]
-    kept = [(tensor, tensor.data, tensor.detach().clone()) for tensor in tensors if is_plain(tensor)]
+    kept = [
+        (tensor, tensor.data, tensor.detach().clone()) for tensor in tensors if is_plain(tensor)
+    ]
     try:
         with kept_random_state(model), kept_state(model, state, strict=False):
             yield
     finally:
         for tensor, memory, was in kept:
-            if tensor.dtype != was.dtype or (tensor.shape == was.shape and _lies_elsewhere(tensor, memory)):
+            if tensor.dtype != was.dtype or (
+                tensor.shape == was.shape and _lies_elsewhere(tensor, memory)
+            ):
                 tensor.data = memory
             if tensor.shape == was.shape and not is_equal(tensor.detach(), was):
                 tensor.data.copy_(was)
@@ -50,15 +60,22 @@ def observe_habits(model: nn.Module, inputs: Mapping[str, Any], hidden: str) -> 
         writes = _was_written(before, inputs)
         moves, moves_more = watch.seen(_norm_statistics(model) if model.training else ())
     names = dict.fromkeys([*stateful_names(model), *moves])
-    with everything_put_back(model), masked_passes(model, NetworkState(model, list(names), everything=True)):
+    with (
+        everything_put_back(model),
+        masked_passes(model, NetworkState(model, list(names), everything=True)),
+    ):
         _perturb_frozen(model)
         watch = _Watch(model)
-        given = copy_containers(with_items(inputs, {hidden: mask(model, hidden, inputs[hidden])}), with_tensors=True)
+        given = copy_containers(
+            with_items(inputs, {hidden: mask(model, hidden, inputs[hidden])}), with_tensors=True
+        )
         before = [(leaf, leaf._version) for leaf in tensor_leaves(given)]
         model(copy_containers(given))
         writes = writes or any(leaf._version != version for leaf, version in before)
         moves_masked, moves_more_masked = watch.seen()
-    return Habits(tuple(dict.fromkeys([*moves, *moves_masked])), writes, moves_more or moves_more_masked)
+    return Habits(
+        tuple(dict.fromkeys([*moves, *moves_masked])), writes, moves_more or moves_more_masked
+    )
 
 
 class _Watch:
@@ -67,7 +84,10 @@ class _Watch:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         named = {**dict(model.named_buffers()), **dict(model.named_parameters())}
-        self._named = [(name, tensor, tensor._version, tensor.detach().clone()) for name, tensor in named.items()]
+        self._named = [
+            (name, tensor, tensor._version, tensor.detach().clone())
+            for name, tensor in named.items()
+        ]
         self._all = NetworkState(model, everything=True)
         self._usual = NetworkState(model)
 

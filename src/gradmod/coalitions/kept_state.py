@@ -29,11 +29,31 @@ _LARGEST_TENSOR = 1 << 28
 """Numbers in a tensor, that is no buffer, of which a copy is kept."""
 _INTERNAL = frozenset(nn.Module().__dict__)
 """Attributes of every module's own: parameters, hooks, mode. Buffers are looked at apart."""
-_PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, nn.Parameter))
+_PLAIN = frozenset(
+    (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, nn.Parameter)
+)
 _NOT_LOOKED_INTO = frozenset(
     (
-        *("torch", "numpy", "random", "array", "logging", "threading", "queue", "multiprocessing", "concurrent"),
-        *("asyncio", "tensorboard", "wandb", "mlflow", "lightning", "pytorch_lightning", "lightning_fabric"),
+        *(
+            "torch",
+            "numpy",
+            "random",
+            "array",
+            "logging",
+            "threading",
+            "queue",
+            "multiprocessing",
+            "concurrent",
+        ),
+        *(
+            "asyncio",
+            "tensorboard",
+            "wandb",
+            "mlflow",
+            "lightning",
+            "pytorch_lightning",
+            "lightning_fabric",
+        ),
         *("accelerate", "deepspeed"),
     )
 )
@@ -68,7 +88,9 @@ def kept_state(model: nn.Module, before: NetworkState, *, strict: bool = True) -
         for holder, key, value in replaced:
             holder[key] = value
         now.put_back()
-    changed = [tensor for tensor, version in versions if tensor._version != version] if strict else []
+    changed = (
+        [tensor for tensor, version in versions if tensor._version != version] if strict else []
+    )
     if changed:
         raise RuntimeError(
             f"a masked pass changed {name_of(model, changed[0])} in place, and what it was before is lost. Let the "
@@ -122,7 +144,9 @@ class NetworkState:
         everything: look into large containers too, and copy large arrays and the tensors that are no buffers.
     """
 
-    def __init__(self, model: nn.Module, moves: Sequence[str] = (), *, everything: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, moves: Sequence[str] = (), *, everything: bool = False
+    ) -> None:
         self.everything = everything
         self.tensors: list[Tensor] = []
         """Tensors which a pass must leave as they are."""
@@ -139,12 +163,16 @@ class NetworkState:
             self._add_module(module)
         if self._outside:
             self._add_outside(model)
-        named = {name: _tensor_at(model, name) for name in moves}  # the modules may have changed since
+        named = {
+            name: _tensor_at(model, name) for name in moves
+        }  # the modules may have changed since
         found = {id(tensor): tensor for tensor in named.values() if tensor is not None}
         if everything:
             found |= {id(tensor): tensor for tensor in self.tensors if _is_kept_apart(tensor)}
         self._copies = {key: (tensor, tensor.detach().clone()) for key, tensor in found.items()}
-        self._versions = [(tensor, tensor._version) for tensor in self.tensors if not tensor.is_inference()]
+        self._versions = [
+            (tensor, tensor._version) for tensor in self.tensors if not tensor.is_inference()
+        ]
 
     def give_copies(self, model: nn.Module) -> list[tuple[Any, Any, Any]]:
         """Put copies in the place of what moves; return which container held what under which key."""
@@ -153,7 +181,11 @@ class NetworkState:
         given = {key: _substitute(tensor, kept) for key, (tensor, kept) in self._copies.items()}
         modules = [*model.modules(), *self._outside]
         holders: list[Any] = [own for own, _, _ in self._attributes]
-        holders += [container for container, _ in self._contents if isinstance(container, (dict, list, deque))]
+        holders += [
+            container
+            for container, _ in self._contents
+            if isinstance(container, (dict, list, deque))
+        ]
         replaced: list[tuple[Any, Any, Any]] = []
         for holder in (*(module._parameters for module in modules), *holders):
             items = list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder))
@@ -165,15 +197,26 @@ class NetworkState:
 
     def moved(self) -> list[Tensor]:
         """Tensors that were changed in place since, of which there is no copy; running statistics do not count."""
-        return [tensor for tensor, was in self._versions if tensor._version != was and id(tensor) not in self._copies]
+        return [
+            tensor
+            for tensor, was in self._versions
+            if tensor._version != was and id(tensor) not in self._copies
+        ]
 
     def has_drawn(self) -> bool:
         """Whether a generator of random numbers that the network keeps was drawn from since."""
-        return any(isinstance(snapshot, GeneratorSnapshot) and snapshot.has_changed() for snapshot in self._others)
+        return any(
+            isinstance(snapshot, GeneratorSnapshot) and snapshot.has_changed()
+            for snapshot in self._others
+        )
 
     def moved_copies(self) -> list[Tensor]:
         """Tensors of which there is a copy that is otherwise now."""
-        return [tensor for tensor, kept in self._copies.values() if not torch.equal(tensor.detach(), kept)]
+        return [
+            tensor
+            for tensor, kept in self._copies.values()
+            if not torch.equal(tensor.detach(), kept)
+        ]
 
     def has_changed(self) -> bool:
         """Whether anything but buffers and parameters is otherwise than it was."""
@@ -187,7 +230,9 @@ class NetworkState:
             or any(snapshot.has_changed() for snapshot in self._others)
         )
 
-    def statistics_of(self, norms: Sequence[nn.Module]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    def statistics_of(
+        self, norms: Sequence[nn.Module]
+    ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """For each of these batch norms its buffers, and copies of its running statistics; the same at each call."""
         if self._statistics is None:
             self._statistics = [
@@ -233,7 +278,9 @@ class NetworkState:
             tensors = self.norm_tensors if isinstance(module, _BATCH_NORMS) else self.tensors
             tensors += [buffer for buffer in module._buffers.values() if buffer is not None]
         if module._parameters:
-            self.tensors += [p for p in module._parameters.values() if p is not None and not p.requires_grad]
+            self.tensors += [
+                p for p in module._parameters.values() if p is not None and not p.requires_grad
+            ]
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for hook in hooks.values() if hooks else ():
                 for reached in _reached_by(hook):
@@ -246,7 +293,9 @@ class NetworkState:
                 if own.get(name, own) is not value:
                     own[name] = value
             if len(own) != count:
-                for name in [name for name in own if name not in _INTERNAL and name not in attributes]:
+                for name in [
+                    name for name in own if name not in _INTERNAL and name not in attributes
+                ]:
                     del own[name]
         for container, contents in self._contents:
             if not _is_same(container, contents):
@@ -262,7 +311,12 @@ class NetworkState:
         if isinstance(value, tuple) and depth and len(value) <= self._large:
             self._add_items(value, depth)
             return
-        if depth == 0 or id(value) in self._seen or isinstance(value, (type, ModuleType)) or inspect.isroutine(value):
+        if (
+            depth == 0
+            or id(value) in self._seen
+            or isinstance(value, (type, ModuleType))
+            or inspect.isroutine(value)
+        ):
             return
         if isinstance(value, nn.Module):
             self._outside.append(value)

@@ -28,7 +28,12 @@ def masked_passes(model: nn.Module, before: NetworkState | None) -> Iterator[Non
             yield
         return
     again = partial(masked_passes, model, before)
-    with kept_state(model, before), _statistics(before, mode), held_through_recomputation(again), mode.entered():
+    with (
+        kept_state(model, before),
+        _statistics(before, mode),
+        held_through_recomputation(again),
+        mode.entered(),
+    ):
         yield
 
 

@@ -37,7 +37,9 @@ def check_inputs(inputs: Mapping[str, Any], modalities: Sequence[str]) -> None:
 
 
 @contextmanager
-def lengths_named(inputs: Mapping[str, Any], modalities: Sequence[str], axes: Mapping[str, int]) -> Iterator[None]:
+def lengths_named(
+    inputs: Mapping[str, Any], modalities: Sequence[str], axes: Mapping[str, int]
+) -> Iterator[None]:
     """Around calls of a network: where one fails on modalities of different numbers of samples, say so.
 
     Raises:
@@ -46,7 +48,11 @@ def lengths_named(inputs: Mapping[str, Any], modalities: Sequence[str], axes: Ma
     try:
         yield
     except RuntimeError as error:
-        tensors = {m: inputs[m] for m in modalities if isinstance(inputs[m], Tensor) and not inputs[m].is_nested}
+        tensors = {
+            m: inputs[m]
+            for m in modalities
+            if isinstance(inputs[m], Tensor) and not inputs[m].is_nested
+        }
         lengths = {x.shape[axes.get(m, 0)] for m, x in tensors.items() if x.dim() > axes.get(m, 0)}
         if len(lengths) < 2:
             raise
@@ -75,7 +81,11 @@ def mask(model: nn.Module, modality: str, x: Any) -> Any:
 
 
 def _with_gradient(leaf: Tensor) -> Tensor:
-    return leaf if leaf.requires_grad or not leaf.is_floating_point() else leaf.detach().requires_grad_()
+    return (
+        leaf
+        if leaf.requires_grad or not leaf.is_floating_point()
+        else leaf.detach().requires_grad_()
+    )
 
 
 def zeroed(modality: str, x: Any) -> Any:
@@ -99,11 +109,17 @@ def zeroed(modality: str, x: Any) -> Any:
         if tree is None or (isinstance(tree, (bool, int, float)) and not in_sequence):
             return tree  # nothing, or a setting of the whole batch
         if isinstance(tree, PackedSequence):
-            return tree._replace(data=zeros(tree.data, False))  # the lengths stay, as those of padded sequences do
+            return tree._replace(
+                data=zeros(tree.data, False)
+            )  # the lengths stay, as those of padded sequences do
         if isinstance(tree, (Mapping, list, tuple)):
             in_list = not isinstance(tree, Mapping)
             return _rebuilt(tree, [zeros(value, in_list) for value in _values(tree)])
-        raise refuse(f"an object of type {type(tree).__module__}.{type(tree).__qualname__}".replace("builtins.", ""))
+        raise refuse(
+            f"an object of type {type(tree).__module__}.{type(tree).__qualname__}".replace(
+                "builtins.", ""
+            )
+        )
 
     return zeros(x, False)
 
@@ -178,7 +194,11 @@ class CannotStackError(ValueError):
 
 
 def stack_samples(
-    trees: Sequence[Any], samples: int, axis: int, name: str, single: set[tuple[Any, ...]] | None = None
+    trees: Sequence[Any],
+    samples: int,
+    axis: int,
+    name: str,
+    single: set[tuple[Any, ...]] | None = None,
 ) -> Any:
     """One batch from equally nested trees, their tensors concatenated along the axis of the samples.
 
@@ -199,7 +219,12 @@ def stack_samples(
 
 
 def _stack(
-    trees: Sequence[Any], samples: int, axis: int, name: str, single: set[tuple[Any, ...]], place: tuple[Any, ...]
+    trees: Sequence[Any],
+    samples: int,
+    axis: int,
+    name: str,
+    single: set[tuple[Any, ...]],
+    place: tuple[Any, ...],
 ) -> Any:
     first = trees[0]
     if isinstance(first, Tensor):
@@ -225,7 +250,9 @@ def _stack(
                 for key, column in zip(keys, zip(*columns, strict=True), strict=True)
             ]
             return _rebuilt(first, items)
-    elif all(tree is first or (type(tree) is type(first) and _is_equal(tree, first)) for tree in trees):
+    elif all(
+        tree is first or (type(tree) is type(first) and _is_equal(tree, first)) for tree in trees
+    ):
         return first
     raise CannotStackError(
         f"the input of {name!r} holds {type(first).__name__}, which differs between coalitions and cannot be stacked"
@@ -277,7 +304,12 @@ def append_row(x: Any, row: Any) -> Any:
 def nested_alike(one: Any, other: Any) -> bool:
     """Whether two trees have the same nesting, and their tensors the same shapes and dtypes."""
     if isinstance(one, Tensor):
-        if not isinstance(other, Tensor) or one.dtype != other.dtype or one.is_nested or other.is_nested:
+        if (
+            not isinstance(other, Tensor)
+            or one.dtype != other.dtype
+            or one.is_nested
+            or other.is_nested
+        ):
             return False
         return one.shape == other.shape
     if isinstance(one, (Mapping, list, tuple)):
@@ -298,7 +330,9 @@ def _rebuilt(tree: Any, values: Sequence[Any]) -> Any:
     if type(tree) is dict:
         return dict(zip(tree, values, strict=True))
     if isinstance(tree, Mapping):
-        return with_items(tree, dict(zip(tree, values, strict=True)))  # say transformers' BatchEncoding
+        return with_items(
+            tree, dict(zip(tree, values, strict=True))
+        )  # say transformers' BatchEncoding
     if hasattr(tree, "_fields"):
         return type(tree)(*values)
     return type(tree)(values)

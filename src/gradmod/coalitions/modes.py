@@ -47,14 +47,37 @@ _MODE_FREE = {
         nn.Mish,
         nn.Softplus,
     ),
-    *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softmax, nn.LogSoftmax, nn.GLU),
+    *(
+        nn.Sigmoid,
+        nn.Tanh,
+        nn.Hardtanh,
+        nn.Hardswish,
+        nn.Hardsigmoid,
+        nn.Softmax,
+        nn.LogSoftmax,
+        nn.GLU,
+    ),
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm),
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-    *(nn.Upsample, nn.PixelShuffle, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d),
+    *(
+        nn.Upsample,
+        nn.PixelShuffle,
+        nn.ZeroPad2d,
+        nn.ReflectionPad2d,
+        nn.ReplicationPad2d,
+        nn.ConstantPad2d,
+    ),
 }
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPOUTS = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 _RECURRENT = {nn.RNN, nn.LSTM, nn.GRU}
 # Types whose own dropout is in a `dropout` attribute, or in children that are looked at themselves.
 _TRANSFORMER = {
@@ -100,14 +123,22 @@ def _own_forward_keeps_samples_apart(module: nn.Module) -> bool:
     if isinstance(module, _BATCH_NORMS):
         return not module.training and module.track_running_stats
     known = kind in _MODE_FREE or kind in _TRANSFORMER or kind in _RECURRENT or kind in _DROPOUTS
-    return known or kind is nn.MultiheadAttention or bool(kind.__dict__.get("forward_ignores_mode", False))
+    return (
+        known
+        or kind is nn.MultiheadAttention
+        or bool(kind.__dict__.get("forward_ignores_mode", False))
+    )
 
 
 def _own_forward_is_mode_free(module: nn.Module) -> bool:
     if not runs_as_its_class(module):
         return False
     kind = type(module)
-    if kind in _MODE_FREE or kind in _TRANSFORMER or kind.__dict__.get("forward_ignores_mode", False):
+    if (
+        kind in _MODE_FREE
+        or kind in _TRANSFORMER
+        or kind.__dict__.get("forward_ignores_mode", False)
+    ):
         return True
     if kind in _DROPOUTS:
         return bool(getattr(module, "p", 1.0) == 0)
@@ -129,7 +160,9 @@ def _training_batch_norms(module: nn.Module) -> list[nn.Module]:
 def _is_plain_recurrent(module: nn.Module) -> bool:
     """Whether dropout 0 makes a recurrent layer compute in train mode what it does in eval mode."""
     forward = getattr(type(module), "forward", None)
-    return any(forward is kind.forward for kind in (nn.RNN, nn.LSTM, nn.GRU)) and runs_as_its_class(module)
+    return any(forward is kind.forward for kind in (nn.RNN, nn.LSTM, nn.GRU)) and runs_as_its_class(
+        module
+    )
 
 
 class MaskedPassMode:
@@ -147,12 +180,20 @@ class MaskedPassMode:
 
     def __init__(self, module: nn.Module) -> None:
         training = [child for child in module.modules() if child.training]
-        recurrent = [isinstance(child, nn.RNNBase) and _is_plain_recurrent(child) for child in training]
+        recurrent = [
+            isinstance(child, nn.RNNBase) and _is_plain_recurrent(child) for child in training
+        ]
         pairs = list(zip(training, recurrent, strict=True))
         self._training = [child for child, is_recurrent in pairs if not is_recurrent]
-        self._recurrent: list[tuple[Any, Any]] = [(c, c.dropout) for c, is_recurrent in pairs if is_recurrent]
+        self._recurrent: list[tuple[Any, Any]] = [
+            (c, c.dropout) for c, is_recurrent in pairs if is_recurrent
+        ]
         # Their `train` may set more than the flag; attributes are put back with the rest of the state.
-        self._overriding = [child for child in training if getattr(type(child), "train", None) is not nn.Module.train]
+        self._overriding = [
+            child
+            for child in training
+            if getattr(type(child), "train", None) is not nn.Module.train
+        ]
         self.norms = _training_batch_norms(module)
 
     @contextmanager

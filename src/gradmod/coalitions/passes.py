@@ -20,7 +20,12 @@ from gradmod.coalitions.masking import (
     stack_samples,
     with_items,
 )
-from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions, split_coalitions
+from gradmod.coalitions.strategy import (
+    Evaluation,
+    Strategy,
+    responses_from_coalitions,
+    split_coalitions,
+)
 from gradmod.protocols import logits_of
 
 
@@ -64,7 +69,11 @@ class Looped(Strategy):
         masked = []
         for shown in proper_coalitions(modalities):
             with _one_pass(model, before):
-                output = model(self.given(with_items(inputs, {m: hidden[m] for m in modalities if m not in shown})))
+                output = model(
+                    self.given(
+                        with_items(inputs, {m: hidden[m] for m in modalities if m not in shown})
+                    )
+                )
             masked.append(self.logits_of_pass(model, output))
         return masked
 
@@ -90,7 +99,9 @@ class Batched(Looped):
 
     name = "batched"
 
-    def __init__(self, batch_axes: Mapping[str, int] | None = None, falls_back: bool = False) -> None:
+    def __init__(
+        self, batch_axes: Mapping[str, int] | None = None, falls_back: bool = False
+    ) -> None:
         super().__init__(batch_axes)
         self._falls_back = falls_back
         self._has_said_so = False
@@ -123,11 +134,17 @@ class Batched(Looped):
         return split_coalitions(logits_of(model, output), full, len(coalitions), axis)
 
     def _stack(
-        self, inputs: Mapping[str, Any], hidden: Mapping[str, Any], modalities: Sequence[str], samples: int
+        self,
+        inputs: Mapping[str, Any],
+        hidden: Mapping[str, Any],
+        modalities: Sequence[str],
+        samples: int,
     ) -> dict[str, Any]:
         coalitions = proper_coalitions(modalities)
         stacked = {
-            key: self._repeated(key, x, samples, len(coalitions)) for key, x in inputs.items() if key not in modalities
+            key: self._repeated(key, x, samples, len(coalitions))
+            for key, x in inputs.items()
+            if key not in modalities
         }
         for m in modalities:
             rows = [inputs[m] if m in shown else hidden[m] for shown in coalitions]

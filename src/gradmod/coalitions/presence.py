@@ -32,17 +32,26 @@ def presence_table(present: Mapping[str, Tensor], modalities: Sequence[str]) -> 
         )
     for m, has in present.items():
         if not isinstance(has, Tensor) or has.dtype != torch.bool or has.dim() != 1:
-            what = f"{has.dtype} {list(has.shape)}" if isinstance(has, Tensor) else type(has).__name__
-            raise ValueError(f"present[{m!r}] is {what}; expected a bool tensor [B]: True where the sample has it")
+            what = (
+                f"{has.dtype} {list(has.shape)}" if isinstance(has, Tensor) else type(has).__name__
+            )
+            raise ValueError(
+                f"present[{m!r}] is {what}; expected a bool tensor [B]: True where the sample has it"
+            )
     sizes = {m: len(has) for m, has in present.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"present has entries of different lengths, {sizes}; expected [B] for each")
+        raise ValueError(
+            f"present has entries of different lengths, {sizes}; expected [B] for each"
+        )
     everywhere = torch.ones_like(next(iter(present.values())))
     return torch.stack([present.get(m, everywhere) for m in modalities], 1)
 
 
 def without_missing(
-    inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None, modalities: Sequence[str], like: Tensor | None
+    inputs: Mapping[str, Any],
+    present: Mapping[str, Tensor] | None,
+    modalities: Sequence[str],
+    like: Tensor | None,
 ) -> Mapping[str, Tensor] | None:
     """`present`, where a modality whose input is None is absent from every sample.
 
@@ -59,7 +68,9 @@ def without_missing(
     if not missing:
         return present
     if len(missing) == len(modalities):
-        raise ValueError(f"inputs are None for all modalities, {missing}; expected at least one in a batch")
+        raise ValueError(
+            f"inputs are None for all modalities, {missing}; expected at least one in a batch"
+        )
     row = like if like is not None else next(tensor_leaves({m: inputs[m] for m in modalities}))
     absent = torch.zeros(len(row), dtype=torch.bool, device=row.device)
     return {**(present or {}), **dict.fromkeys(missing, absent)}
@@ -134,5 +145,7 @@ def restrict_to_present(values: Tensor, present: Tensor) -> Tensor:
     members = (codes.unsqueeze(1) >> torch.arange(present.shape[1], device=present.device)) & 1
     held = (members.unsqueeze(1) * present).sum(2)
     axes = (1,) * (values.dim() - 2)
-    nothing, everything = ((held == count).reshape(*held.shape, *axes) for count in (0, present.sum(1)))
+    nothing, everything = (
+        (held == count).reshape(*held.shape, *axes) for count in (0, present.sum(1))
+    )
     return torch.where(nothing, 0.0, torch.where(everything, values[-1], values))

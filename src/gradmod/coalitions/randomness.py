@@ -32,7 +32,14 @@ def kept_random_state(model: nn.Module) -> Iterator[None]:
 
 def random_state(model: nn.Module) -> tuple[Any, ...]:
     """The state of the generators of Python, NumPy and torch (those of the model's devices), to be compared."""
-    on_cuda = sorted({tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"})
+    on_cuda = sorted(
+        {tensor.device.index or 0 for tensor in model.parameters() if tensor.device.type == "cuda"}
+    )
     numpy: Any = np.random.get_state(legacy=True)
     states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, on_cuda)]
-    return random.getstate(), numpy[1].tobytes(), *numpy[2:], *(state.numpy().tobytes() for state in states)
+    return (
+        random.getstate(),
+        numpy[1].tobytes(),
+        *numpy[2:],
+        *(state.numpy().tobytes() for state in states),
+    )

@@ -20,7 +20,12 @@ from gradmod.coalitions.masking import (
     tensor_leaves,
 )
 from gradmod.coalitions.modes import same_in_both_modes, samples_stay_apart
-from gradmod.coalitions.strategy import Evaluation, Strategy, responses_from_coalitions, split_coalitions
+from gradmod.coalitions.strategy import (
+    Evaluation,
+    Strategy,
+    responses_from_coalitions,
+    split_coalitions,
+)
 from gradmod.functional import at_least_float32
 from gradmod.protocols import logits_of
 
@@ -38,7 +43,9 @@ class EncoderReuse(Strategy):
             ones.
     """
 
-    def __init__(self, batch_axes: Mapping[str, int] | None = None, share_train_pass: bool = False) -> None:
+    def __init__(
+        self, batch_axes: Mapping[str, int] | None = None, share_train_pass: bool = False
+    ) -> None:
         super().__init__(batch_axes)
         self._uneven: set[str] = set()
         self.share_train_pass = share_train_pass
@@ -61,7 +68,9 @@ class EncoderReuse(Strategy):
         # A modality with a tensor that once had other rows than the batch has no single row, whatever comes later.
         self._uneven |= {m for m in modalities if first_row(inputs[m]) is None}
         even = {m for m in modalities if m not in self._uneven}
-        appended = {m for m in same & even if masked_gradient and samples_stay_apart(net.encoders[m])}
+        appended = {
+            m for m in same & even if masked_gradient and samples_stay_apart(net.encoders[m])
+        }
         rows = {m: _masked_row(net, m, inputs[m], True) for m in appended}
         encoded = RecordedEncoding(net.encode, rows)
         output, full, before = self.full_pass(model, inputs, recorded_in(model, encoded))
@@ -72,22 +81,33 @@ class EncoderReuse(Strategy):
         with torch.set_grad_enabled(gradient), masked_passes(model, before):
             shown = {m: encoded.feature(m) if m in kept else None for m in modalities}
             shown = {
-                m: net.encode(m, self.given(inputs[m])) if feature is None else feature for m, feature in shown.items()
+                m: net.encode(m, self.given(inputs[m])) if feature is None else feature
+                for m, feature in shown.items()
             }
             hidden = {m: encoded.masked_feature(m) for m in modalities}
             hidden = {
-                m: _masked_feature(net, m, self.given(inputs[m]), m in even) if feature is None else feature
+                m: _masked_feature(net, m, self.given(inputs[m]), m in even)
+                if feature is None
+                else feature
                 for m, feature in hidden.items()
             }
             responses = self._responses(net, full, shown, hidden, present)
         return Evaluation(output, full, responses)
 
     def _responses(
-        self, model: Any, full: Tensor, shown: Mapping[str, Any], hidden: Mapping[str, Any], present: Tensor | None
+        self,
+        model: Any,
+        full: Tensor,
+        shown: Mapping[str, Any],
+        hidden: Mapping[str, Any],
+        present: Tensor | None,
     ) -> Tensor:
         """Mono-modal responses [M, ..., K] from each modality's feature, shown [B, ...] and hidden [1 or B, ...]."""
         coalitions = proper_coalitions(tuple(shown))
-        stacked = {m: _stacked(x, hidden[m], [m in coalition for coalition in coalitions]) for m, x in shown.items()}
+        stacked = {
+            m: _stacked(x, hidden[m], [m in coalition for coalition in coalitions])
+            for m, x in shown.items()
+        }
         logits = logits_of(model, model.head(model.fuse(stacked)))
         masked = split_coalitions(logits, full, len(coalitions), self.batch_axes.get("logits", 0))
         return responses_from_coalitions(full, masked, present)
@@ -104,12 +124,19 @@ class AdditiveHead(EncoderReuse):
     Where a sample lacks modalities, M and the sum are over those that it has, and phi^m is 0 for the others.
     """
 
-    def __init__(self, batch_axes: Mapping[str, int] | None = None, share_train_pass: bool = False) -> None:
+    def __init__(
+        self, batch_axes: Mapping[str, int] | None = None, share_train_pass: bool = False
+    ) -> None:
         super().__init__(batch_axes, share_train_pass)
         self.name = "shared (additive head)" if share_train_pass else "additive"
 
     def _responses(
-        self, model: Any, full: Tensor, shown: Mapping[str, Any], hidden: Mapping[str, Any], present: Tensor | None
+        self,
+        model: Any,
+        full: Tensor,
+        shown: Mapping[str, Any],
+        hidden: Mapping[str, Any],
+        present: Tensor | None,
     ) -> Tensor:
         full = at_least_float32(full)
         # A power of two small enough that sums of large but finite terms stay finite; exact, and undone at the end.
@@ -129,7 +156,9 @@ class AdditiveHead(EncoderReuse):
         else:
             has = present.T.reshape(gains.shape[:2] + (1,) * (full.dim() - 1))
             gains = torch.where(has, gains, 0.0)
-            responses = torch.where(has, gains + (full * scale - gains.sum(0)) / has.sum(0).clamp(min=1), 0.0)
+            responses = torch.where(
+                has, gains + (full * scale - gains.sum(0)) / has.sum(0).clamp(min=1), 0.0
+            )
         limit = torch.finfo(full.dtype).max * scale
         return responses.clamp(-limit, limit) / scale
 
@@ -155,9 +184,13 @@ class RecordedEncoding:
         feature = self._encode(modality, x if joined is None else joined)
         if joined is not None:
             samples = len(next(tensor_leaves(joined)))
-            if samples and all(leaf.dim() > 0 and len(leaf) % samples == 0 for leaf in tensor_leaves(feature)):
+            if samples and all(
+                leaf.dim() > 0 and len(leaf) % samples == 0 for leaf in tensor_leaves(feature)
+            ):
                 # Some encoders give several rows a sample: frames folded into the batch.
-                self._masked[modality] = map_tensors(lambda leaf: leaf[-(len(leaf) // samples) :], feature)
+                self._masked[modality] = map_tensors(
+                    lambda leaf: leaf[-(len(leaf) // samples) :], feature
+                )
                 feature = map_tensors(lambda leaf: leaf[: -(len(leaf) // samples)], feature)
             else:
                 feature = self._encode(modality, x)

@@ -45,8 +45,12 @@ def snapshots_of(value: Any, everything: bool = False) -> Iterable[Snapshot]:
     if kind is bytearray or issubclass(kind, array.array):
         return (_Buffer(value, slice(None), value[:]),)
     generator = _GENERATORS.get(kind)
-    if generator is None and issubclass(kind, (random.Random, np.random.Generator, np.random.RandomState)):
-        generator = next(functions for known, functions in _GENERATORS.items() if issubclass(kind, known))
+    if generator is None and issubclass(
+        kind, (random.Random, np.random.Generator, np.random.RandomState)
+    ):
+        generator = next(
+            functions for known, functions in _GENERATORS.items() if issubclass(kind, known)
+        )
     if generator is not None:
         return (GeneratorSnapshot(value, *generator),)
     slots = _slots(kind)  # type: ignore[arg-type]
@@ -67,7 +71,9 @@ class _Buffer:
             return True
         same = self._value == self._contents
         with_itself = self._value == self._value  # NaN equals nothing
-        return not bool(np.all(same | (~with_itself if isinstance(with_itself, np.ndarray) else False)))
+        return not bool(
+            np.all(same | (~with_itself if isinstance(with_itself, np.ndarray) else False))
+        )
 
     def put_back(self) -> None:
         """See `Snapshot`."""
@@ -80,14 +86,20 @@ class _Buffer:
 class GeneratorSnapshot:
     """A generator of random numbers."""
 
-    def __init__(self, value: Any, get: Callable[[Any], Any], put: Callable[[Any, Any], None]) -> None:
+    def __init__(
+        self, value: Any, get: Callable[[Any], Any], put: Callable[[Any, Any], None]
+    ) -> None:
         self._value, self._get, self._put = value, get, put
         self._state = get(value)
 
     def has_changed(self) -> bool:
         """See `Snapshot`."""
         now = self._get(self._value)
-        return not torch.equal(now, self._state) if isinstance(now, torch.Tensor) else repr(now) != repr(self._state)
+        return (
+            not torch.equal(now, self._state)
+            if isinstance(now, torch.Tensor)
+            else repr(now) != repr(self._state)
+        )
 
     def put_back(self) -> None:
         """See `Snapshot`."""
@@ -99,7 +111,10 @@ def _put_bits(generator: np.random.Generator, state: Any) -> None:
 
 
 _GENERATORS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {
-    torch.Generator: (torch.Generator.get_state, lambda value, state: value.set_state(state) and None),
+    torch.Generator: (
+        torch.Generator.get_state,
+        lambda value, state: value.set_state(state) and None,
+    ),
     random.Random: (random.Random.getstate, random.Random.setstate),
     np.random.Generator: (lambda value: value.bit_generator.state, _put_bits),
     np.random.RandomState: (np.random.RandomState.get_state, np.random.RandomState.set_state),
@@ -115,7 +130,9 @@ class _Slots:
 
     def has_changed(self) -> bool:
         """See `Snapshot`."""
-        return any(getattr(self._value, name, _MISSING) is not kept for name, kept in self.contents.items())
+        return any(
+            getattr(self._value, name, _MISSING) is not kept for name, kept in self.contents.items()
+        )
 
     def put_back(self) -> None:
         """See `Snapshot`."""
@@ -135,7 +152,11 @@ def _slots(kind: type) -> tuple[str, ...]:
     for base in kind.__mro__:
         own = base.__dict__.get("__slots__", ())
         for name in (own,) if isinstance(own, str) else tuple(own):
-            mangled = f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") and name[-2:] != "__" else name
+            mangled = (
+                f"_{base.__name__.lstrip('_')}{name}"
+                if name.startswith("__") and name[-2:] != "__"
+                else name
+            )
             if type(base.__dict__.get(mangled)).__name__ == "member_descriptor":
                 names.append(mangled)
     return tuple(names)

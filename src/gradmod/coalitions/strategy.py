@@ -107,7 +107,10 @@ class Strategy(ABC):
         return copy_containers(inputs, with_tensors=self.habits.writes_inputs)
 
     def full_pass(
-        self, model: nn.Module, inputs: Mapping[str, Any], recording: AbstractContextManager[Any] | None = None
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        recording: AbstractContextManager[Any] | None = None,
     ) -> tuple[Any, Tensor, NetworkState | None]:
         """What the model returns on all modalities, the logits in it, and the model's state before it.
 
@@ -124,7 +127,9 @@ class Strategy(ABC):
                 output = model(self.given(inputs))
             return output, logits_of(model, output), None
         before = NetworkState(model, self.habits.moves, everything=self.habits.moves_more)
-        versions = [(leaf, leaf._version) for leaf in tensor_leaves(inputs) if not leaf.is_inference()]
+        versions = [
+            (leaf, leaf._version) for leaf in tensor_leaves(inputs) if not leaf.is_inference()
+        ]
         with recording or nullcontext():
             output = model(self.given(inputs))
         for leaf, version in versions:
@@ -141,7 +146,9 @@ class Strategy(ABC):
 
     def _learn(self, model: nn.Module, moved: Sequence[Tensor]) -> None:
         """Keep copies, from the next step on, of what a full pass was not known to change in place."""
-        names = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
+        names = {
+            id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())
+        }
         known = tuple(names[id(tensor)] for tensor in moved if id(tensor) in names)
         more = self.habits.moves_more or len(known) < len(moved)
         self.habits = replace(self.habits, moves=(*self.habits.moves, *known), moves_more=more)
@@ -153,7 +160,9 @@ class Strategy(ABC):
         )
 
 
-def responses_from_coalitions(full: Tensor, masked: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
+def responses_from_coalitions(
+    full: Tensor, masked: Sequence[Tensor], present: Tensor | None = None
+) -> Tensor:
     """Shapley values of v(all) = `full` and the logits of the proper coalitions, v(empty) = 0.
 
     Args:
@@ -170,7 +179,9 @@ def responses_from_coalitions(full: Tensor, masked: Sequence[Tensor], present: T
     for logits in masked:
         _expect_shape(logits, full.shape, full)
     full = at_least_float32(full)
-    values = torch.stack([torch.zeros_like(full), *(logits.to(full.dtype) for logits in masked), full])
+    values = torch.stack(
+        [torch.zeros_like(full), *(logits.to(full.dtype) for logits in masked), full]
+    )
     return shapley_values(values if present is None else restrict_to_present(values, present))
 
 

@@ -18,7 +18,9 @@ from gradmod.signatures import explained, refuse_foreign
 
 
 @without_gradient()
-def coalition_logits(model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]) -> Tensor:
+def coalition_logits(
+    model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]
+) -> Tensor:
     """Logits of every coalition in the model's present mode, without gradient.
 
     Every row is what the network's own forward says on the masked inputs. Up to two modalities it is called for each
@@ -52,7 +54,10 @@ def coalition_logits(model: nn.Module, inputs: Mapping[str, Any], modalities: Se
     hidden = {m: mask(model, m, copy_containers(inputs[m], with_tensors=True)) for m in modalities}
 
     def shown_in(code: int) -> dict[str, Any]:
-        return {**inputs, **{m: hidden[m] for bit, m in enumerate(modalities) if not code >> bit & 1}}
+        return {
+            **inputs,
+            **{m: hidden[m] for bit, m in enumerate(modalities) if not code >> bit & 1},
+        }
 
     def called(code: int) -> Tensor:
         # A network may hand out a tensor that it keeps and overwrites in the next call.
@@ -75,11 +80,18 @@ def _from_features(
     """Logits of every coalition from features that are encoded once; None where the methods do something else."""
     try:
         encoded = {
-            m: [model.encode(m, copy_containers(x, with_tensors=True)).clone() for x in (hidden[m], inputs[m])]
+            m: [
+                model.encode(m, copy_containers(x, with_tensors=True)).clone()
+                for x in (hidden[m], inputs[m])
+            ]
             for m in modalities
         }
         return [
-            model.head(model.fuse({m: encoded[m][code >> bit & 1].clone() for bit, m in enumerate(modalities)})).clone()
+            model.head(
+                model.fuse(
+                    {m: encoded[m][code >> bit & 1].clone() for bit, m in enumerate(modalities)}
+                )
+            ).clone()
             for code in range(1 << len(modalities))
         ]
     except Exception:  # methods of these names may be anything; the network's own forward decides
@@ -109,7 +121,9 @@ def differs_between_samples(x: Any) -> bool:
     if isinstance(x, (list, tuple)):
         return any(map(differs_between_samples, x)) or not all(_is_same(entry, x[0]) for entry in x)
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
-        return any(differs_between_samples(getattr(x, field.name)) for field in dataclasses.fields(x))
+        return any(
+            differs_between_samples(getattr(x, field.name)) for field in dataclasses.fields(x)
+        )
     return isinstance(x, np.ndarray) and x.ndim > 0 and bool((x != x[:1]).any())
 
 
@@ -125,7 +139,9 @@ def _is_same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(_is_same, one, other))
     if dataclasses.is_dataclass(one) and not isinstance(one, type):
-        return all(_is_same(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one))
+        return all(
+            _is_same(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one)
+        )
     if isinstance(one, np.ndarray):
         return one.shape == other.shape and bool((one == other).all())
     try:

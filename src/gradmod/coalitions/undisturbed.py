@@ -26,7 +26,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     scripts = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
     state = None if scripts or is_uninitialized(model) else NetworkState(model)
-    tensors = _copies([*model.parameters(), *model.buffers(), *(state.tensors if state is not None else ())])
+    tensors = _copies(
+        [*model.parameters(), *model.buffers(), *(state.tensors if state is not None else ())]
+    )
     generators = [(generator, generator.get_state()) for generator in _generators(model)]
     model.eval()
     try:
@@ -44,20 +46,34 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _generators(model: nn.Module) -> list[torch.Generator]:
     """Generators of random numbers that modules keep."""
-    kept: Iterator[Any] = (value for module in model.modules() for value in module.__dict__.values())
+    kept: Iterator[Any] = (
+        value for module in model.modules() for value in module.__dict__.values()
+    )
     return [value for value in kept if isinstance(value, torch.Generator)]
 
 
 @torch.no_grad()
 def _copies(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Each tensor, once, with a copy on the CPU; of one that is spread over several processes, this one's shard."""
-    found = {id(tensor): tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors}
-    return [(tensor, tensor.detach().cpu().clone()) for tensor in found.values() if _can_be_copied(tensor)]
+    found = {
+        id(tensor): tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        for tensor in tensors
+    }
+    return [
+        (tensor, tensor.detach().cpu().clone())
+        for tensor in found.values()
+        if _can_be_copied(tensor)
+    ]
 
 
 def _can_be_copied(tensor: Tensor) -> bool:
     lazy = torch.nn.parameter.is_lazy(tensor)
-    return not lazy and not tensor.is_meta and tensor.layout is torch.strided and not tensor.is_quantized
+    return (
+        not lazy
+        and not tensor.is_meta
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+    )
 
 
 @torch.no_grad()

@@ -72,7 +72,9 @@ class Attribution:
                 "contributions": self.contribution_intervals,
                 "values": self.value_intervals,
                 "cooperation": self.cooperation_interval,
-                "pairs": {"+".join(pair): interval for pair, interval in self.pair_intervals.items()},
+                "pairs": {
+                    "+".join(pair): interval for pair, interval in self.pair_intervals.items()
+                },
             },
         }
 
@@ -141,7 +143,8 @@ def attribute(
         value_intervals={m: _interval(values[number]) for m, number in positions.items()},
         cooperation_interval=_interval(cooperation(games)),
         pair_intervals={
-            (a, b): _interval(pair_interaction(games, positions[a], positions[b])) for a, b in found.scores.pairs
+            (a, b): _interval(pair_interaction(games, positions[a], positions[b]))
+            for a, b in found.scores.pairs
         },
     )
 

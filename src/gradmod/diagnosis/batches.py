@@ -37,7 +37,12 @@ class Batch:
 
 
 def open_batches(
-    loader: Any, modalities: Sequence[str] | None, net: nn.Module, *, target: str = "", in_order: bool = True
+    loader: Any,
+    modalities: Sequence[str] | None,
+    net: nn.Module,
+    *,
+    target: str = "",
+    in_order: bool = True,
 ) -> tuple[tuple[str, ...], Iterator[Batch]]:
     """Names of the modalities, and the batches, gone through once.
 
@@ -61,14 +66,18 @@ def open_batches(
     reader = _Reader(None if modalities is None else tuple(modalities), net, target, in_order)
     names = reader.modalities or tuple(reader.read(first).inputs)
     if not names:
-        raise ValueError("the first batch holds no input; expected a dict with an input for each modality")
+        raise ValueError(
+            "the first batch holds no input; expected a dict with an input for each modality"
+        )
     return names, (reader.read(batch) for batch in itertools.chain([first], batches))
 
 
 def _as_batches(loader: Any, target: str) -> Iterable[Any]:
     if isinstance(loader, Dataset):
         return _collated(loader)
-    if isinstance(loader, Mapping) or (isinstance(loader, (list, tuple)) and _holds_tensors(loader)):
+    if isinstance(loader, Mapping) or (
+        isinstance(loader, (list, tuple)) and _holds_tensors(loader)
+    ):
         return [loader]
     if isinstance(loader, (str, bytes)) or not isinstance(loader, Iterable):
         raise TypeError(
@@ -91,8 +100,14 @@ def _is_sample(entry: Any, key: str) -> bool:
         keys = [key] if key else [name for name in TARGET_KEYS if name in entry]
         target = entry.get(keys[0]) if keys else None
     else:
-        target = entry[1 if isinstance(entry[0], (Mapping, list, tuple)) else -1] if _is_row(entry) else None
-    return isinstance(target, (int, float, np.number)) or (isinstance(target, Tensor) and target.dim() == 0)
+        target = (
+            entry[1 if isinstance(entry[0], (Mapping, list, tuple)) else -1]
+            if _is_row(entry)
+            else None
+        )
+    return isinstance(target, (int, float, np.number)) or (
+        isinstance(target, Tensor) and target.dim() == 0
+    )
 
 
 def _collated(samples: Any) -> Iterator[Any]:
@@ -145,9 +160,17 @@ class _Reader:
 
     def _of_mapping(self, batch: Mapping[str, Any]) -> Batch:
         own = self.modalities or ()
-        keys = [self.target_key] if self.target_key else [k for k in TARGET_KEYS if k in batch and k not in own]
+        keys = (
+            [self.target_key]
+            if self.target_key
+            else [k for k in TARGET_KEYS if k in batch and k not in own]
+        )
         if len(keys) != 1 or keys[0] not in batch:
-            there = f"{' and '.join(map(repr, keys))} could be it" if len(keys) > 1 else f"it holds {sorted(batch)}"
+            there = (
+                f"{' and '.join(map(repr, keys))} could be it"
+                if len(keys) > 1
+                else f"it holds {sorted(batch)}"
+            )
             raise ValueError(
                 f"the target of a batch that is a dict was not found: {there}; expected one of "
                 f"{', '.join(map(repr, TARGET_KEYS))}, or say which key it is: target=..."
@@ -158,7 +181,11 @@ class _Reader:
             rest.pop("present", None)
         else:
             present = None
-        inputs = rest.pop("inputs") if "inputs" not in own and isinstance(rest.get("inputs"), Mapping) else rest
+        inputs = (
+            rest.pop("inputs")
+            if "inputs" not in own and isinstance(rest.get("inputs"), Mapping)
+            else rest
+        )
         return self._made(inputs, batch[keys[0]], (present,))
 
     def _as_inputs(self, batch: Sequence[Any]) -> tuple[Mapping[str, Any], Any, Sequence[Any]]:
@@ -187,7 +214,9 @@ class _Reader:
     def _no_names(self, inputs: Sequence[Any]) -> str:
         own = required_arguments(self.net)
         apart = takes_inputs_apart(self.net, ()) and len(own) == len(inputs)
-        names = own if apart else tuple(self.modalities or (f"m{i}" for i in range(1, len(inputs) + 1)))
+        names = (
+            own if apart else tuple(self.modalities or (f"m{i}" for i in range(1, len(inputs) + 1)))
+        )
         said = f"a batch holds {len(inputs)} inputs without names and a target. Say what they are, in their order"
         line = f"gradmod.diagnose(model, loader, modalities={names!r})"
         if apart:
@@ -213,7 +242,9 @@ def _is_presence(extra: Any) -> bool:
 
 
 def _as_target(target: Any) -> Tensor:
-    if isinstance(target, np.ndarray) or (isinstance(target, list) and all(map(_is_number, target))):
+    if isinstance(target, np.ndarray) or (
+        isinstance(target, list) and all(map(_is_number, target))
+    ):
         target = torch.as_tensor(target)
     if isinstance(target, Tensor) and target.dim():
         return target

@@ -62,7 +62,10 @@ class Diagnosis:
         """What it means, a sentence each."""
         found, names = self.attribution, self.attribution.modalities
         if len(names) < 2:
-            return [f"the model has one modality, {names[0]}: there is nothing to divide", *self.notes]
+            return [
+                f"the model has one modality, {names[0]}: there is nothing to divide",
+                *self.notes,
+            ]
         return [
             *(self._about(m) for m in sorted(names, key=lambda m: -found.scores.values[m])),
             self._about_cooperation(),
@@ -86,8 +89,9 @@ class Diagnosis:
         if interval is not None and interval[0] <= 0 <= interval[1]:
             sentence = f"{modality} is not used: what it contributes cannot be told from nothing"
         if self.is_suppressed(modality):
+            alone = self.alone[modality]
             sentence += (
-                f"; alone it would reach {self.alone[modality]:.2f} but contributes {value:.2f}: it is suppressed"
+                f"; alone it would reach {alone:.2f} but contributes {value:.2f}: it is suppressed"
             )
         return f"{sentence} (without it: {_in_place_of(without, whole)})"
 
@@ -107,7 +111,9 @@ class Diagnosis:
         if value > NOTHING:
             return f"the modalities complement each other: together {value:.2f} more than the sum of what each adds"
         if value < -NOTHING:
-            return f"the modalities overlap: together {-value:.2f} less than the sum of what each adds"
+            return (
+                f"the modalities overlap: together {-value:.2f} less than the sum of what each adds"
+            )
         return "together the modalities reach the sum of what each adds"
 
     def _about_noise(self) -> list[str]:
@@ -121,7 +127,9 @@ class Diagnosis:
         worst = min(scores, key=lambda m: scores[m])
         level = f"{self.noise_levels[at]:g} standard deviation{'' if self.noise_levels[at] == 1 else 's'} of the input"
         if scores[worst] >= whole:
-            reached = ", ".join(f"{_in_place_of(score, whole)} in {m}" for m, score in scores.items())
+            reached = ", ".join(
+                f"{_in_place_of(score, whole)} in {m}" for m, score in scores.items()
+            )
             return [f"noise hurts in no modality: with {level} the score is {reached}"]
         return [f"noise hurts most in {worst}: {_in_place_of(scores[worst], whole)} at {level}"]
 
@@ -195,16 +203,26 @@ def diagnose(
             "(nn.Module); one of a function: gradmod.adapt(nn.Identity(), call=lambda _, inputs: function(inputs))"
         )
     named = modalities is not None
-    if named and (isinstance(modalities, str) or len(set(modalities or ())) != len(modalities or ())):
-        raise ValueError(f"modalities is {modalities!r}; expected different names, e.g. ('audio', 'visual')")
+    if named and (
+        isinstance(modalities, str) or len(set(modalities or ())) != len(modalities or ())
+    ):
+        raise ValueError(
+            f"modalities is {modalities!r}; expected different names, e.g. ('audio', 'visual')"
+        )
     model, wrapper = _unwrapped(model)
     if wrapper is not None:
         task, modalities = task or wrapper.task, modalities or wrapper.method.modalities
     task = task or Classification()
     score = score_of(task, metric, lower_is_better)
-    levels = tuple(float(level) for level in noise_levels) if isinstance(noise_levels, Iterable) else (math.nan,)
+    levels = (
+        tuple(float(level) for level in noise_levels)
+        if isinstance(noise_levels, Iterable)
+        else (math.nan,)
+    )
     if not all(math.isfinite(level) and level >= 0 for level in levels):
-        raise ValueError(f"noise_levels is {noise_levels}; expected a sequence of finite numbers >= 0, e.g. (0.5, 1)")
+        raise ValueError(
+            f"noise_levels is {noise_levels}; expected a sequence of finite numbers >= 0, e.g. (0.5, 1)"
+        )
     if device is None:
         parameter = next(model.parameters(), None)
         device = None if parameter is None else parameter.device
@@ -219,7 +237,9 @@ def diagnose(
                 _refuse_keys_that_no_mask_hides(model, batch.inputs, names)
             noisy.read(reader.read(batch))
         predictions = reader.predictions()
-    found = attribute(predictions, task, metric, lower_is_better=lower_is_better, replicates=replicates, seed=seed)
+    found = attribute(
+        predictions, task, metric, lower_is_better=lower_is_better, replicates=replicates, seed=seed
+    )
     robustness = noisy.scores(score, predictions.target, found.whole) if levels else {}
     same = (
         f"the input of {m} is in every sample what stands for it when it is hidden: whether the model uses it cannot "
@@ -277,7 +297,11 @@ class _NoisyPasses:
     ) -> None:
         self._model, self._levels = model, levels
         self._noise = {m: noise.get(m, add_gaussian_noise) for m in modalities}
-        self._generators = {(m, i): torch.Generator().manual_seed(seed) for m in modalities for i in range(len(levels))}
+        self._generators = {
+            (m, i): torch.Generator().manual_seed(seed)
+            for m in modalities
+            for i in range(len(levels))
+        }
         self._logits: dict[tuple[str, int], list[Tensor]] = {
             (m, i): [] for m in modalities for i, level in enumerate(levels) if level > 0
         }
@@ -289,13 +313,20 @@ class _NoisyPasses:
             if m not in self._noise:
                 continue
             noisy = self._noise[m](
-                copy_containers(inputs[m], with_tensors=True), self._levels[i], self._generators[m, i]
+                copy_containers(inputs[m], with_tensors=True),
+                self._levels[i],
+                self._generators[m, i],
             )
             if noisy is None:
-                self._leave_out(m, f"no noise was added to {m}: its input holds whole numbers (token ids, say) alone")
+                self._leave_out(
+                    m,
+                    f"no noise was added to {m}: its input holds whole numbers (token ids, say) alone",
+                )
                 continue
             others = {k: x for k, x in inputs.items() if k != m}
-            found = logits_of(self._model, self._model({**copy_containers(others, with_tensors=True), m: noisy}))
+            found = logits_of(
+                self._model, self._model({**copy_containers(others, with_tensors=True), m: noisy})
+            )
             logits.append(found.float().cpu().clone())
             if not bool(logits[-1].isfinite().all()):
                 self._leave_out(
@@ -323,13 +354,18 @@ def _unwrapped(model: nn.Module) -> tuple[nn.Module, ModulatedModel | None]:
     """The network itself, which declares its mask, and the method's wrapper around it, where there is one."""
     if isinstance(model, (DistributedDataParallel, DataParallel, AveragedModel)):
         return _unwrapped(model.module)
-    for inner in (getattr(model, "_orig_mod", None), getattr(model, "module", None)):  # compiled; Fabric's
+    for inner in (
+        getattr(model, "_orig_mod", None),
+        getattr(model, "module", None),
+    ):  # compiled; Fabric's
         if isinstance(inner, ModulatedModel):
             return inner.model, inner
     return (model.model, model) if isinstance(model, ModulatedModel) else (model, None)
 
 
-def _refuse_keys_that_no_mask_hides(model: nn.Module, inputs: Mapping[str, Any], names: Sequence[str]) -> None:
+def _refuse_keys_that_no_mask_hides(
+    model: nn.Module, inputs: Mapping[str, Any], names: Sequence[str]
+) -> None:
     """Raise ValueError where a key that was taken for a modality (ids of samples, say) cannot be hidden."""
     for m in names:
         try:
@@ -342,10 +378,14 @@ def _refuse_keys_that_no_mask_hides(model: nn.Module, inputs: Mapping[str, Any],
             ) from None
 
 
-def _alone_as_scores(alone: Mapping[str, float], score: Score, modalities: Sequence[str]) -> dict[str, float]:
+def _alone_as_scores(
+    alone: Mapping[str, float], score: Score, modalities: Sequence[str]
+) -> dict[str, float]:
     _refuse_unknown("alone", alone, modalities)
     for m, value in alone.items():
-        if not math.isfinite(value) or (value < 0 and score.by_name and score.name in LOWER_IS_BETTER):
+        if not math.isfinite(value) or (
+            value < 0 and score.by_name and score.name in LOWER_IS_BETTER
+        ):
             raise ValueError(
                 f"alone[{m!r}] is {value}; expected the {score.name} of a model trained on {m!r} alone, a finite "
                 f"number{' >= 0' if score.lower_is_better else ''}"
@@ -356,4 +396,6 @@ def _alone_as_scores(alone: Mapping[str, float], score: Score, modalities: Seque
 def _refuse_unknown(what: str, given: Mapping[str, Any], modalities: Sequence[str]) -> None:
     unknown = [m for m in given if m not in modalities]
     if unknown:
-        raise ValueError(f"{what} names {unknown}; expected some of the modalities {list(modalities)}")
+        raise ValueError(
+            f"{what} names {unknown}; expected some of the modalities {list(modalities)}"
+        )

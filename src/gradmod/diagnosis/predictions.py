@@ -55,10 +55,15 @@ class CoalitionPredictions:
         """
         score = metric if isinstance(metric, Score) else score_of(task, metric)
         target = self.target if rows is None else self.target[rows]
-        values = [score(logits if rows is None else logits[rows], target) for logits in self._with_constant(task)]
+        values = [
+            score(logits if rows is None else logits[rows], target)
+            for logits in self._with_constant(task)
+        ]
         return torch.tensor(values, dtype=torch.float64)
 
-    def resampled_games(self, task: Task, metric: str | Metric | Score, replicates: int, seed: int) -> Tensor:
+    def resampled_games(
+        self, task: Task, metric: str | Metric | Score, replicates: int, seed: int
+    ) -> Tensor:
         """[2^M, replicates] the same for samples drawn with replacement."""
         score = metric if isinstance(metric, Score) else score_of(task, metric)
         generator = torch.Generator().manual_seed(seed)
@@ -68,13 +73,17 @@ class CoalitionPredictions:
         if terms is None:
             return torch.stack([self.game(task, score, rows) for rows in draws], 1)
         # A mean over samples: their terms, weighted by how often each was drawn.
-        return torch.stack([terms @ rows.bincount(minlength=count).double() / count for rows in draws], 1)
+        return torch.stack(
+            [terms @ rows.bincount(minlength=count).double() / count for rows in draws], 1
+        )
 
     def _terms(self, task: Task, score: Score) -> Tensor | None:
         """[2^M, N] what each sample adds to the score of each coalition; None where the score is no mean of such."""
         if score.name != task.sample_metric or not score.by_name:
             return None
-        terms = torch.stack([task.per_sample(logits, self.target) for logits in self._with_constant(task)])
+        terms = torch.stack(
+            [task.per_sample(logits, self.target) for logits in self._with_constant(task)]
+        )
         terms = -terms if score.lower_is_better else terms
         return terms if torch.allclose(terms.mean(1), self.game(task, score)) else None
 
@@ -93,9 +102,18 @@ class CoalitionReader:
     """
 
     def __init__(
-        self, model: nn.Module, modalities: Sequence[str], device: Any = None, task: Task | None = None
+        self,
+        model: nn.Module,
+        modalities: Sequence[str],
+        device: Any = None,
+        task: Task | None = None,
     ) -> None:
-        self._model, self._modalities, self._device, self._task = model, tuple(modalities), device, task
+        self._model, self._modalities, self._device, self._task = (
+            model,
+            tuple(modalities),
+            device,
+            task,
+        )
         self._logits: list[Tensor] = []
         self._targets: list[Tensor] = []
         # Modalities that no mask has changed yet, and whether their inputs differ between samples.
@@ -134,14 +152,18 @@ class CoalitionReader:
                     "of it. Say what the hidden modality looks like: define mask(modality, x) on the model, or pass "
                     "mask=... to gradmod.adapt"
                 )
-        return CoalitionPredictions(self._modalities, torch.cat(self._logits, 1), torch.cat(self._targets))
+        return CoalitionPredictions(
+            self._modalities, torch.cat(self._logits, 1), torch.cat(self._targets)
+        )
 
     def nothing_to_hide(self) -> tuple[str, ...]:
         """Modalities whose input was that of the hidden modality in every sample."""
         return tuple(self._unhidden)
 
     def _moved(self, tree: Any) -> Any:
-        return tree if self._device is None else map_tensors(lambda leaf: leaf.to(self._device), tree)
+        return (
+            tree if self._device is None else map_tensors(lambda leaf: leaf.to(self._device), tree)
+        )
 
     def _look_at_masks(self, inputs: Mapping[str, Any]) -> None:
         for m in [m for m in self._unhidden if hiding_changes(self._model, m, inputs[m])]:
@@ -151,7 +173,11 @@ class CoalitionReader:
 
 
 def predict_coalitions(
-    model: nn.Module, loader: Any, modalities: Sequence[str], device: Any = None, task: Task | None = None
+    model: nn.Module,
+    loader: Any,
+    modalities: Sequence[str],
+    device: Any = None,
+    task: Task | None = None,
 ) -> CoalitionPredictions:
     """A trained model on every coalition of every sample, in one pass over the data, in eval mode.
 
@@ -184,7 +210,10 @@ def check_target(task: Task, logits: Tensor, target: Tensor) -> None:
 
 
 def _refuse_not_finite(
-    logits: Tensor, modalities: Sequence[str], inputs: Mapping[str, Any] | None = None, before: int = 0
+    logits: Tensor,
+    modalities: Sequence[str],
+    inputs: Mapping[str, Any] | None = None,
+    before: int = 0,
 ) -> None:
     """Raise ValueError where the logits of a coalition are not finite; those of the empty one are read by nobody.
 

@@ -54,7 +54,9 @@ class Score:
             ) from None
 
 
-def score_of(task: Task, metric: str | Metric | None = None, lower_is_better: bool | None = None) -> Score:
+def score_of(
+    task: Task, metric: str | Metric | None = None, lower_is_better: bool | None = None
+) -> Score:
     """The score that a metric stands for.
 
     Args:
@@ -84,8 +86,15 @@ def score_of(task: Task, metric: str | Metric | None = None, lower_is_better: bo
             return own(logits.clone(), target.clone())
 
     else:
-        raise TypeError(f"metric is {metric!r}; expected a name, or a function (logits, target) that gives a number")
-    return Score(name, measure, lower if lower_is_better is None else lower_is_better, isinstance(metric, str))
+        raise TypeError(
+            f"metric is {metric!r}; expected a name, or a function (logits, target) that gives a number"
+        )
+    return Score(
+        name,
+        measure,
+        lower if lower_is_better is None else lower_is_better,
+        isinstance(metric, str),
+    )
 
 
 def _by_name(task: Task, name: str, logits: Tensor, target: Tensor) -> Any:

@@ -87,7 +87,11 @@ def closest(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(asked, by_bare, 1)
     if close:
         return by_bare[close[0]]
-    begun = [name for name in by_bare if asked.startswith(name) or (len(asked) > 2 and name.startswith(asked))]
+    begun = [
+        name
+        for name in by_bare
+        if asked.startswith(name) or (len(asked) > 2 and name.startswith(asked))
+    ]
     return by_bare[max(begun, key=len)] if begun else ""
 
 
@@ -97,7 +101,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {meant}?" if meant else ""
 
 
-_OF_DAMAGE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError)
+_OF_DAMAGE = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    ArithmeticError,
+)
 
 
 @contextmanager
@@ -129,7 +141,9 @@ def why_unreadable(error: BaseException) -> str:
     """Why a text cannot be read, in words that a user can do something with."""
     if isinstance(error, RecursionError):
         return "its brackets are nested too deep"
-    return str(error).partition("; use sys.")[0]  # of a number of thousands of digits; the rest is for programmers
+    return str(error).partition("; use sys.")[
+        0
+    ]  # of a number of thousands of digits; the rest is for programmers
 
 
 OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
@@ -145,7 +159,9 @@ _TO_DO = {
     errno.EACCES: "allow it to this user, or name another path",
     errno.EPERM: "allow it to this user, or name another path",
 }
-_OF_WRONG_ARGUMENTS = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP})
+_OF_WRONG_ARGUMENTS = frozenset(
+    {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP}
+)
 _LONGEST_SHOWN = 400
 
 
@@ -163,7 +179,11 @@ def system_refusal(error: OSError, what: str = "") -> tuple[str, int]:
     # A process that reads ahead hands its error on as a text, with its traceback: the last line says what it was.
     reason = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
     if error.filename is not None:
-        path = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+        path = (
+            os.fsdecode(error.filename)
+            if isinstance(error.filename, bytes)
+            else str(error.filename)
+        )
         if code == errno.ENAMETOOLONG:
             reason += f" ({len(path)} characters)"
         elif code == errno.ENOTDIR:
@@ -171,4 +191,6 @@ def system_refusal(error: OSError, what: str = "") -> tuple[str, int]:
             reason += f": {files[-1]} is a file" if files else ""
         cut = len(path) > _LONGEST_SHOWN
         reason = f"{f'{path[:200]}...{path[-100:]}' if cut else path}{what}: {reason}"
-    return "; ".join(filter(None, (reason, _TO_DO.get(code, "")))), 2 if code in _OF_WRONG_ARGUMENTS else 1
+    return "; ".join(
+        filter(None, (reason, _TO_DO.get(code, "")))
+    ), 2 if code in _OF_WRONG_ARGUMENTS else 1

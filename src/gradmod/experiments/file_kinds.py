@@ -16,7 +16,9 @@ HEAD = 1024
 """Bytes that are looked at; the name "ustar" of a tar archive is the last that counts, at 257."""
 
 _LFS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
-_FAILED_DOWNLOAD = "a download gave this in its place (a login, a quota, an address that moved): fetch it again"
+_FAILED_DOWNLOAD = (
+    "a download gave this in its place (a login, a quota, an address that moved): fetch it again"
+)
 _UNPACK = "unpack it, and put what is in it in its place"
 _ANOTHER = "put the right file in its place"
 
@@ -66,7 +68,10 @@ GZIP = _archive("compressed with gzip", "gzip")
 
 _BEGINNINGS: tuple[tuple[bytes, Kind], ...] = (
     *((beginning, LFS) for beginning in _LFS),
-    (b"/annex/objects/", Kind("a git-annex pointer", "fetch the file that it stands for: git annex get")),
+    (
+        b"/annex/objects/",
+        Kind("a git-annex pointer", "fetch the file that it stands for: git annex get"),
+    ),
     (b"\x93NUMPY", NPY),
     (b"\x89HDF\r\n\x1a\n", HDF5),
     (b"\x1f\x8b", GZIP),
@@ -104,7 +109,10 @@ _BEGINNINGS: tuple[tuple[bytes, Kind], ...] = (
     (b"CDF\x02", Kind("a NetCDF file")),
     (b"MATLAB 5.0 MAT-file", Kind("a MATLAB file")),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", Kind("an old Office document (.xls, .doc)")),
-    (b"\0\x05\x16\x07", Kind("what macOS keeps beside a file (AppleDouble)", "take the file whose name lacks ._")),
+    (
+        b"\0\x05\x16\x07",
+        Kind("what macOS keeps beside a file (AppleDouble)", "take the file whose name lacks ._"),
+    ),
     (b"\x7fELF", Kind("a program")),
     (b"\xff\xfe", Kind("text in UTF-16", "save it as UTF-8")),
     (b"\xfe\xff", Kind("text in UTF-16", "save it as UTF-8")),
@@ -200,7 +208,9 @@ def _shown(text: str, longest: int = 60) -> str:
     return repr(line if len(line) <= longest else f"{line[:longest]}...")
 
 
-def unreadable(path: Path, expected: str, groups: str, reason: str, to_do: str = "fetch it again") -> str:
+def unreadable(
+    path: Path, expected: str, groups: str, reason: str, to_do: str = "fetch it again"
+) -> str:
     """What to say of a file that a reader failed on: what it is, where it is another file than the reader's.
 
     Args:
@@ -210,7 +220,9 @@ def unreadable(path: Path, expected: str, groups: str, reason: str, to_do: str =
         reason: the reader's own; said where the first bytes tell no more.
         to_do: what helps against damage.
     """
-    other = another_kind(path, expected, groups) or f"truncated, or not {expected} ({reason}); {to_do}"
+    other = (
+        another_kind(path, expected, groups) or f"truncated, or not {expected} ({reason}); {to_do}"
+    )
     return f"{path} cannot be read: {other}"
 
 
@@ -254,7 +266,9 @@ def check_there(path: Path) -> None:
         try:
             path.open("rb").close()
         except PermissionError:
-            raise DataError(f"{path} may not be read by this user; allow it, with chmod u+r") from None
+            raise DataError(
+                f"{path} may not be read by this user; allow it, with chmod u+r"
+            ) from None
         return
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected a file")

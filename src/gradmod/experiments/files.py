@@ -23,7 +23,9 @@ from gradmod.experiments.file_kinds import another_kind
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_TEMPORARY = re.compile(r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,9})-[0-9a-f]{8}\.(tmp|making)")
+_TEMPORARY = re.compile(
+    r"\..+\.(?P<machine>[0-9a-f]{8})-(?P<process>[0-9]{1,9})-[0-9a-f]{8}\.(tmp|making)"
+)
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -51,7 +53,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 def temporary_beside(path: Path, ending: str = "tmp") -> Path:
     """A name for what is to be renamed to `path`, no other process' and no other call's; see `is_leftover`."""
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{ending}")
+    return path.with_name(
+        f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{ending}"
+    )
 
 
 def making_beside(path: Path) -> Path:
@@ -69,7 +73,9 @@ def is_leftover(path: Path) -> bool:
     is ours.
     """
     found = _TEMPORARY.fullmatch(path.name)
-    return found is not None and found["machine"] == _machine() and _has_ended(int(found["process"]))
+    return (
+        found is not None and found["machine"] == _machine() and _has_ended(int(found["process"]))
+    )
 
 
 def sync(path: Path) -> None:
@@ -97,7 +103,9 @@ def cannot_write(error: OSError, path: Path | None = None) -> str:
     """
     where = path if path is not None else error.filename or "a file"
     if error.errno not in OF_WRITING | {errno.EACCES, errno.EPERM, errno.EIO}:
-        return system_refusal(OSError(error.errno, error.strerror, str(where)), " cannot be written")[0]
+        return system_refusal(
+            OSError(error.errno, error.strerror, str(where)), " cannot be written"
+        )[0]
     return (
         f"{where} cannot be written: {error.strerror or error}. Make room, or allow it, and go on: what was saved "
         "before is whole"

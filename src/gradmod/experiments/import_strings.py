@@ -35,7 +35,9 @@ def load_object(path: str) -> Any:
         DataError: the user's module fails while it runs; names the line.
     """
     where, _, name = path.rpartition(":")
-    module = _from_file(Path(where).expanduser()) if where.endswith(".py") else _from_name(where, name)
+    module = (
+        _from_file(Path(where).expanduser()) if where.endswith(".py") else _from_name(where, name)
+    )
     if not name or not hasattr(module, name):
         raise ConfigError(f"{where} has no {name!r}{_meant(name, module)}")
     return getattr(module, name)
@@ -80,7 +82,9 @@ def users_code(where: str, found: str = "") -> Iterator[None]:
     except Exception as error:
         text = " ".join(str(error).split())
         reason = f": {text[:_LONGEST]}{'...' if len(text) > _LONGEST else ''}" if text else ""
-        raise DataError(f"{_line(error, where) or found or where}: {type(error).__name__}{reason}") from error
+        raise DataError(
+            f"{_line(error, where) or found or where}: {type(error).__name__}{reason}"
+        ) from error
 
 
 def is_users(thing: Any) -> bool:
@@ -144,7 +148,9 @@ class _UsersFinder(importlib.abc.MetaPathFinder):
     def __init__(self) -> None:
         self.files: dict[str, Path] = {}
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
         file = self.files.get(name)
         if file is None or not file.is_file():
             return None
@@ -168,10 +174,17 @@ def _from_name(name: str, wanted: str) -> ModuleType:
     if name.partition(".")[0] == _OURS:
         return importlib.import_module(name)
     beside = Path(f"{name}.py")
-    hint = f"; did you mean {beside}:{wanted}?" if beside.is_file() else "; for a file write its path, folder/file.py"
+    hint = (
+        f"; did you mean {beside}:{wanted}?"
+        if beside.is_file()
+        else "; for a file write its path, folder/file.py"
+    )
     try:
         found = importlib.util.find_spec(name)
-    except (ModuleNotFoundError, ValueError):  # of a package that is not there; of a module without a spec
+    except (
+        ModuleNotFoundError,
+        ValueError,
+    ):  # of a package that is not there; of a module without a spec
         found = sys.modules.get(name)  # type: ignore[assignment]
     if found is None:
         raise ConfigError(f"there is no module {name!r} to import{hint}")
@@ -227,9 +240,13 @@ def _forget_namesakes(folder: Path) -> None:
         file = getattr(module, "__file__", None)
         if "." in name or not file or name.startswith(_PREFIX):
             continue
-        lies_in = Path(file).parent.parent if Path(file).name == "__init__.py" else Path(file).parent
+        lies_in = (
+            Path(file).parent.parent if Path(file).name == "__init__.py" else Path(file).parent
+        )
         if lies_in in others and ((folder / f"{name}.py").is_file() or (folder / name).is_dir()):
-            for inside in [other for other in sys.modules if other == name or other.startswith(f"{name}.")]:
+            for inside in [
+                other for other in sys.modules if other == name or other.startswith(f"{name}.")
+            ]:
                 del sys.modules[inside]
 
 
@@ -256,7 +273,9 @@ def _meant(name: str, module: ModuleType) -> str:
     own = [
         known
         for known, value in vars(module).items()
-        if callable(value) and not known.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        if callable(value)
+        and not known.startswith("_")
+        and getattr(value, "__module__", None) == module.__name__
     ]
     close = difflib.get_close_matches(name, own, 1)
     if close:

@@ -37,7 +37,9 @@ class MethodInfo:
 METHODS = {
     info.name: info
     for info in (
-        MethodInfo("joint", "gradmod.methods.joint:Joint", "plain joint training, the baseline", "-", "-"),
+        MethodInfo(
+            "joint", "gradmod.methods.joint:Joint", "plain joint training, the baseline", "-", "-"
+        ),
         MethodInfo(
             "agm",
             "gradmod.methods.agm:AGM",
@@ -102,7 +104,9 @@ FLAGS = {
 
 def flags_of(name: str) -> tuple[str, ...]:
     """The settings of [method] that the method called `name` looks at."""
-    return tuple(flag for argument in METHODS[name].settings for flag in FLAGS.get(argument, (argument,)))
+    return tuple(
+        flag for argument in METHODS[name].settings for flag in FLAGS.get(argument, (argument,))
+    )
 
 
 def method_class(name: str) -> type[Method]:

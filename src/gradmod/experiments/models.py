@@ -30,16 +30,26 @@ ENCODERS = _by_name(
         "gradmod.models.small_cnn:SmallCNN",
         "four blocks of convolution and maximum; --width: channels of the first (8)",
     ),
-    ModelInfo("resnet18", "gradmod.models.resnet:ResNet18", "ResNet-18; --width: channels of its first stage (64)"),
+    ModelInfo(
+        "resnet18",
+        "gradmod.models.resnet:ResNet18",
+        "ResNet-18; --width: channels of its first stage (64)",
+    ),
     ModelInfo(
         "transformer",
         "gradmod.models.transformer:SequenceEncoder",
         "layers of self-attention over a sequence; --width (768), --layers (8)",
     ),
-    ModelInfo("mlp", "gradmod.models.mlp:MLP", "two linear layers; --width: units of the first (128)"),
+    ModelInfo(
+        "mlp", "gradmod.models.mlp:MLP", "two linear layers; --width: units of the first (128)"
+    ),
 )
 FUSIONS = _by_name(
     ModelInfo("late", "gradmod.models.fusion:LateFusion", "concatenation, one linear head"),
-    ModelInfo("sum", "gradmod.models.fusion:SumFusion", "a linear head for each modality, logits added"),
-    ModelInfo("early", "gradmod.models.fusion:EarlyFusion", "concatenation, MaxOut network, linear head"),
+    ModelInfo(
+        "sum", "gradmod.models.fusion:SumFusion", "a linear head for each modality, logits added"
+    ),
+    ModelInfo(
+        "early", "gradmod.models.fusion:EarlyFusion", "concatenation, MaxOut network, linear head"
+    ),
 )

@@ -79,7 +79,9 @@ class AGM(WindowedMethod):
     ) -> None:
         super().__init__(modalities, epochs)
         if not (math.isfinite(alpha) and alpha >= 0):
-            raise ValueError(f"alpha is {alpha}; expected a finite number >= 0 (0 is joint training)")
+            raise ValueError(
+                f"alpha is {alpha}; expected a finite number >= 0 (0 is joint training)"
+            )
         if cap is not None and not (math.isfinite(cap) and cap > 0):
             raise ValueError(f"cap is {cap}; expected a finite number > 0, or None for no cap")
         if cap is not None and alpha * cap >= MAX_EXPONENT:
@@ -107,7 +109,9 @@ class AGM(WindowedMethod):
         coefficients = self._observe(evaluation.responses.detach(), batch, view.task, modulates)
         if not modulates:
             return evaluation.output
-        return evaluation.with_logits(functional.modulate(evaluation.logits, evaluation.responses, coefficients))
+        return evaluation.with_logits(
+            functional.modulate(evaluation.logits, evaluation.responses, coefficients)
+        )
 
     @torch.no_grad()
     def _observe(self, responses: Tensor, batch: Batch, task: Task, modulates: bool) -> Tensor:
@@ -121,7 +125,9 @@ class AGM(WindowedMethod):
             return again
         self.centre.observe(target, task, self.sum_over_processes)
         predictions = self.centre.own_predictions(responses, task, present)
-        totals = sums_and_counts(scores_of(task, predictions, target), present, task.weights(target))
+        totals = sums_and_counts(
+            scores_of(task, predictions, target), present, task.weights(target)
+        )
         sums, counts = self.sum_over_processes(totals)
         scores, has_score = sums / counts, counts > 0
         finite = (scores.isfinite() | ~has_score).all()
@@ -130,10 +136,14 @@ class AGM(WindowedMethod):
         scored = None if present is None else has_score
         compared, mean_compared = self._in_unit(scores, task), self._in_unit(self.mean_score, task)
         ratios = functional.discrepancy_ratio(compared, scored)
-        running_ratios = functional.discrepancy_ratio(mean_compared, self.steps > 0 if self._has_gaps else None)
+        running_ratios = functional.discrepancy_ratio(
+            mean_compared, self.steps > 0 if self._has_gaps else None
+        )
         coefficients = torch.ones_like(scores)
         if modulates:
-            modulated = functional.modulation_coefficients(ratios, running_ratios, self.alpha, self.cap)
+            modulated = functional.modulation_coefficients(
+                ratios, running_ratios, self.alpha, self.cap
+            )
             coefficients = torch.where(counted, modulated, coefficients)
         updated = functional.cumulative_mean(self.mean_score, self.steps, scores)
         self.mean_score.copy_(torch.where(counted, updated, self.mean_score))
@@ -142,7 +152,9 @@ class AGM(WindowedMethod):
         self.watch.add(finite, has_score.any(), self.at_bounds(coefficients))
         headlines = self.headlines(task, predictions, target, present)
         left_out = task.left_out(target)
-        self.last_step = StepRecord(coefficients, scores, ratios, running_ratios, headlines, counted.any(), left_out)
+        self.last_step = StepRecord(
+            coefficients, scores, ratios, running_ratios, headlines, counted.any(), left_out
+        )
         return coefficients
 
     def at_bounds(self, coefficients: Tensor) -> Tensor:
@@ -150,7 +162,11 @@ class AGM(WindowedMethod):
         if self.alpha == 0 or len(self.modalities) == 1:
             return torch.zeros_like(coefficients, dtype=torch.bool)
         largest = math.inf if self.cap is None else math.exp(self.alpha * self.cap) * (1 - 1e-6)
-        return (coefficients >= largest) | (coefficients < SMALLEST_COEFFICIENT) | ~coefficients.isfinite()
+        return (
+            (coefficients >= largest)
+            | (coefficients < SMALLEST_COEFFICIENT)
+            | ~coefficients.isfinite()
+        )
 
     def look(self) -> None:
         """See `Method.look`."""

@@ -86,7 +86,9 @@ class Averaging:
 
     def _ddp_around(self, model: nn.Module) -> DistributedDataParallel | None:
         """The DDP whose forward this is, if the model is in it."""
-        active: DistributedDataParallel | None = getattr(DistributedDataParallel, "_active_ddp_module", None)
+        active: DistributedDataParallel | None = getattr(
+            DistributedDataParallel, "_active_ddp_module", None
+        )
         if active is None or (self._ddp is not None and self._ddp() is active):
             return active
         if not any(module is model for module in active.modules()):
@@ -99,7 +101,10 @@ class Averaging:
             self._sharded = next(_mesh_groups(model), ())
         if self._sharded:
             return self._sharded
-        if any(getattr(module, "_is_fsdp_managed_module", False) for module in (model, *model.children())):
+        if any(
+            getattr(module, "_is_fsdp_managed_module", False)
+            for module in (model, *model.children())
+        ):
             return (None,)  # FullyShardedDataParallel
         if dist.get_world_size() > 1 and not self._has_warned:
             self._has_warned = True
@@ -135,10 +140,14 @@ def _mesh_groups(model: nn.Module) -> Iterator[Groups]:
         if get_state is None:
             continue
         state = get_state()
-        found = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+        found = getattr(state, "_fsdp_param_groups", None) or [
+            getattr(state, "_fsdp_param_group", None)
+        ]
         for parameters in found:
             mesh = getattr(parameters, "mesh_info", None)
-            groups = [getattr(mesh, f"{kind}_process_group", None) for kind in ("shard", "replicate")]
+            groups = [
+                getattr(mesh, f"{kind}_process_group", None) for kind in ("shard", "replicate")
+            ]
             if any(group is not None for group in groups):
                 yield tuple(group for group in groups if group is not None)
 
@@ -184,7 +193,9 @@ class _JoinPart:
         self._ddp, self.members = weakref.ref(state["_ddp"]), state["members"]
 
 
-def _take_part_in_join(ddp: DistributedDataParallel, averaging: Averaging, method: _Remembers) -> None:
+def _take_part_in_join(
+    ddp: DistributedDataParallel, averaging: Averaging, method: _Remembers
+) -> None:
     part: _JoinPart | None = getattr(ddp, "_gradmod_join_part", None)
     if part is None:
         if not all(hasattr(DistributedDataParallel, name) for name in _NEEDED_TO_JOIN):
@@ -195,7 +206,11 @@ def _take_part_in_join(ddp: DistributedDataParallel, averaging: Averaging, metho
                 )
             return
         part = _JoinPart(ddp)
-        of_ddp = {"_gradmod_join_part": part, _NEEDED_TO_JOIN[0]: part.check, _NEEDED_TO_JOIN[1]: part.sync}
+        of_ddp = {
+            "_gradmod_join_part": part,
+            _NEEDED_TO_JOIN[0]: part.check,
+            _NEEDED_TO_JOIN[1]: part.sync,
+        }
         for name, value in of_ddp.items():
             setattr(ddp, name, value)
     if not any(one is averaging for one, _ in part.members):

@@ -15,7 +15,12 @@ from gradmod.methods.averaging import Averaging
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.scores import sums_and_counts
 from gradmod.methods.step import Step, total
-from gradmod.methods.surroundings import NO_FLOAT64, in_backward, refuse_transforms, where_float64_is
+from gradmod.methods.surroundings import (
+    NO_FLOAT64,
+    in_backward,
+    refuse_transforms,
+    where_float64_is,
+)
 from gradmod.protocols import Output
 from gradmod.tasks import Task
 
@@ -130,7 +135,9 @@ class Method(nn.Module):
         """Sum of `totals` over the processes that train the model; all of them must call it."""
         return self._averaging.sum(totals if self.counts_batch else torch.zeros_like(totals))
 
-    def mean_scores(self, scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    def mean_scores(
+        self, scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Mean score of each modality over the samples of all processes that have it.
 
         Args:
@@ -144,7 +151,9 @@ class Method(nn.Module):
         totals = self.sum_over_processes(sums_and_counts(scores, present, weights))
         return totals[0] / totals[1]
 
-    def headlines(self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None) -> Tensor | None:
+    def headlines(
+        self, task: Task, predictions: Tensor, target: Tensor, present: Tensor | None
+    ) -> Tensor | None:
         """[M] the task's headline metric of each modality's predictions; None where samples lack modalities."""
         if present is not None:
             return None
@@ -170,7 +179,9 @@ class Method(nn.Module):
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """Parameters of the encoder of a modality, and of its own head where it has one."""
-        return [parameter for module in self._modules_of[modality] for parameter in module.parameters()]
+        return [
+            parameter for module in self._modules_of[modality] for parameter in module.parameters()
+        ]
 
     def encoder_parameters(self, modality: str) -> list[nn.Parameter]:
         """Parameters of the encoder of a modality alone."""
@@ -269,7 +280,9 @@ class Method(nn.Module):
 def _moved_like(moved: Tensor, statistic: Tensor) -> Tensor:
     """A statistic where `moved`, its copy in float32, was moved to."""
     device = torch.device("cpu") if moved.device.type in NO_FLOAT64 else moved.device
-    if statistic.is_meta and device.type != "meta":  # nothing is known of it there; statistics begin at 0
+    if (
+        statistic.is_meta and device.type != "meta"
+    ):  # nothing is known of it there; statistics begin at 0
         return torch.zeros_like(statistic, device=device)
     if device.type == "cpu" and moved.is_shared():  # type: ignore[no-untyped-call]
         statistic.share_memory_()  # type: ignore[no-untyped-call]

@@ -37,7 +37,9 @@ class TargetCentre(nn.Module):
         for name in _NAMES:
             self.register_buffer(name, None)
 
-    def observe(self, target: Tensor, task: Task, over_processes: Callable[[Tensor], Tensor]) -> None:
+    def observe(
+        self, target: Tensor, task: Task, over_processes: Callable[[Tensor], Tensor]
+    ) -> None:
         """Take in the targets of a batch; one that is not finite is left out.
 
         Args:
@@ -53,13 +55,17 @@ class TargetCentre(nn.Module):
             return
         numbers = where_float64_is(numbers.detach()).double().flatten(0, -2)
         if self.count is None or self.mean is None or self.moment is None:
-            self.count, self.mean, self.moment = (numbers.new_zeros(numbers.shape[-1]) for _ in _NAMES)
+            self.count, self.mean, self.moment = (
+                numbers.new_zeros(numbers.shape[-1]) for _ in _NAMES
+            )
         if len(self.mean) != numbers.shape[-1]:
             raise ValueError(
                 f"targets of {numbers.shape[-1]} outputs after targets of {len(self.mean)}; each output has a mean of "
                 "its own. Where they lie on another axis than the last: Regression(output_axis=...)"
             )
-        for name in _NAMES:  # a state that was loaded before the first batch lies where it was saved
+        for (
+            name
+        ) in _NAMES:  # a state that was loaded before the first batch lies where it was saved
             setattr(self, name, getattr(self, name).to(numbers.device))
         seen = numbers.isfinite()
         distance = torch.where(seen, numbers - self.mean, 0.0)
@@ -77,7 +83,9 @@ class TargetCentre(nn.Module):
             return responses
         shape = [1] * (responses.dim() - 1)
         shape[task.output_axis] = -1
-        return functional.own_predictions(responses, self.mean.to(responses).reshape(shape), present)
+        return functional.own_predictions(
+            responses, self.mean.to(responses).reshape(shape), present
+        )
 
     def unit(self, task: Task) -> Tensor | None:
         """Scalar float64, what scores are compared in; infinite while the targets do not differ. None: as they are."""
@@ -87,7 +95,9 @@ class TargetCentre(nn.Module):
         smallest = (_RESOLUTION * self.mean.abs().max()) ** 2
         return torch.where(variance > smallest, task.unit(variance), torch.inf)
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any
+    ) -> None:
         for name in _NAMES:
             saved = state_dict.get(prefix + name)
             setattr(self, name, None if saved is None else saved.detach().clone())

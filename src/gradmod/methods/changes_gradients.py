@@ -115,12 +115,15 @@ class _Pending:
 
     def see_step(self, optimizer: torch.optim.Optimizer) -> None:
         own = {id(parameter) for parameter, _ in self._versions}
-        if self.has_backward and any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+        if self.has_backward and any(
+            id(p) in own for group in optimizer.param_groups for p in group["params"]
+        ):
             self._has_step = True
 
     def was_stepped(self) -> bool:
         return self.has_backward and (
-            self._has_step or any(parameter._version != version for parameter, version in self._versions)
+            self._has_step
+            or any(parameter._version != version for parameter, version in self._versions)
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Pending:

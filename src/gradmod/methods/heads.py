@@ -29,7 +29,9 @@ class UniModalHeads(nn.Module):
     @property
     def has_sizes(self) -> bool:
         """Whether the sizes are known."""
-        return not any(isinstance(weight, UninitializedParameter) for weight in self.weights.values())
+        return not any(
+            isinstance(weight, UninitializedParameter) for weight in self.weights.values()
+        )
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """Weight and bias of a modality's head."""
@@ -53,14 +55,18 @@ class UniModalHeads(nn.Module):
                     f"{self.weights[m].shape[1]}, and this batch asks for {sizes[0]} of {sizes[1]}; expected features "
                     "and logits of the same size in every batch"
                 )
-        each = [nn.functional.linear(read[m], self.weights[m], self.biases[m]) for m in self.modalities]
+        each = [
+            nn.functional.linear(read[m], self.weights[m], self.biases[m]) for m in self.modalities
+        ]
         return torch.stack([own.reshape(logits.shape) for own in each])
 
     @torch.no_grad()
     def _initialize(self, read: Mapping[str, Tensor], outputs: Mapping[str, int]) -> None:
         """As torch begins a linear layer."""
         for m, rows in read.items():
-            layer = nn.Linear(rows.shape[-1], outputs[m], device=rows.device, dtype=_parameter_dtype(rows))
+            layer = nn.Linear(
+                rows.shape[-1], outputs[m], device=rows.device, dtype=_parameter_dtype(rows)
+            )
             for parameter, start in ((self.weights[m], layer.weight), (self.biases[m], layer.bias)):
                 parameter.materialize(start.shape, start.device, start.dtype)
                 parameter.copy_(start)

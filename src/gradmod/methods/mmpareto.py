@@ -62,7 +62,9 @@ class MMPareto(Method):
     def __init__(self, modalities: Sequence[str], gamma: float = 1.5) -> None:
         super().__init__(modalities)
         if not (math.isfinite(gamma) and gamma > 0):
-            raise ValueError(f"gamma is {gamma}; expected a finite number > 0 (1 leaves the encoders' learning rate)")
+            raise ValueError(
+                f"gamma is {gamma}; expected a finite number > 0 (1 leaves the encoders' learning rate)"
+            )
         self.gamma = float(gamma)
 
     def extra_repr(self) -> str:
@@ -73,14 +75,21 @@ class MMPareto(Method):
         """The network's logits, and each modality's loss as `uni_modal.<modality>`."""
         output, logits = view.uni_modal(batch)
         losses = uni_modal_losses(view.task, logits, batch, self.modalities)
-        self.last_step = record_of_heads(self, view.task, logits, batch, [1.0] * len(self.modalities))
+        self.last_step = record_of_heads(
+            self, view.task, logits, batch, [1.0] * len(self.modalities)
+        )
         return view.with_losses(output, {f"uni_modal.{m}": loss for m, loss in losses.items()})
 
     def update(self, step: Step, output: Output) -> None:
         """Gradients of the joint loss and of the sum of the uni-modal ones; combined, and one optimizer step."""
         losses = step.losses(output)
         own = [losses.pop(f"uni_modal.{m}") for m in self.modalities]
-        parameters = [p for group in step.engine.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        parameters = [
+            p
+            for group in step.engine.optimizer.param_groups
+            for p in group["params"]
+            if p.requires_grad
+        ]
         joint, alone = step.gradients([total(losses.values()), total(own)], parameters)
         combined, shares = joint + alone, []
         where = _slices(parameters)
@@ -94,7 +103,9 @@ class MMPareto(Method):
 
 
 @torch.no_grad()
-def combine(combined: Tensor, joint: Tensor, alone: Tensor, encoder: Sequence[slice], gamma: float) -> Tensor:
+def combine(
+    combined: Tensor, joint: Tensor, alone: Tensor, encoder: Sequence[slice], gamma: float
+) -> Tensor:
     """Write an encoder's gradient, of its joint and its own one, into `combined`.
 
     Args:
@@ -110,9 +121,9 @@ def combine(combined: Tensor, joint: Tensor, alone: Tensor, encoder: Sequence[sl
     g = torch.cat([joint[part] for part in encoder]).double()
     g_own = torch.cat([alone[part] for part in encoder]).double()
     difference = g - g_own
-    shortest = (((g_own - g) * g_own).sum() / difference.square().sum().clamp_min(torch.finfo(g.dtype).tiny)).clamp(
-        0, 1
-    )
+    shortest = (
+        ((g_own - g) * g_own).sum() / difference.square().sum().clamp_min(torch.finfo(g.dtype).tiny)
+    ).clamp(0, 1)
     k = torch.where((g * g_own).sum() < 0, shortest, torch.full_like(shortest, 0.5))
     for part in encoder:
         plain = joint[part] + alone[part]
@@ -120,7 +131,9 @@ def combine(combined: Tensor, joint: Tensor, alone: Tensor, encoder: Sequence[sl
         length = weighted.norm()
         # Of gradients that are opposite nothing but rounding is left, which has no direction to be stretched in.
         noise = 16 * torch.finfo(plain.dtype).eps * (joint[part].norm() + alone[part].norm())
-        stretch = torch.where(length > noise, plain.norm() / length, torch.ones_like(length)).clamp_min(1)
+        stretch = torch.where(
+            length > noise, plain.norm() / length, torch.ones_like(length)
+        ).clamp_min(1)
         combined[part] = gamma * stretch * weighted
     return 2 * (1 - k)
 

@@ -39,12 +39,21 @@ class MSES(ChangesGradients):
     needs = frozenset({Need.MODULES, Need.VALIDATION})
 
     def __init__(
-        self, modalities: Sequence[str], patience: int | Mapping[str, int] = 10, smoothing: float = 0.6
+        self,
+        modalities: Sequence[str],
+        patience: int | Mapping[str, int] = 10,
+        smoothing: float = 0.6,
     ) -> None:
         super().__init__(modalities)
         if len(self.modalities) < 2:
-            raise ValueError(f"MSES stops modalities one by one, but there is one, {self.modalities[0]!r}")
-        self.patience = dict.fromkeys(self.modalities, patience) if isinstance(patience, int) else dict(patience)
+            raise ValueError(
+                f"MSES stops modalities one by one, but there is one, {self.modalities[0]!r}"
+            )
+        self.patience = (
+            dict.fromkeys(self.modalities, patience)
+            if isinstance(patience, int)
+            else dict(patience)
+        )
         if set(self.patience) != set(self.modalities) or min(self.patience.values()) < 1:
             raise ValueError(
                 f"patience is {patience}; expected a number from 1 on, or one for each of {self.modalities}"
@@ -139,8 +148,13 @@ class MSES(ChangesGradients):
         self._best = {}
         for modality in self.modalities:
             own = f"{prefix}best.{modality}."
-            keys = sorted((key for key in state_dict if key.startswith(own)), key=lambda key: int(key[len(own) :]))
+            keys = sorted(
+                (key for key in state_dict if key.startswith(own)),
+                key=lambda key: int(key[len(own) :]),
+            )
             if keys:
                 like = list(self._tensors(modality))
-                self._best[modality] = [state_dict.pop(k).to(t.device) for k, t in zip(keys, like, strict=True)]
+                self._best[modality] = [
+                    state_dict.pop(k).to(t.device) for k, t in zip(keys, like, strict=True)
+                ]
         super()._load_from_state_dict(state_dict, prefix, *arguments)

@@ -53,16 +53,24 @@ class MSLR(Method):
         given = dict(initial or {})
         unknown = [m for m in given if m not in self.modalities]
         if unknown:
-            raise ValueError(f"initial names {', '.join(map(repr, unknown))}; the modalities are {self.modalities}")
+            raise ValueError(
+                f"initial names {', '.join(map(repr, unknown))}; the modalities are {self.modalities}"
+            )
         for modality, factor in given.items():
             if not (math.isfinite(factor) and factor > 0):
-                raise ValueError(f"the initial factor of {modality!r} is {factor}; expected a finite number > 0")
+                raise ValueError(
+                    f"the initial factor of {modality!r} is {factor}; expected a finite number > 0"
+                )
         if len(self.modalities) < 2:
-            raise ValueError(f"MSLR tells modalities apart, but there is one, {self.modalities[0]!r}; train it jointly")
+            raise ValueError(
+                f"MSLR tells modalities apart, but there is one, {self.modalities[0]!r}; train it jointly"
+            )
         if rule not in RULES:
             raise ValueError(f"rule is {rule!r}; expected one of {', '.join(RULES)}")
         if window < 1 or (rule == "dynamic" and window < 2):
-            raise ValueError(f"window is {window}; expected a number of epochs from {1 + (rule == 'dynamic')} on")
+            raise ValueError(
+                f"window is {window}; expected a number of epochs from {1 + (rule == 'dynamic')} on"
+            )
         self.initial = {m: float(given.get(m, 1.0)) for m in self.modalities}
         if rule != "dynamic" and set(self.initial.values()) == {1.0}:
             raise ValueError(
@@ -90,7 +98,9 @@ class MSLR(Method):
             )
         if self.last_step is None:
             factors = self.learning_rate_factors()
-            self.last_step = StepRecord(torch.tensor([factors[m] for m in self.modalities], dtype=torch.float64))
+            self.last_step = StepRecord(
+                torch.tensor([factors[m] for m in self.modalities], dtype=torch.float64)
+            )
         return view.output(batch)
 
     def learning_rate_factors(self) -> dict[str, float]:
@@ -112,7 +122,9 @@ class MSLR(Method):
         for m in self.modalities:
             figures = validation[m]
             # Where lower is better (an error), what counts is its reciprocal.
-            value = 1 / max(figures.headline, 1e-12) if figures.lower_is_better else figures.headline
+            value = (
+                1 / max(figures.headline, 1e-12) if figures.lower_is_better else figures.headline
+            )
             self._past[m] = [*self._past[m], value][-self.window :]
         self.last_step, self._in_use = None, False
         return False
@@ -123,7 +135,10 @@ class MSLR(Method):
 
     def set_memory(self, memory: Mapping[str, Any]) -> None:
         """See `Method.set_memory`."""
-        self._epochs, self._past = int(memory["epochs"]), {m: list(memory["past"][m]) for m in self.modalities}
+        self._epochs, self._past = (
+            int(memory["epochs"]),
+            {m: list(memory["past"][m]) for m in self.modalities},
+        )
         self.last_step, self._in_use = None, False
 
 

@@ -64,9 +64,13 @@ class OGMGE(ChangesGradients, WindowedMethod):
     ) -> None:
         super().__init__(modalities, epochs)
         if len(self.modalities) < 2:
-            raise ValueError(f"OGM-GE compares modalities, but there is one, {self.modalities[0]!r}; train it jointly")
+            raise ValueError(
+                f"OGM-GE compares modalities, but there is one, {self.modalities[0]!r}; train it jointly"
+            )
         if not (math.isfinite(alpha) and alpha > 0):
-            raise ValueError(f"alpha is {alpha}; expected a finite number > 0 (for joint training use Joint)")
+            raise ValueError(
+                f"alpha is {alpha}; expected a finite number > 0 (for joint training use Joint)"
+            )
         if filter not in FILTERS:
             raise ValueError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}")
         self.alpha, self.noise, self.filter, self.seed = float(alpha), noise, filter, seed
@@ -76,7 +80,9 @@ class OGMGE(ChangesGradients, WindowedMethod):
 
     def bind(self, modules: Mapping[str, tuple[nn.Module, ...]]) -> None:
         """See `Method.bind`."""
-        parameters = {m: [p for module in found for p in module.parameters()] for m, found in modules.items()}
+        parameters = {
+            m: [p for module in found for p in module.parameters()] for m, found in modules.items()
+        }
         without = [m for m, found in parameters.items() if not any(map(self._is_changed, found))]
         if without:
             raise ValueError(
@@ -114,7 +120,11 @@ class OGMGE(ChangesGradients, WindowedMethod):
                 gradient = parameter.grad
                 if gradient is None or not self._is_changed(parameter):
                     continue
-                noise = self._noise_like(gradient, generators) if self.noise and gradient.numel() > 1 else None
+                noise = (
+                    self._noise_like(gradient, generators)
+                    if self.noise and gradient.numel() > 1
+                    else None
+                )
                 gradient.mul_(coefficient.to(gradient.dtype))
                 if noise is not None:
                     gradient.add_(noise)
@@ -134,12 +144,16 @@ class OGMGE(ChangesGradients, WindowedMethod):
     def _is_changed(self, parameter: nn.Parameter) -> bool:
         return self.filter == "all" or parameter.dim() == 4
 
-    def _observe(self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None) -> None:
+    def _observe(
+        self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None
+    ) -> None:
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
         scores, weights = scores_of(task, predictions, target), task.weights(target)
         unit = self.centre.unit(task)
         compared = where_float64_is(scores).double()
-        sureness = self.mean_scores((-(compared if unit is None else compared / unit)).exp(), present, weights)
+        sureness = self.mean_scores(
+            (-(compared if unit is None else compared / unit)).exp(), present, weights
+        )
         scored = ~sureness.isnan()
         known = torch.where(scored, sureness, 0.0)
         others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
@@ -156,11 +170,15 @@ class OGMGE(ChangesGradients, WindowedMethod):
             left_out_targets=task.left_out(target),
         )
 
-    def _noise_like(self, gradient: Tensor, generators: dict[torch.device, torch.Generator]) -> Tensor:
+    def _noise_like(
+        self, gradient: Tensor, generators: dict[torch.device, torch.Generator]
+    ) -> Tensor:
         device = gradient.device
         if device not in generators:
             # Seeded by the run and the step: the same on all processes, and after resuming.
             mixed = np.random.SeedSequence([self.seed, self._steps]).generate_state(1)
             generators[device] = torch.Generator(device).manual_seed(int(mixed[0]))
-        unit = torch.empty_like(gradient, memory_format=torch.contiguous_format).normal_(generator=generators[device])
+        unit = torch.empty_like(gradient, memory_format=torch.contiguous_format).normal_(
+            generator=generators[device]
+        )
         return unit * gradient.std()

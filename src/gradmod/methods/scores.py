@@ -9,7 +9,9 @@ from gradmod.methods.surroundings import where_float64_is
 from gradmod.tasks import Task
 
 
-def sums_and_counts(scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+def sums_and_counts(
+    scores: Tensor, present: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
     """Weighted sum of the scores of each modality over the samples that have it, and the sum of the weights.
 
     Args:
@@ -37,7 +39,9 @@ def sums_and_counts(scores: Tensor, present: Tensor | None = None, weights: Tens
     else:
         share = where_float64_is(weights).to(scores.device).double().expand_as(scores)
     if present is not None:
-        share = share * present.to(scores.device).T.reshape(scores.shape[:2] + (1,) * (scores.dim() - 2))
+        share = share * present.to(scores.device).T.reshape(
+            scores.shape[:2] + (1,) * (scores.dim() - 2)
+        )
     sums = torch.where(share > 0, scores * share, 0.0).flatten(1).sum(1)
     return torch.stack([sums, share.flatten(1).sum(1)])
 

@@ -30,7 +30,10 @@ class Engine:
     """
 
     def __init__(
-        self, call: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None
+        self,
+        call: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self.call = call
         self.optimizer = optimizer
@@ -49,9 +52,13 @@ class Engine:
         """Add the gradients of a loss, multiplied by the scaler's scale."""
         self._scaled(loss).backward()  # type: ignore[no-untyped-call]
 
-    def gradients(self, loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool) -> tuple[Tensor | None, ...]:
+    def gradients(
+        self, loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool
+    ) -> tuple[Tensor | None, ...]:
         """Gradients of a loss, multiplied by the scaler's scale, of this process; nothing is added to `.grad`."""
-        return torch.autograd.grad(self._scaled(loss), parameters, retain_graph=keep_graph, allow_unused=True)
+        return torch.autograd.grad(
+            self._scaled(loss), parameters, retain_graph=keep_graph, allow_unused=True
+        )
 
     def unscale(self) -> None:
         """Divide the gradients by the scaler's scale."""
@@ -121,14 +128,19 @@ class Step:
         """
         self.model.method.update(self, self.forward())
         if self.loss is None:
-            raise RuntimeError(f"{type(self.model.method).__name__}.update made no backward pass of the step's losses")
+            raise RuntimeError(
+                f"{type(self.model.method).__name__}.update made no backward pass of the step's losses"
+            )
         return self.loss
 
     def forward(self) -> Output:
         """A training forward of the batch: the logits, and the losses of the network and of the method by name."""
         engine = self.engine
         own_sums = self.model.method.takes_gradients or not self.is_last
-        with engine.without_averaging() if own_sums else nullcontext(), self.model.in_training_step():
+        with (
+            engine.without_averaging() if own_sums else nullcontext(),
+            self.model.in_training_step(),
+        ):
             more = () if self._present is None else (self._present,)
             return self.model.read_output(engine.call(self.batch.inputs, self.batch.target, *more))
 
@@ -149,7 +161,9 @@ class Step:
         """Add the gradients of a loss: averaged over processes by DDP, scaled by the scaler."""
         self.engine.backward(self._weighted(loss))
 
-    def gradients(self, losses: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    def gradients(
+        self, losses: Sequence[Tensor], parameters: Sequence[nn.Parameter]
+    ) -> list[Tensor]:
         """The gradient of each loss, one flat vector: averaged over processes, the scaler's scale taken out.
 
         Nothing is added to `.grad`. The method says `takes_gradients = True`.
@@ -166,7 +180,9 @@ class Step:
         """
         name = type(self.model.method).__name__
         if not self.model.method.takes_gradients:
-            raise RuntimeError(f"{name} asks for gradients of single losses; expected takes_gradients = True in it")
+            raise RuntimeError(
+                f"{name} asks for gradients of single losses; expected takes_gradients = True in it"
+            )
         if any(hasattr(parameter, "device_mesh") for parameter in parameters):
             raise RuntimeError(
                 f"{name} compares whole gradients, but the parameters are sharded over processes (fully_shard): train "
@@ -174,7 +190,9 @@ class Step:
             )
         found = []
         for number, loss in enumerate(losses, 1):
-            single = self.engine.gradients(self._weighted(loss), parameters, keep_graph=number < len(losses))
+            single = self.engine.gradients(
+                self._weighted(loss), parameters, keep_graph=number < len(losses)
+            )
             found.append(torch.cat([_flat(g, p) for g, p in zip(single, parameters, strict=True)]))
         together = torch.stack(found)
         if self.engine.ddp is not None:
@@ -222,9 +240,13 @@ def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
 
 
 @contextmanager
-def _only(optimizer: torch.optim.Optimizer, only: Iterable[nn.Parameter] | None) -> Iterator[list[nn.Parameter]]:
+def _only(
+    optimizer: torch.optim.Optimizer, only: Iterable[nn.Parameter] | None
+) -> Iterator[list[nn.Parameter]]:
     """While entered, the optimizer's other parameters have no gradient, so that an optimizer leaves them alone."""
-    every: list[nn.Parameter] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    every: list[nn.Parameter] = [
+        parameter for group in optimizer.param_groups for parameter in group["params"]
+    ]
     if only is None:
         yield every
         return

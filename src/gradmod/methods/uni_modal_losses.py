@@ -59,7 +59,9 @@ class UniModalLosses(Method):
         super().__init__(modalities)
         self.weights = weights_by_modality(weight, self.modalities)
         if not any(self.weights.values()):
-            raise ValueError(f"weight is {weight!r}: without uni-modal losses this is joint training; use Joint")
+            raise ValueError(
+                f"weight is {weight!r}: without uni-modal losses this is joint training; use Joint"
+            )
 
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
@@ -69,8 +71,12 @@ class UniModalLosses(Method):
         """The network's logits, and each modality's weighted loss as `uni_modal.<modality>`."""
         output, logits = view.uni_modal(batch)
         losses = uni_modal_losses(view.task, logits, batch, self.modalities)
-        self.last_step = record_of_heads(self, view.task, logits, batch, [self.weights[m] for m in self.modalities])
-        return view.with_losses(output, {f"uni_modal.{m}": self.weights[m] * loss for m, loss in losses.items()})
+        self.last_step = record_of_heads(
+            self, view.task, logits, batch, [self.weights[m] for m in self.modalities]
+        )
+        return view.with_losses(
+            output, {f"uni_modal.{m}": self.weights[m] * loss for m, loss in losses.items()}
+        )
 
 
 def weights_by_modality(weight: Weight, modalities: Sequence[str]) -> dict[str, float]:
@@ -82,14 +88,18 @@ def weights_by_modality(weight: Weight, modalities: Sequence[str]) -> dict[str, 
     given = dict(weight) if isinstance(weight, Mapping) else dict.fromkeys(modalities, weight)
     unknown = [m for m in given if m not in modalities]
     if unknown:
-        raise ValueError(f"weight names {', '.join(map(repr, unknown))}; the modalities are {list(modalities)}")
+        raise ValueError(
+            f"weight names {', '.join(map(repr, unknown))}; the modalities are {list(modalities)}"
+        )
     wrong = {m: value for m, value in given.items() if not (math.isfinite(value) and value >= 0)}
     if wrong:
         raise ValueError(f"weight is {wrong}; expected finite numbers >= 0")
     return {m: float(given.get(m, 1.0)) for m in modalities}
 
 
-def uni_modal_losses(task: Task, logits: Tensor, batch: Batch, modalities: Sequence[str]) -> dict[str, Tensor]:
+def uni_modal_losses(
+    task: Task, logits: Tensor, batch: Batch, modalities: Sequence[str]
+) -> dict[str, Tensor]:
     """The task's loss of each modality's own logits [M, B, ..., K], over the samples that have it.
 
     Returns:
@@ -101,7 +111,9 @@ def uni_modal_losses(task: Task, logits: Tensor, batch: Batch, modalities: Seque
     losses = {}
     for m, own, has in zip(modalities, logits, batch.present.T, strict=True):
         rows = has.to(own.device).nonzero().squeeze(1)
-        losses[m] = task.loss(own[rows], batch.target[rows]) if len(rows) else own.nan_to_num().sum() * 0
+        losses[m] = (
+            task.loss(own[rows], batch.target[rows]) if len(rows) else own.nan_to_num().sum() * 0
+        )
     return losses
 
 
@@ -115,4 +127,9 @@ def record_of_heads(
         scores_of(task, logits.detach(), batch.target), batch.present, task.weights(batch.target)
     )
     headlines = method.headlines(task, logits.detach(), batch.target, batch.present)
-    return StepRecord(given, scores=sums / counts, headlines=headlines, left_out_targets=task.left_out(batch.target))
+    return StepRecord(
+        given,
+        scores=sums / counts,
+        headlines=headlines,
+        left_out_targets=task.left_out(batch.target),
+    )

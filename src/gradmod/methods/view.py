@@ -77,7 +77,11 @@ class View:
             masked_gradient: False: the responses are values only, and their passes cost no gradient.
         """
         return self.strategy.evaluate(
-            self.model, batch.inputs, self.modalities, masked_gradient=masked_gradient, present=batch.present
+            self.model,
+            batch.inputs,
+            self.modalities,
+            masked_gradient=masked_gradient,
+            present=batch.present,
         )
 
     def uni_modal(self, batch: Batch, gradient: bool = True) -> UniModalPass:
@@ -90,4 +94,6 @@ class View:
         Returns:
             The output and logits [M, B, ..., K]; from the network's own heads, else from the wrapper's.
         """
-        return uni_modal_pass(self.model, batch.inputs, self.modalities, self.heads, gradient=gradient)
+        return uni_modal_pass(
+            self.model, batch.inputs, self.modalities, self.heads, gradient=gradient
+        )

@@ -109,7 +109,9 @@ class StepWatch(nn.Module):
             return
         any_at_bounds, *by_modality = counts[_OF_STEPS:]
         if 2 * any_at_bounds > window:
-            of_each = ", ".join(f"{m!r} {n}" for m, n in zip(self.modalities, by_modality, strict=True))
+            of_each = ", ".join(
+                f"{m!r} {n}" for m, n in zip(self.modalities, by_modality, strict=True)
+            )
             self._warn(
                 "bounds",
                 f"{self.name} has coefficients at their bounds (the cap, or below 1e-3, which leaves no gradient) in "

@@ -23,8 +23,12 @@ class WindowedMethod(Method):
 
     def __init__(self, modalities: Sequence[str], epochs: Window | None = None) -> None:
         super().__init__(modalities)
-        if epochs is not None and (epochs[0] < 1 or (epochs[1] is not None and epochs[1] < epochs[0])):
-            raise ValueError(f"epochs is {epochs}; expected (first, last) with 1 <= first <= last, or last None")
+        if epochs is not None and (
+            epochs[0] < 1 or (epochs[1] is not None and epochs[1] < epochs[0])
+        ):
+            raise ValueError(
+                f"epochs is {epochs}; expected (first, last) with 1 <= first <= last, or last None"
+            )
         self.epochs = epochs
 
     def is_active(self) -> bool:

@@ -42,7 +42,9 @@ def paired_bootstrap(
         ValueError: the shapes differ or are empty, or `level` is not between 0 and 1.
     """
     if ours.shape != theirs.shape or ours.ndim != 2 or not ours.size:
-        raise ValueError(f"ours has shape {ours.shape} and theirs {theirs.shape}; expected the same [seeds, samples]")
+        raise ValueError(
+            f"ours has shape {ours.shape} and theirs {theirs.shape}; expected the same [seeds, samples]"
+        )
     if not 0 < level < 1:
         raise ValueError(f"level is {level!r}; expected a share above 0 and below 1, as in 0.95")
     differences = (ours - theirs).astype(np.float64)
@@ -90,9 +92,13 @@ def _replicated(values: Floats, replicates: int, seed: int) -> Floats:
     """[replicates] means of `values` [N] drawn with replacement."""
     rng, samples = np.random.default_rng(seed), len(values)
     means = np.empty(replicates)
-    for start in range(0, replicates, 100):  # counts of 100 replicates at a time: a whole split may be large
+    for start in range(
+        0, replicates, 100
+    ):  # counts of 100 replicates at a time: a whole split may be large
         count = min(100, replicates - start)
-        means[start : start + count] = rng.multinomial(samples, np.full(samples, 1 / samples), size=count) @ values
+        means[start : start + count] = (
+            rng.multinomial(samples, np.full(samples, 1 / samples), size=count) @ values
+        )
     return means / samples
 
 

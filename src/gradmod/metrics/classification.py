@@ -40,7 +40,9 @@ def macro_f1(logits: Tensor, target: Tensor) -> Tensor:
     classes = logits.shape[-1]
     predicted, true = logits.argmax(-1).flatten(), target.flatten()
     hits = torch.bincount(true[predicted == true], minlength=classes).double()
-    occurrences = torch.bincount(predicted, minlength=classes) + torch.bincount(true, minlength=classes)
+    occurrences = torch.bincount(predicted, minlength=classes) + torch.bincount(
+        true, minlength=classes
+    )
     seen = occurrences > 0
     return (2 * hits[seen] / occurrences[seen]).mean()
 

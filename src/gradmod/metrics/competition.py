@@ -89,7 +89,9 @@ def _solve(matrix: Floats, right: Floats) -> Floats:
 def _check(arrays: dict[str, npt.NDArray[np.float64]]) -> None:
     for name, values in arrays.items():
         if values.ndim != 2 or len(values) < 2:
-            raise ValueError(f"{name} has shape {list(values.shape)}; expected [samples, size] with 2 samples or more")
+            raise ValueError(
+                f"{name} has shape {list(values.shape)}; expected [samples, size] with 2 samples or more"
+            )
         if not np.isfinite(values).all():
             raise ValueError(
                 f"{name} holds values that are not finite in row {int(np.argwhere(~np.isfinite(values))[0][0])}"
@@ -97,7 +99,9 @@ def _check(arrays: dict[str, npt.NDArray[np.float64]]) -> None:
     shapes = {name: list(values.shape) for name, values in arrays.items()}
     for part in ("fit", "eval"):
         if len(arrays[f"{part}_features"]) != len(arrays[f"{part}_concept"]):
-            raise ValueError(f"{part}_features and {part}_concept differ in their number of samples: {shapes}")
+            raise ValueError(
+                f"{part}_features and {part}_concept differ in their number of samples: {shapes}"
+            )
     for kind in ("features", "concept"):
         if arrays[f"fit_{kind}"].shape[1] != arrays[f"eval_{kind}"].shape[1]:
             raise ValueError(f"fit_{kind} and eval_{kind} differ in size: {shapes}")

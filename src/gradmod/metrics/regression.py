@@ -28,7 +28,9 @@ def correlation(prediction: Tensor, target: Tensor) -> Tensor:
     x, y = (values.double() for values in _scored(prediction, target))
     x, y = x - x.mean(), y - y.mean()
     product = x.norm() * y.norm()
-    return torch.where(product > 0, (x @ y) / product.clamp(min=torch.finfo(torch.float64).tiny), product)
+    return torch.where(
+        product > 0, (x @ y) / product.clamp(min=torch.finfo(torch.float64).tiny), product
+    )
 
 
 def sign_accuracy(prediction: Tensor, target: Tensor, *, with_zero: bool) -> Tensor:

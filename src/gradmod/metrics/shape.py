@@ -53,7 +53,10 @@ def shape_scores(game: Tensor, modalities: Sequence[str]) -> ShapeScores:
     whole = float(game[-1])
     return ShapeScores(
         dict(zip(modalities, values.tolist(), strict=True)),
-        {m: value / whole if whole > 0 else math.nan for m, value in zip(modalities, values.tolist(), strict=True)},
+        {
+            m: value / whole if whole > 0 else math.nan
+            for m, value in zip(modalities, values.tolist(), strict=True)
+        },
         float(cooperation(game)),
         {
             (modalities[a], modalities[b]): float(pair_interaction(game, a, b))
@@ -82,7 +85,9 @@ def pair_interaction(game: Tensor, a: int, b: int) -> Tensor:
         if rest >> a & 1 or rest >> b & 1:
             continue
         weight = 1 / ((players - 1) * math.comb(players - 2, rest.bit_count()))
-        total = total + weight * (game[rest | 1 << a | 1 << b] - game[rest | 1 << a] - game[rest | 1 << b] + game[rest])
+        total = total + weight * (
+            game[rest | 1 << a | 1 << b] - game[rest | 1 << a] - game[rest | 1 << b] + game[rest]
+        )
     return total
 
 

@@ -28,7 +28,9 @@ class UnbiasedLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Like `x`."""
         deviation = x.std(-1, keepdim=True)
-        normed: Tensor = self.weight * (x - x.mean(-1, keepdim=True)) / (deviation + 1e-6) + self.bias
+        normed: Tensor = (
+            self.weight * (x - x.mean(-1, keepdim=True)) / (deviation + 1e-6) + self.bias
+        )
         return normed
 
 
@@ -89,12 +91,22 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, lengths: Mapping[str, int], width: int, hidden: int, heads: int, dropout: float, last: bool
+        self,
+        lengths: Mapping[str, int],
+        width: int,
+        hidden: int,
+        heads: int,
+        dropout: float,
+        last: bool,
     ) -> None:
         super().__init__()
         self.own = nn.ModuleDict({m: Attention(width, heads, dropout) for m in lengths})
-        self.guided = nn.ModuleDict({m: Attention(width, heads, dropout) for m in lengths if m != TEXT})
-        self.forward_parts = nn.ModuleDict({m: FeedForward(width, hidden, dropout) for m in lengths})
+        self.guided = nn.ModuleDict(
+            {m: Attention(width, heads, dropout) for m in lengths if m != TEXT}
+        )
+        self.forward_parts = nn.ModuleDict(
+            {m: FeedForward(width, hidden, dropout) for m in lengths}
+        )
         self.flattening: nn.ModuleDict | None = None
         self.norms: nn.ModuleDict | None = None
         if not last:
@@ -108,7 +120,9 @@ class Block(nn.Module):
         held = (child for child in self.children() if isinstance(child, nn.ModuleDict))
         return [parts[modality] for parts in held if modality in parts]
 
-    def forward(self, x: dict[str, Tensor], padding: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    def forward(
+        self, x: dict[str, Tensor], padding: Mapping[str, Tensor | None]
+    ) -> dict[str, Tensor]:
         """Each modality [B, T, width]."""
         text = self.forward_parts[TEXT](self.own[TEXT](x[TEXT], x[TEXT], padding[TEXT]))
         out = {TEXT: text + x[TEXT]}
@@ -118,7 +132,10 @@ class Block(nn.Module):
             out[m] = heard + x[m]
         if self.flattening is None or self.norms is None:
             return out
-        return {m: self.norms[m](y + self.dropout(self.flattening[m](y, padding[m]))) for m, y in out.items()}
+        return {
+            m: self.norms[m](y + self.dropout(self.flattening[m](y, padding[m])))
+            for m, y in out.items()
+        }
 
 
 class CoAttention(nn.Module):
@@ -162,7 +179,8 @@ class CoAttention(nn.Module):
         self.words = nn.LSTM(embedding.shape[1], width, batch_first=True)
         self.inputs = nn.ModuleDict({m: nn.Linear(size, width) for m, size in features.items()})
         self.blocks = nn.ModuleList(
-            Block(ordered, width, hidden, heads, dropout, last=number == layers - 1) for number in range(layers)
+            Block(ordered, width, hidden, heads, dropout, last=number == layers - 1)
+            for number in range(layers)
         )
         self.flattening = nn.ModuleDict({m: Flattening(width, hidden, 1, dropout) for m in ordered})
         self.outputs = nn.ModuleDict({m: nn.Linear(width, 2 * width) for m in ordered})
@@ -172,7 +190,10 @@ class CoAttention(nn.Module):
     @property
     def encoders(self) -> dict[str, nn.Module]:
         """What belongs to one modality: its input, and its parts of every block and of the output."""
-        inputs = {TEXT: [self.embedding, self.words], **{m: [layer] for m, layer in self.inputs.items()}}
+        inputs = {
+            TEXT: [self.embedding, self.words],
+            **{m: [layer] for m, layer in self.inputs.items()},
+        }
         return {
             m: nn.ModuleList([*own, *self._parts_of_blocks(m), self.flattening[m], self.outputs[m]])
             for m, own in inputs.items()
@@ -184,11 +205,18 @@ class CoAttention(nn.Module):
         return {TEXT: self.words, **dict(self.inputs.items())}
 
     def _parts_of_blocks(self, modality: str) -> list[nn.Module]:
-        return [part for block in self.blocks if isinstance(block, Block) for part in block.parts_of(modality)]
+        return [
+            part
+            for block in self.blocks
+            if isinstance(block, Block)
+            for part in block.parts_of(modality)
+        ]
 
     def mask(self, modality: str, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A hidden input: padding tokens or zeros; which steps are there is still known, as published."""
-        return {key: value if key == "mask" else torch.zeros_like(value) for key, value in x.items()}
+        return {
+            key: value if key == "mask" else torch.zeros_like(value) for key, value in x.items()
+        }
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits [B, classes].
@@ -210,4 +238,6 @@ class CoAttention(nn.Module):
 
 
 def _mlp(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
+    )

@@ -58,8 +58,12 @@ class _Fusion(nn.Module):
         """
         missing = [m for m in self.modalities if m not in inputs]
         if missing:
-            raise ValueError(f"inputs lack {', '.join(map(repr, missing))}; they hold {list(inputs)}")
-        logits: Tensor = self.head(self.fuse({m: self.encode(m, inputs[m]) for m in self.modalities}))
+            raise ValueError(
+                f"inputs lack {', '.join(map(repr, missing))}; they hold {list(inputs)}"
+            )
+        logits: Tensor = self.head(
+            self.fuse({m: self.encode(m, inputs[m]) for m in self.modalities})
+        )
         return logits
 
 
@@ -82,7 +86,9 @@ class SumFusion(_Fusion):
 
     def __init__(self, encoders: Mapping[str, nn.Module], classes: int) -> None:
         super().__init__(encoders, classes)
-        self.heads = nn.ModuleDict({m: nn.Linear(size, classes) for m, size in self.feature_sizes.items()})
+        self.heads = nn.ModuleDict(
+            {m: nn.Linear(size, classes) for m, size in self.feature_sizes.items()}
+        )
         self.head = _SumOfHeads()
 
     def mono_logits(self, features: Mapping[str, Tensor]) -> Tensor:

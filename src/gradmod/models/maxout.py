@@ -46,7 +46,11 @@ class MaxOutMLP(nn.Sequential):
     forward_ignores_mode = True
 
     def __init__(
-        self, in_features: int, hidden: Sequence[int] = (2048, 1024), pool: int = 2, dropout: float = 0.3
+        self,
+        in_features: int,
+        hidden: Sequence[int] = (2048, 1024),
+        pool: int = 2,
+        dropout: float = 0.3,
     ) -> None:
         sizes = [in_features, *hidden]
         layers: list[nn.Module] = [nn.BatchNorm1d(in_features, eps=1e-4)]

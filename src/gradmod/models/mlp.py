@@ -19,7 +19,9 @@ class MLP(nn.Module):
 
     forward_ignores_mode = True
 
-    def __init__(self, in_features: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.0) -> None:
+    def __init__(
+        self, in_features: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.0
+    ) -> None:
         super().__init__()
         if in_features < 1 or not hidden or min(hidden) < 1:
             raise ValueError(
@@ -39,6 +41,8 @@ class MLP(nn.Module):
         """Features [B, out_features] of a batch [B, ...] with `in_features` numbers in each sample."""
         x = x.flatten(1)
         if x.shape[1] != self.in_features:
-            raise ValueError(f"a sample has {x.shape[1]} numbers; this MLP was made for {self.in_features}")
+            raise ValueError(
+                f"a sample has {x.shape[1]} numbers; this MLP was made for {self.in_features}"
+            )
         features: Tensor = self.layers(x)
         return features

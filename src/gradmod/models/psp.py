@@ -35,7 +35,13 @@ class GuidedAttention(nn.Module):
         self.audio_scores = nn.Linear(hidden, positions, bias=False)
         self.visual_scores = nn.Linear(hidden, positions, bias=False)
         self.score = nn.Linear(positions, 1, bias=False)
-        for layer in (self.from_audio, self.from_visual, self.audio_scores, self.visual_scores, self.score):
+        for layer in (
+            self.from_audio,
+            self.from_visual,
+            self.audio_scores,
+            self.visual_scores,
+            self.score,
+        ):
             nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, audio: Tensor, visual: Tensor) -> Tensor:
@@ -60,8 +66,12 @@ class Propagation(nn.Module):
     def __init__(self, width: int, threshold: float, dropout: float) -> None:
         super().__init__()
         self.threshold = threshold
-        self.visual_key, self.visual_query, self.visual_out = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.audio_key, self.audio_query, self.audio_out = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.visual_key, self.visual_query, self.visual_out = (
+            nn.Linear(width, width, bias=False) for _ in range(3)
+        )
+        self.audio_key, self.audio_query, self.audio_out = (
+            nn.Linear(width, width, bias=False) for _ in range(3)
+        )
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         for module in self.modules():
@@ -70,12 +80,22 @@ class Propagation(nn.Module):
 
     def forward(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor]:
         """Audio and visual features [B, T, width], each with what it learnt from the other."""
-        visual_key, visual_query = self._branch(self.visual_key, visual), self._branch(self.visual_query, visual)
-        audio_key, audio_query = self._branch(self.audio_key, audio), self._branch(self.audio_query, audio)
-        resemblance = (visual_query @ audio_key.transpose(1, 2) / math.sqrt(visual_query.shape[2])).relu()
+        visual_key, visual_query = (
+            self._branch(self.visual_key, visual),
+            self._branch(self.visual_query, visual),
+        )
+        audio_key, audio_query = (
+            self._branch(self.audio_key, audio),
+            self._branch(self.audio_query, audio),
+        )
+        resemblance = (
+            visual_query @ audio_key.transpose(1, 2) / math.sqrt(visual_query.shape[2])
+        ).relu()
         visual = visual + self._pruned(resemblance) @ audio_query
         audio = audio + self._pruned(resemblance.transpose(1, 2)) @ visual_key
-        return self.norm(self._branch(self.audio_out, audio)), self.norm(self._branch(self.visual_out, visual))
+        return self.norm(self._branch(self.audio_out, audio)), self.norm(
+            self._branch(self.visual_out, visual)
+        )
 
     def _branch(self, layer: nn.Module, x: Tensor) -> Tensor:
         projected: Tensor = self.dropout(layer(x).relu())
@@ -160,12 +180,16 @@ class PositiveSamplePropagation(nn.Module):
         maps = inputs["visual"].flatten(2, 3)
         heard = self.audio_in(inputs["audio"])
         seen = self.visual_in(self.attention(heard, maps))
-        audio, visual = self.propagation(self.audio_sequence(heard)[0], self.visual_sequence(seen)[0])
+        audio, visual = self.propagation(
+            self.audio_sequence(heard)[0], self.visual_sequence(seen)[0]
+        )
         logits: Tensor = self.head(self.hidden((audio + visual) / 2).relu())
         if not self.training:
             return logits
         if "event" not in inputs:
-            raise ValueError("inputs lack 'event' [B, T], which the similarity loss of this network needs in training")
+            raise ValueError(
+                "inputs lack 'event' [B, T], which the similarity loss of this network needs in training"
+            )
         loss = similarity_loss(audio, visual, inputs["event"])
         return Output(logits, {"similarity": self.similarity_weight * loss})
 
@@ -188,4 +212,6 @@ def similarity_loss(audio: Tensor, visual: Tensor, event: Tensor) -> Tensor:
 
 def _two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     """Two linear layers with nothing between, as published."""
-    return nn.Sequential(nn.Linear(inputs, hidden, bias=False), nn.Linear(hidden, outputs, bias=False))
+    return nn.Sequential(
+        nn.Linear(inputs, hidden, bias=False), nn.Linear(hidden, outputs, bias=False)
+    )

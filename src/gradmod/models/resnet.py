@@ -22,7 +22,9 @@ class BasicBlock(nn.Module):
         self.bn2 = _norm(outputs, norm)
         self.downsample: nn.Module | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=not norm), _norm(outputs, norm))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=not norm), _norm(outputs, norm)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, outputs, H / stride, W / stride]."""
@@ -48,7 +50,9 @@ class ResNet18(nn.Module):
     def __init__(self, in_channels: int = 3, width: int = 64, norm: bool = True) -> None:
         super().__init__()
         if in_channels < 1 or width < 1:
-            raise ValueError(f"in_channels is {in_channels} and width {width}; expected numbers >= 1")
+            raise ValueError(
+                f"in_channels is {in_channels} and width {width}; expected numbers >= 1"
+            )
         self.in_channels = in_channels
         self.out_features = 8 * width
         self.conv1 = nn.Conv2d(in_channels, width, 7, stride=2, padding=3, bias=not norm)
@@ -86,7 +90,9 @@ class ResNet18(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, stride: int, norm: bool) -> nn.Sequential:
-    return nn.Sequential(BasicBlock(inputs, outputs, stride, norm), BasicBlock(outputs, outputs, 1, norm))
+    return nn.Sequential(
+        BasicBlock(inputs, outputs, stride, norm), BasicBlock(outputs, outputs, 1, norm)
+    )
 
 
 def _norm(channels: int, norm: bool) -> nn.Module:

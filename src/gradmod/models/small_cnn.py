@@ -24,7 +24,11 @@ class SmallCNN(nn.Module):
     forward_ignores_mode = True
 
     def __init__(
-        self, in_channels: int = 1, widths: Sequence[int] = (8, 16, 32, 64), stride: int = 2, norm: bool = True
+        self,
+        in_channels: int = 1,
+        widths: Sequence[int] = (8, 16, 32, 64),
+        stride: int = 2,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         if in_channels < 1 or stride < 1 or not widths or min(widths) < 1:
@@ -37,7 +41,9 @@ class SmallCNN(nn.Module):
         for inputs, outputs in pairwise(channels):
             step = 1 if layers else stride
             kernel = max(2 * step - 1, 3)
-            layers.append(nn.Conv2d(inputs, outputs, kernel, step, padding=kernel // 2, bias=not norm))
+            layers.append(
+                nn.Conv2d(inputs, outputs, kernel, step, padding=kernel // 2, bias=not norm)
+            )
             if norm:
                 layers.append(nn.BatchNorm2d(outputs))
             layers += [nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
@@ -48,6 +54,8 @@ class SmallCNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features [B, out_features] of images [B, in_channels, H, W]."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"images have shape {list(x.shape)}; expected [B, {self.in_channels}, H, W]")
+            raise ValueError(
+                f"images have shape {list(x.shape)}; expected [B, {self.in_channels}, H, W]"
+            )
         features: Tensor = self.layers(x).mean((2, 3))
         return features

@@ -23,7 +23,9 @@ __all__ = [
     "task_of_record",
 ]
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Classification, MultiLabel, Regression)}
+TASKS: dict[str, type[Task]] = {
+    kind.name: kind for kind in (Classification, MultiLabel, Regression)
+}
 """By their names in records."""
 
 
@@ -32,7 +34,9 @@ class RecordedTask(Task):
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """Raise NotImplementedError: a record holds no code."""
-        raise NotImplementedError(f"the task {self.name!r} is code of its user's own; a run's record does not hold it")
+        raise NotImplementedError(
+            f"the task {self.name!r} is code of its user's own; a run's record does not hold it"
+        )
 
     def scores(self, responses: Tensor, target: Tensor) -> Tensor:
         """Raise NotImplementedError, as `loss` does."""

@@ -122,11 +122,16 @@ class Task(ABC):
         """[M] the headline metric of each of the responses [M, ..., K], over the samples at hand."""
         if self.headline == "score":
             return self.mean_scores(responses, target)
-        return torch.stack([torch.as_tensor(self.metrics(one, target)[self.headline]) for one in responses])
+        return torch.stack(
+            [torch.as_tensor(self.metrics(one, target)[self.headline]) for one in responses]
+        )
 
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Figures over a whole split, by name, each a scalar; `loss` is among them."""
-        return {"score": self.mean_scores(logits.unsqueeze(0), target)[0], "loss": self.loss(logits, target)}
+        return {
+            "score": self.mean_scores(logits.unsqueeze(0), target)[0],
+            "loss": self.loss(logits, target),
+        }
 
     def figures(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The metrics, with a word for who wrote a task of their own.
@@ -169,7 +174,9 @@ class Task(ABC):
             target: all targets of a split.
             outputs: K.
         """
-        return self._fitted_constant(torch.zeros(len(target), outputs, device=target.device), target)
+        return self._fitted_constant(
+            torch.zeros(len(target), outputs, device=target.device), target
+        )
 
     def constant_logits(self, logits: Tensor, target: Tensor) -> Tensor:
         """The best answer that looks at no input, for every sample of a split: of the form of `logits` [N, ..., K]."""
@@ -186,7 +193,9 @@ class Task(ABC):
 
     def _fitted_constant(self, logits: Tensor, target: Tensor) -> Tensor:
         """[K] what minimises the loss, one answer for all of the predictions that `logits` are of."""
-        answer = torch.zeros(logits.shape[self.output_axis], device=logits.device, requires_grad=True)
+        answer = torch.zeros(
+            logits.shape[self.output_axis], device=logits.device, requires_grad=True
+        )
         search = torch.optim.LBFGS([answer], max_iter=100, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:

@@ -12,7 +12,13 @@ from torch import Tensor
 from gradmod import functional
 from gradmod.metrics.classification import accuracy, macro_f1
 from gradmod.tasks.base import Task
-from gradmod.tasks.layout import check_axis, is_readable, log_frequencies, outputs_last, terms_of_mean
+from gradmod.tasks.layout import (
+    check_axis,
+    is_readable,
+    log_frequencies,
+    outputs_last,
+    terms_of_mean,
+)
 
 SUM_TOLERANCE = 1e-2
 """How far the probabilities of a soft target may be from summing to 1: what bfloat16 rounds."""
@@ -46,12 +52,20 @@ class Classification(Task):
     class_axis: int | None = None
     label_smoothing: float = 0.0
 
-    def __init__(self, ignore_index: int = -100, class_axis: int | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, ignore_index: int = -100, class_axis: int | None = None, label_smoothing: float = 0.0
+    ) -> None:
         if class_axis is not None:
             check_axis("class_axis", class_axis)
         if isinstance(label_smoothing, bool) or not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing is {label_smoothing!r}; expected a number from 0 on and below 1")
-        self.ignore_index, self.class_axis, self.label_smoothing = ignore_index, class_axis, label_smoothing
+            raise ValueError(
+                f"label_smoothing is {label_smoothing!r}; expected a number from 0 on and below 1"
+            )
+        self.ignore_index, self.class_axis, self.label_smoothing = (
+            ignore_index,
+            class_axis,
+            label_smoothing,
+        )
         self.output_axis = -1 if class_axis is None else class_axis
 
     def settings(self) -> dict[str, Any]:
@@ -96,7 +110,9 @@ class Classification(Task):
                 f"{axis}: one class index for each prediction{hint}"
             )
         if target.dtype != torch.int64:
-            raise ValueError(f"target has dtype {target.dtype}; expected torch.int64 class indices: call target.long()")
+            raise ValueError(
+                f"target has dtype {target.dtype}; expected torch.int64 class indices: call target.long()"
+            )
         if self.class_axis is None and len(shape) > 2 and given == at_one:
             raise ValueError(
                 f"logits of shape {shape} with targets of shape {given} could have their classes on axis 1, as "
@@ -115,7 +131,11 @@ class Classification(Task):
             total = torch.where(scored, terms, 0.0).sum()
         else:
             total = F.cross_entropy(
-                logits, target, ignore_index=self.ignore_index, label_smoothing=smoothing, reduction="sum"
+                logits,
+                target,
+                ignore_index=self.ignore_index,
+                label_smoothing=smoothing,
+                reduction="sum",
             )
         return total / scored.sum().clamp(min=1)
 
@@ -171,7 +191,11 @@ class Classification(Task):
         logits, target = self._flat(logits, target)
         scored = self._scored(target)
         logits, target = logits[scored], self._hard(target[scored])
-        return {"accuracy": accuracy(logits, target), "macro_f1": macro_f1(logits, target), "loss": loss}
+        return {
+            "accuracy": accuracy(logits, target),
+            "macro_f1": macro_f1(logits, target),
+            "loss": loss,
+        }
 
     def ranking(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probability of each class against the rest. See `Task.ranking`."""
@@ -199,15 +223,21 @@ class Classification(Task):
             counts = target[scored].double().sum(0)
         else:
             counts = torch.bincount(target[scored], minlength=outputs).double()
-        return log_frequencies((1 - self.label_smoothing) * counts + self.label_smoothing * counts.mean())
+        return log_frequencies(
+            (1 - self.label_smoothing) * counts + self.label_smoothing * counts.mean()
+        )
 
     def _scored(self, target: Tensor) -> Tensor:
         """[...] bool, which predictions have a target; the classes of a soft one lie on its last axis."""
-        return ~target.isnan().any(-1) if target.is_floating_point() else target != self.ignore_index
+        return (
+            ~target.isnan().any(-1) if target.is_floating_point() else target != self.ignore_index
+        )
 
     def _index(self, target: Tensor, scored: Tensor) -> Tensor:
         """The targets, with something harmless where there is none."""
-        return torch.where(scored.unsqueeze(-1) if target.is_floating_point() else scored, target, 0)
+        return torch.where(
+            scored.unsqueeze(-1) if target.is_floating_point() else scored, target, 0
+        )
 
     def _hard(self, target: Tensor) -> Tensor:
         return target.argmax(-1) if target.is_floating_point() else target
@@ -240,7 +270,9 @@ def _sums_to_one(target: Tensor, scored: Tensor) -> Tensor:
     Raises:
         ValueError: on the CPU, where one that is scored is not so.
     """
-    found = ((functional.at_least_float32(target).sum(-1) - 1).abs() <= SUM_TOLERANCE) & (target >= 0).all(-1)
+    found = ((functional.at_least_float32(target).sum(-1) - 1).abs() <= SUM_TOLERANCE) & (
+        target >= 0
+    ).all(-1)
     if is_readable(target) and not bool((found | ~scored).all()):
         first = target[scored & ~found][0].tolist()
         shown = ", ".join(f"{value:g}" for value in first[:8]) + (", ..." if len(first) > 8 else "")

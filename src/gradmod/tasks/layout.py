@@ -49,7 +49,9 @@ def is_readable(values: Tensor) -> bool:
 def check_axis(name: str, axis: int) -> None:
     """Raise ValueError unless `axis` is one behind the batch."""
     if isinstance(axis, bool) or not isinstance(axis, int) or axis == 0:
-        raise ValueError(f"{name} is {axis!r}; expected an axis behind the batch, such as 1 or -1: axis 0 is the batch")
+        raise ValueError(
+            f"{name} is {axis!r}; expected an axis behind the batch, such as 1 or -1: axis 0 is the batch"
+        )
 
 
 def check_floats_like(logits: Tensor, target: Tensor, what: str) -> None:
@@ -65,4 +67,6 @@ def check_floats_like(logits: Tensor, target: Tensor, what: str) -> None:
             f"{what}{hint}"
         )
     if not target.is_floating_point():
-        raise ValueError(f"target has dtype {target.dtype}; expected floats, {what}: call target.float()")
+        raise ValueError(
+            f"target has dtype {target.dtype}; expected floats, {what}: call target.float()"
+        )

@@ -47,7 +47,9 @@ class MultiLabel(Task):
     def __init__(self, missing: float | None = None, class_axis: int = -1) -> None:
         check_axis("class_axis", class_axis)
         if missing is not None and 0 <= missing <= 1:
-            raise ValueError(f"missing is {missing!r}, which is a label; expected a value below 0 or above 1, or NaN")
+            raise ValueError(
+                f"missing is {missing!r}, which is a label; expected a value below 0 or above 1, or NaN"
+            )
         self.missing, self.output_axis = missing, class_axis
 
     def settings(self) -> dict[str, Any]:
@@ -87,7 +89,10 @@ class MultiLabel(Task):
             )
         terms = functional.floored_binary_cross_entropy(responses, known)
         terms = torch.where(scored, torch.where(is_label, terms, torch.nan), 0.0)
-        terms, scored = outputs_last(terms, self.output_axis, before=1), outputs_last(scored, self.output_axis)
+        terms, scored = (
+            outputs_last(terms, self.output_axis, before=1),
+            outputs_last(scored, self.output_axis),
+        )
         return terms.sum(-1) / scored.sum(-1).clamp(min=1)
 
     def weights(self, target: Tensor) -> Tensor:
@@ -102,7 +107,9 @@ class MultiLabel(Task):
         """[M] macro F1 of each response."""
         last = outputs_last(target, self.output_axis)
         scored = self._scored(last)
-        return torch.stack([label_macro_f1(outputs_last(one, self.output_axis), last, scored) for one in responses])
+        return torch.stack(
+            [label_macro_f1(outputs_last(one, self.output_axis), last, scored) for one in responses]
+        )
 
     def metrics(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         """`accuracy` over labels, `macro_f1` and `loss`."""
@@ -117,7 +124,9 @@ class MultiLabel(Task):
 
     def ranking(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logit of each label. See `Task.ranking`."""
-        logits, target = (outputs_last(values, self.output_axis).flatten(0, -2) for values in (logits, target))
+        logits, target = (
+            outputs_last(values, self.output_axis).flatten(0, -2) for values in (logits, target)
+        )
         return logits, target > 0.5, self._scored(target)
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -140,4 +149,8 @@ class MultiLabel(Task):
 
     def _scored(self, target: Tensor) -> Tensor:
         known = ~target.isnan()
-        return known if self.missing is None or math.isnan(self.missing) else known & (target != self.missing)
+        return (
+            known
+            if self.missing is None or math.isnan(self.missing)
+            else known & (target != self.missing)
+        )

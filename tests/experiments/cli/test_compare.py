@@ -44,7 +44,10 @@ def test_choose_run_tell_and_repeat_nothing(tmp_path: Path) -> None:
     trials = json.loads((folder / "trials.json").read_text())
     assert [trial["method"] for trial in trials] == ["joint", "joint", "agm", "agm"]
     assert "test" not in read_result(folder / "trials" / "late-agm-trial1-seed0")["splits"]
-    best = max((trial for trial in trials if trial["method"] == "agm"), key=lambda trial: trial["validation"])
+    best = max(
+        (trial for trial in trials if trial["method"] == "agm"),
+        key=lambda trial: trial["validation"],
+    )
     assert f"agm alpha {best['alpha']}" in done.stdout
     run = read_result(folder / "runs" / "late-agm-seed0")
     assert "test" in run["splits"]
@@ -69,7 +72,17 @@ def test_choose_run_tell_and_repeat_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_failed_run_is_left_out_and_the_exit_code_says_so(tmp_path: Path) -> None:
-    words = ["--methods", "agm", "--seeds", "0", "--mono", "false", "--set", "agm.lr=1e30", "agm.clip-norm=none"]
+    words = [
+        "--methods",
+        "agm",
+        "--seeds",
+        "0",
+        "--mono",
+        "false",
+        "--set",
+        "agm.lr=1e30",
+        "agm.clip-norm=none",
+    ]
     done = compare(*words, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -80,7 +93,18 @@ def test_a_failed_run_is_left_out_and_the_exit_code_says_so(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
-    words = ["--methods", "agm", "--seeds", "0,1", "--mono", "false", "--epochs", "12", "--save-every", "3"]
+    words = [
+        "--methods",
+        "agm",
+        "--seeds",
+        "0,1",
+        "--mono",
+        "false",
+        "--epochs",
+        "12",
+        "--save-every",
+        "3",
+    ]
     whole = compare(*words, "--name", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "-m", "gradmod", "compare", *SMALL, *words, "--name", "cut"]
@@ -96,7 +120,9 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(tmp_path: Path)
     again = compare(*words, "--name", "cut", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     for name in ("late-joint-seed0", "late-joint-seed1", "late-agm-seed0", "late-agm-seed1"):
-        one, two = (read_result(tmp_path / "runs" / which / "runs" / name) for which in ("whole", "cut"))
+        one, two = (
+            read_result(tmp_path / "runs" / which / "runs" / name) for which in ("whole", "cut")
+        )
         assert one["splits"] == two["splits"]
 
 
@@ -105,19 +131,36 @@ def error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_wrong_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert "did you mean --methods" in error(capsys, "--method-s", "agm")
     assert "--methods is 'sgd'" in error(capsys, "--methods", "sgd")
-    assert "Looked for" in error(capsys, "--dataset", "mosei", "--video", "true", "--root", "nowhere")
-    assert "has one network" in error(capsys, "--dataset", "ave", "--root", "x", "--fusions", "late,early")
+    assert "Looked for" in error(
+        capsys, "--dataset", "mosei", "--video", "true", "--root", "nowhere"
+    )
+    assert "has one network" in error(
+        capsys, "--dataset", "ave", "--root", "x", "--fusions", "late,early"
+    )
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
 def test_a_data_set_with_a_network_of_its_own(tmp_path: Path) -> None:
     write_ave(tmp_path / "ave", ave_arrays())
-    words = ["--dataset", "ave", "--root", "ave", "--methods", "agm,ogm-ge", "--seeds", "0", "--batch-size", "8"]
+    words = [
+        "--dataset",
+        "ave",
+        "--root",
+        "ave",
+        "--methods",
+        "agm,ogm-ge",
+        "--seeds",
+        "0",
+        "--batch-size",
+        "8",
+    ]
     done = run_gradmod("compare", "--device", "cpu", "--epochs", "2", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "ensemble" in done.stdout

@@ -45,7 +45,14 @@ def error_of(done: subprocess.CompletedProcess[str], code: int) -> str:
 def test_train_evaluate_resume_and_again_from_the_written_config(tmp_path: Path) -> None:
     done = gradmod("train", *FAST, "--alpha", "0.5", "--name", "first", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for part in ("audio response", "visual response", "model", "smallest", "largest", "run folder: runs/first"):
+    for part in (
+        "audio response",
+        "visual response",
+        "model",
+        "smallest",
+        "largest",
+        "run folder: runs/first",
+    ):
         assert part in done.stdout
     assert "epoch 2/2" in done.stderr
     folder = tmp_path / "runs" / "first"
@@ -55,7 +62,10 @@ def test_train_evaluate_resume_and_again_from_the_written_config(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert f"{result['splits']['test']['accuracy']:.3f}" in done.stdout
     message = error_of(gradmod("evaluate", "runs/first", "--split", "exam", cwd=tmp_path), 2)
-    assert "split is 'exam'; the run's protocol 'heldout' has train, validation, test, predictor" in message
+    assert (
+        "split is 'exam'; the run's protocol 'heldout' has train, validation, test, predictor"
+        in message
+    )
 
     done = gradmod("train", "--config", "runs/first/config.toml", "--name", "second", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -67,7 +77,9 @@ def test_train_evaluate_resume_and_again_from_the_written_config(tmp_path: Path)
     assert json.loads((folder / "result.json").read_text())["epochs"] == 3
 
     assert "runs/first" in error_of(gradmod("train", *FAST, "--name", "first", cwd=tmp_path), 2)
-    assert json.loads((folder / "result.json").read_text())["epochs"] == 3  # nothing that was written is lost
+    assert (
+        json.loads((folder / "result.json").read_text())["epochs"] == 3
+    )  # nothing that was written is lost
 
 
 def test_the_paper_command_line_trains_evaluates_and_goes_on(tmp_path: Path) -> None:
@@ -128,13 +140,21 @@ def test_damaged_data_from_the_command_line(tmp_path: Path) -> None:
         (["train", "--preset", "avdigit"], 2, "did you mean avdigits-quick?"),
         (["train", "--dataset", "mosei"], 2, "Looked for <root>/{train,valid,test}_sentences.p"),
         (["train", "--dataset", "av-mnist"], 2, "Looked for"),
-        (["train", "--method", "mslr", "--lr-rule", "keep"], 2, "this is joint training. Give a factor"),
+        (
+            ["train", "--method", "mslr", "--lr-rule", "keep"],
+            2,
+            "this is joint training. Give a factor",
+        ),
         (["train", "--method", "sgd"], 2, "'sgd' is unknown"),
         (["train", "--modality", "smell", "--method", "joint"], 2, "'smell'"),
         (["train", "--protocol", "published"], 2, "AV-Digits has heldout"),
         (["train", "--device", "cuda:9"], 2, "cuda:9"),
         (["train", "--strategy", "ddpp"], 2, "'ddpp'"),
-        (["train", "--encoder", "resnet18", "--width", "none", "--alpha", "60"], 2, "--alpha * --cap is 120"),
+        (
+            ["train", "--encoder", "resnet18", "--width", "none", "--alpha", "60"],
+            2,
+            "--alpha * --cap is 120",
+        ),
         (["resume", "nowhere"], 2, "nowhere"),
         (["resume"], 2, "there is no run in runs/; name a run's folder"),
         (["evaluate"], 2, "there is no finished run in runs/; name a run's folder"),
@@ -191,10 +211,25 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "gradmod", "train", "--epochs", "500", "--device", "cpu", "--name", "long"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "gradmod",
+        "train",
+        "--epochs",
+        "500",
+        "--device",
+        "cpu",
+        "--name",
+        "long",
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
-        while process.poll() is None and not (metrics.is_file() and '"kind": "epoch"' in metrics.read_text()):
+        while process.poll() is None and not (
+            metrics.is_file() and '"kind": "epoch"' in metrics.read_text()
+        ):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
@@ -220,7 +255,13 @@ except SystemExit as stop:
 heavy = [name for name in ("torch", "numpy", "matplotlib", "sklearn", "lightning_fabric") if name in sys.modules]
 assert code == 0 and not heavy, (code, heavy)
 """
-        done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
 
@@ -246,7 +287,17 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     text = capsys.readouterr().out
-    for name in ("joint", "agm", "av-digits", "av-mnist", "crema-d", "small-cnn", "resnet18", "late", "early"):
+    for name in (
+        "joint",
+        "agm",
+        "av-digits",
+        "av-mnist",
+        "crema-d",
+        "small-cnn",
+        "resnet18",
+        "late",
+        "early",
+    ):
         assert name in text
 
 

@@ -32,7 +32,10 @@ def mapped(words: str, *, cuda: bool = True) -> tuple[Config, list[str]]:
 def test_every_published_flag_is_there_with_its_default() -> None:
     options = vars(paper_cli.parser().parse_args([]))
     assert set(options) == set(FLAGS.split())
-    assert {key: options[key] for key in ("random_seed", "expt_dir", "expt_name", "batch_size", "EPOCHS")} == {
+    assert {
+        key: options[key]
+        for key in ("random_seed", "expt_dir", "expt_name", "batch_size", "EPOCHS")
+    } == {
         "random_seed": 999,
         "expt_dir": "checkpoint",
         "expt_name": "test_experiment",
@@ -41,17 +44,37 @@ def test_every_published_flag_is_there_with_its_default() -> None:
     }
     assert (options["learning_rate"], options["alpha"]) == (1e-5, 1.0)
     assert (options["modulation_starts"], options["modulation_ends"]) == (0, 20)
-    assert (options["lr_decay_ratio"], options["lr_decay_step"], options["optim"]) == (0.1, 70, "sgd")
-    assert (options["lr_scalar"], options["gpu_ids"], options["local_rank"]) == ("lrstep", "0,1,2", -1)
+    assert (options["lr_decay_ratio"], options["lr_decay_step"], options["optim"]) == (
+        0.1,
+        70,
+        "sgd",
+    )
+    assert (options["lr_scalar"], options["gpu_ids"], options["local_rank"]) == (
+        "lrstep",
+        "0,1,2",
+        -1,
+    )
 
 
 def test_the_readme_command() -> None:
     config, notes = mapped(README_COMMAND)
     assert notes == []
-    assert (config.data.dataset, config.data.root, config.data.protocol) == ("av-mnist", "DATA", "published")
-    assert (config.data.modality, config.model.fusion, config.method.method) == ("multimodal", "late", "joint")
+    assert (config.data.dataset, config.data.root, config.data.protocol) == (
+        "av-mnist",
+        "DATA",
+        "published",
+    )
+    assert (config.data.modality, config.model.fusion, config.method.method) == (
+        "multimodal",
+        "late",
+        "joint",
+    )
     assert (config.train.epochs, config.train.batch_size, config.train.seed) == (100, 64, 999)
-    assert (config.train.device, config.train.out, config.train.name) == ("cuda:0", "checkpoint", "test")
+    assert (config.train.device, config.train.out, config.train.name) == (
+        "cuda:0",
+        "checkpoint",
+        "test",
+    )
     assert (config.optimizer.optimizer, config.optimizer.lr) == ("sgd", 1e-4)
     assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
     assert (config.optimizer.schedule, config.optimizer.decay_every) == ("step", 70)
@@ -67,7 +90,12 @@ def test_the_readme_command() -> None:
         ("--methods AGM", "method", "cap", None),
         ("--methods AGM --dataset CREMAD", "method", "cap", 10.0),
         ("--methods AGM --dataset URFunny", "method", "cap", 7.0),
-        ("--methods AGM --modulation_starts 3 --modulation_ends 8", "method", "modulation_starts", 3),
+        (
+            "--methods AGM --modulation_starts 3 --modulation_ends 8",
+            "method",
+            "modulation_starts",
+            3,
+        ),
         ("--methods AGM --modulation_starts 3 --modulation_ends 8", "method", "modulation_ends", 8),
         ("--methods Normal", "method", "modulation_ends", None),
         ("--methods OGM-GE", "method", "method", "ogm-ge"),
@@ -93,7 +121,10 @@ def test_the_readme_command() -> None:
         ("--SHAPE_contribution True", "monitor", "shape_every", 1),
         ("--SHAPE_contribution False", "monitor", "shape_every", 0),
         ("--dataset AV-Digits", "data", "protocol", "heldout"),
-        *((f"--dataset {theirs}", "data", "dataset", ours) for theirs, ours in paper_cli.DATASETS.items()),
+        *(
+            (f"--dataset {theirs}", "data", "dataset", ours)
+            for theirs, ours in paper_cli.DATASETS.items()
+        ),
     ],
 )
 def test_flags_are_mapped(words: str, section: str, key: str, value: Any) -> None:
@@ -106,14 +137,19 @@ def test_every_data_set_has_a_paper_name() -> None:
 
 
 def test_shape_of_one_modality_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--SHAPE_contribution: with --modality Audio there is nothing to divide"):
+    with pytest.raises(
+        ConfigError, match="--SHAPE_contribution: with --modality Audio there is nothing to divide"
+    ):
         mapped("--SHAPE_contribution True --modality Audio")
 
 
 def test_settings_are_called_as_the_papers_flags() -> None:
     assert paper_cli.in_flags("train.batch_size is 0") == "--batch_size is 0"
     assert paper_cli.in_flags("AV-MNIST: data.root is empty") == "AV-MNIST: --data_root is empty"
-    assert paper_cli.in_flags("model.encoder is 'x', in a/train.epochs") == "model.encoder is 'x', in a/train.epochs"
+    assert (
+        paper_cli.in_flags("model.encoder is 'x', in a/train.epochs")
+        == "model.encoder is 'x', in a/train.epochs"
+    )
     known = {f"{section}.{name}" for section, part in vars(Config()).items() for name in vars(part)}
     assert set(paper_cli.FIELDS) <= known
     assert set(paper_cli.FIELDS.values()) <= set(FLAGS.split())
@@ -122,7 +158,9 @@ def test_settings_are_called_as_the_papers_flags() -> None:
 def test_a_window_that_ends_before_the_run_is_said_aloud() -> None:
     _, notes = mapped("--methods AGM --EPOCHS 100")
     assert len(notes) == 1
-    assert re.search(r"up to epoch 20 of 100 and is joint training after it.*--modulation_ends 100", notes[0])
+    assert re.search(
+        r"up to epoch 20 of 100 and is joint training after it.*--modulation_ends 100", notes[0]
+    )
     assert mapped("--methods AGM --EPOCHS 20")[1] == []
     assert mapped("--methods Normal --EPOCHS 100")[1] == []
 
@@ -133,11 +171,20 @@ def test_a_window_that_ends_before_the_run_is_said_aloud() -> None:
         ("--dataset AVMNIST", r"argument --dataset: invalid choice: 'AVMNIST'.*AV-MNIST"),
         ("--methods agm", r"argument --methods: invalid choice: 'agm'"),
         ("--EPOCHS many", r"argument --EPOCHS: invalid int value: 'many'"),
-        ("--use_mgpu yes", r"argument --use_mgpu: 'yes' is not a boolean; expected True, False, 0 or 1"),
+        (
+            "--use_mgpu yes",
+            r"argument --use_mgpu: 'yes' is not a boolean; expected True, False, 0 or 1",
+        ),
         ("--epochs 3", r"unrecognized arguments: --epochs 3"),
         ("--alp 3", r"unrecognized arguments: --alp 3"),
-        ("--SHAPE_contribution perhaps", r"argument --SHAPE_contribution: 'perhaps' is not a boolean"),
-        ("--methods AGM --modality Audio", r"--methods AGM needs several modalities; --modality Audio goes with"),
+        (
+            "--SHAPE_contribution perhaps",
+            r"argument --SHAPE_contribution: 'perhaps' is not a boolean",
+        ),
+        (
+            "--methods AGM --modality Audio",
+            r"--methods AGM needs several modalities; --modality Audio goes with",
+        ),
         ("--methods AGM --modulation_ends 0", r"modulation_ends is 0"),
         ("--alpha -1", r"method\.alpha is -1"),
         ("--device tpu", r"train\.device is 'tpu'"),
@@ -151,20 +198,26 @@ def test_wrong_flags_are_errors(words: str, message: str) -> None:
 
 
 def test_several_gpus_need_gpus() -> None:
-    with pytest.raises(ConfigError, match="--use_mgpu True with --gpu_ids 0,1,2, but torch sees no CUDA device"):
+    with pytest.raises(
+        ConfigError, match="--use_mgpu True with --gpu_ids 0,1,2, but torch sees no CUDA device"
+    ):
         mapped("--use_mgpu True", cuda=False)
 
 
 def test_an_empty_root_tells_the_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = [word if word != "DATA" else "" for word in README_COMMAND.split()]
-    with pytest.raises(DataError, match=r"data\.root is empty.*image/train_data\.npy.*AV-Digits|av-digits"):
+    with pytest.raises(
+        DataError, match=r"data\.root is empty.*image/train_data\.npy.*AV-Digits|av-digits"
+    ):
         paper_cli.run(words)
     assert not (tmp_path / "checkpoint").exists()
 
 
 @pytest.mark.parametrize("dataset", ["MOSEI", "AVE", "URFunny", "CREMAD", "AV-MNIST"])
-def test_every_data_set_tells_its_layout(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_data_set_tells_its_layout(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"data\.root is empty\. Looked for <root>.*docs/datasets/"):
         paper_cli.run(["--dataset", dataset, "--data_root", "", "--device", "cpu"])

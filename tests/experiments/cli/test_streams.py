@@ -33,7 +33,10 @@ def test_what_nobody_reads_goes_nowhere() -> None:
 
 @pytest.mark.parametrize(("raised", "code"), [(None, 0), (UnusableDataError("bad"), 1)])
 def test_a_command_keeps_its_exit_code(
-    raised: Exception | None, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raised: Exception | None,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def command() -> None:
         print("x" * 100_000)
@@ -77,7 +80,10 @@ def test_a_full_disk_behind_standard_output_is_told(
 def test_head_ends_silently(words: list[str]) -> None:
     """In a process of its own: nothing is said when Python ends, either."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "gradmod", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "gradmod", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     process.stdout.close()

@@ -20,7 +20,9 @@ from gradmod.experiments.settings.toml import load_config
 class Told:
     """A launcher whose runs end at once with the figures that a test tells."""
 
-    def __init__(self, validation: Callable[[Config], float | None], task: str = "classification") -> None:
+    def __init__(
+        self, validation: Callable[[Config], float | None], task: str = "classification"
+    ) -> None:
         self.validation, self.task = validation, task
         self.configs: list[Config] = []
 
@@ -31,7 +33,11 @@ class Told:
         if value is not None:
             headline = {"classification": "accuracy", "regression": "mae"}[self.task]
             # The other splits would choose otherwise.
-            splits = {"validation": {headline: value}, "train": {headline: -value}, "test": {headline: -value}}
+            splits = {
+                "validation": {headline: value},
+                "train": {headline: -value},
+                "test": {headline: -value},
+            }
             folder = Path(config.train.out) / config.train.name
             folder.mkdir()
             (folder / "result.json").write_text(json.dumps({"task": self.task, "splits": splits}))
@@ -66,7 +72,11 @@ def test_the_best_mean_over_three_seeds_is_taken(tmp_path: Path) -> None:
     of_alpha = {0.1: (0.6, 0.6, 0.6), 0.3: (0.5, 0.9, 0.5), 1.0: (0.61, 0.6, 0.6)}
 
     def validation(config: Config) -> float:
-        of = of_alpha[config.method.alpha] if config.method.method == "agm" else of_lr[config.optimizer.lr]
+        of = (
+            of_alpha[config.method.alpha]
+            if config.method.method == "agm"
+            else of_lr[config.optimizer.lr]
+        )
         return of[config.train.seed]
 
     launcher = Told(validation)
@@ -76,7 +86,9 @@ def test_the_best_mean_over_three_seeds_is_taken(tmp_path: Path) -> None:
     assert {config.train.seed for config in launcher.configs} == {0, 1, 2}
     assert not any(config.train.score_test for config in launcher.configs)
     trials = json.loads((tmp_path / "trials.json").read_text())
-    assert [trial["validation"] for trial in trials[:3]] == pytest.approx([0.7, (0.745 + 0.74 * 2) / 3, 2.127 / 3])
+    assert [trial["validation"] for trial in trials[:3]] == pytest.approx(
+        [0.7, (0.745 + 0.74 * 2) / 3, 2.127 / 3]
+    )
     assert trials[2]["by_seed"] == {"0": 0.747, "1": 0.68, "2": 0.70}
     one_seed = choose(comparison(*TUNE, tune_seeds="0"), tmp_path / "one", Told(validation), untold)
     assert one_seed["joint", "late"] == {"lr": 0.1}
@@ -84,7 +96,9 @@ def test_the_best_mean_over_three_seeds_is_taken(tmp_path: Path) -> None:
 
 def test_where_less_is_better_the_least_is_taken(tmp_path: Path) -> None:
     launcher = Told(lambda config: config.optimizer.lr + config.method.alpha, "regression")
-    chosen = choose(comparison("agm.alpha=1,0.1,0.3", "joint.lr=0.03,0.1,0.01"), tmp_path, launcher, untold)
+    chosen = choose(
+        comparison("agm.alpha=1,0.1,0.3", "joint.lr=0.03,0.1,0.01"), tmp_path, launcher, untold
+    )
     assert chosen == {("joint", "late"): {"lr": 0.01}, ("agm", "late"): {"alpha": 0.1}}
 
 
@@ -94,10 +108,15 @@ def test_at_a_tie_the_first_is_taken(order: str, tmp_path: Path) -> None:
     spread = {0.1: (0.70, 0.71, 0.72), 0.3: (0.72, 0.70, 0.71), 1.0: (0.71, 0.71, 0.71)}
     settings = comparison(f"agm.alpha={order}", TUNE[1])
     launcher = Told(
-        lambda config: spread[config.method.alpha if config.method.method == "agm" else 1.0][config.train.seed]
+        lambda config: spread[config.method.alpha if config.method.method == "agm" else 1.0][
+            config.train.seed
+        ]
     )
     chosen = choose(settings, tmp_path, launcher, untold)
-    assert chosen == {("joint", "late"): {"lr": 0.01}, ("agm", "late"): {"alpha": float(order.split(",")[0])}}
+    assert chosen == {
+        ("joint", "late"): {"lr": 0.01},
+        ("agm", "late"): {"alpha": float(order.split(",")[0])},
+    }
 
 
 def test_each_fusion_chooses_for_itself(tmp_path: Path) -> None:
@@ -105,7 +124,9 @@ def test_each_fusion_chooses_for_itself(tmp_path: Path) -> None:
         late = config.model.fusion == "late"
         return config.optimizer.lr * (1 if late else -1) + config.method.alpha * (1 if late else -1)
 
-    chosen = choose(comparison(*TUNE, fusions="late,early", tune_seeds="5"), tmp_path, Told(validation), untold)
+    chosen = choose(
+        comparison(*TUNE, fusions="late,early", tune_seeds="5"), tmp_path, Told(validation), untold
+    )
     assert chosen == {
         ("joint", "late"): {"lr": 0.1}, ("joint", "early"): {"lr": 0.01},
         ("agm", "late"): {"alpha": 1.0}, ("agm", "early"): {"alpha": 0.1},

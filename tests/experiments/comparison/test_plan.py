@@ -12,7 +12,13 @@ from gradmod.experiments.comparison.plan import planned_runs, trials
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.settings.arguments import parse_settings
 from gradmod.experiments.settings.comparison import CompareConfig, Comparison
-from gradmod.experiments.settings.config import Config, DataConfig, ModelConfig, MonitorConfig, OptimizerConfig
+from gradmod.experiments.settings.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    MonitorConfig,
+    OptimizerConfig,
+)
 from gradmod.experiments.settings.toml import load_settings, save_config
 
 MODALITIES = ("audio", "visual")
@@ -23,10 +29,15 @@ def comparison(**changes: Any) -> Comparison:
 
 
 def test_methods_by_fusions_by_seeds_and_the_modalities_alone() -> None:
-    runs = planned_runs(comparison(methods="agm,mslr", seeds="4,7", fusions="late,early"), MODALITIES, {})
+    runs = planned_runs(
+        comparison(methods="agm,mslr", seeds="4,7", fusions="late,early"), MODALITIES, {}
+    )
     assert len(runs) == 2 * (3 + 2) * 2
     assert len({run.name for run in runs}) == len(runs)
-    assert [run.row for run in runs[:2]] == ["joint", "joint"]  # it is among them though it was not named
+    assert [run.row for run in runs[:2]] == [
+        "joint",
+        "joint",
+    ]  # it is among them though it was not named
     for run in runs:
         assert (run.config.model.fusion, run.config.train.seed) == (run.fusion, run.seed)
         assert run.config.data.modality == (run.modality or "multimodal")
@@ -37,7 +48,11 @@ def test_methods_by_fusions_by_seeds_and_the_modalities_alone() -> None:
 
 
 def test_what_runs_share_is_equal_but_for_the_method() -> None:
-    settings = Comparison(DataConfig(root="x"), ModelConfig(width=16), optimizer=OptimizerConfig(lr=0.3, clip_norm=2.0))
+    settings = Comparison(
+        DataConfig(root="x"),
+        ModelConfig(width=16),
+        optimizer=OptimizerConfig(lr=0.3, clip_norm=2.0),
+    )
     for run in planned_runs(settings, MODALITIES, {}):
         expected = settings.run_config("joint", {})
         same = replace(run.config, method=expected.method, train=expected.train, data=expected.data)
@@ -48,9 +63,17 @@ def test_settings_of_methods_and_what_was_chosen() -> None:
     settings = comparison(
         methods="agm,mses,mslr",
         seeds="0",
-        set=("agm.alpha=0.25", "mses.patience=audio=3,visual=5", "weight-decay=0.5", "mslr.lr-rule=keep"),
+        set=(
+            "agm.alpha=0.25",
+            "mses.patience=audio=3,visual=5",
+            "weight-decay=0.5",
+            "mslr.lr-rule=keep",
+        ),
     )
-    by_row = {run.row: run.config for run in planned_runs(settings, MODALITIES, {("agm", "late"): {"cap": None}})}
+    by_row = {
+        run.row: run.config
+        for run in planned_runs(settings, MODALITIES, {("agm", "late"): {"cap": None}})
+    }
     assert (by_row["agm"].method.alpha, by_row["agm"].method.cap) == (0.25, None)
     assert by_row["mses"].method.patience == "audio=3,visual=5"
     assert by_row["mslr"].method.lr_rule == "keep"
@@ -92,7 +115,9 @@ def test_trials_are_every_combination_and_never_see_the_test_split() -> None:
         tune=("agm.alpha=0.1,1", "agm.lr=0.1,0.2", "joint.lr=0.1,0.2,0.3,0.4"),
     )  # fmt: skip
     planned = trials(settings)
-    assert set(planned) == {(method, fusion) for method in ("joint", "agm") for fusion in ("late", "early")}
+    assert set(planned) == {
+        (method, fusion) for method in ("joint", "agm") for fusion in ("late", "early")
+    }
     names = set()
     for (method, fusion), candidates in planned.items():
         assert len(candidates) == 4
@@ -134,7 +159,10 @@ def test_trials_are_every_combination_and_never_see_the_test_split() -> None:
         ({"set": ("agm.alpha=-1",)}, "method.alpha is -1"),
         ({"set": ("mses.alpha=1",)}, "alpha makes no difference to mses, which has .*patience"),
         ({"tune": ("joint.cap=1,2",)}, "cap makes no difference to joint"),
-        ({"tune": ("agm.alpha=1,2",)}, r"different numbers of trials \(joint 1, agm 2, ogm-ge 1, mslr 1, mses 1\)"),
+        (
+            {"tune": ("agm.alpha=1,2",)},
+            r"different numbers of trials \(joint 1, agm 2, ogm-ge 1, mslr 1, mses 1\)",
+        ),
         ({"tune": ("lr=1,-2",)}, "optimizer.lr is -2"),
         ({"tune": ("alpha=1,2",), "alphas": "1,2"}, "give one of them"),
     ],
@@ -154,7 +182,17 @@ def test_one_file_and_flags(tmp_path: Path) -> None:
     path.write_text(
         '[train]\nepochs = 3\n[compare]\nmethods = "agm"\nseeds = "5,6"\ntune = ["agm.alpha=1,2", "joint.lr=1,2"]\n'
     )
-    words = ["--config", str(path), "--seeds", "7", "--fusions", "late,early", "--set", "agm.cap=1", "mses.patience=4"]
+    words = [
+        "--config",
+        str(path),
+        "--seeds",
+        "7",
+        "--fusions",
+        "late,early",
+        "--set",
+        "agm.cap=1",
+        "mses.patience=4",
+    ]
     with pytest.raises(ConfigError, match="of a method joint, agm"):  # MSES is not compared
         parse_settings(words, "gradmod compare", Comparison())
     read = parse_settings(words[:-1], "gradmod compare", Comparison())

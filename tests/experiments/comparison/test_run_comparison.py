@@ -48,7 +48,12 @@ class Told:
 
 
 def write_run(config: Config) -> None:
-    right = 20 + config.train.seed + (4 if config.method.method == "agm" else 0) + round(10 * config.method.alpha)
+    right = (
+        20
+        + config.train.seed
+        + (4 if config.method.method == "agm" else 0)
+        + round(10 * config.method.alpha)
+    )
     classes = np.where(np.arange(40) < right, TARGET, 1 - TARGET)
     names = MODALITIES if config.data.modality == "multimodal" else (config.data.modality,)
     figures: dict[str, Any] = {"accuracy": right / 40, "macro_f1": 0.5, "loss": 1.0}
@@ -61,7 +66,11 @@ def write_run(config: Config) -> None:
     folder = Path(config.train.out) / config.train.name
     (folder / "predictions").mkdir(parents=True)
     save_config(config, folder / "config.toml")
-    np.savez(folder / "predictions" / "test.npz", logits=np.eye(2, dtype=np.float32)[classes], target=TARGET)
+    np.savez(
+        folder / "predictions" / "test.npz",
+        logits=np.eye(2, dtype=np.float32)[classes],
+        target=TARGET,
+    )
     lines = [{"kind": "start", "headline": "accuracy", "modalities": list(names)}]
     lines += [{"kind": "epoch", "epoch": 1, "validation": {"accuracy": right / 40}}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -75,7 +84,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compare(tmp_path: Path, *words: str) -> int:
-    return cli.main(["compare", "--out", str(tmp_path), "--device", "cpu", "--name", "mine", *words])
+    return cli.main(
+        ["compare", "--out", str(tmp_path), "--device", "cpu", "--name", "mine", *words]
+    )
 
 
 def test_the_table_and_the_files(
@@ -97,7 +108,10 @@ def test_the_table_and_the_files(
     for name in ("table.tex", "comparison.toml", "curves.svg", "methods.svg"):
         assert (folder / name).stat().st_size > 0
     records = json.loads((folder / "comparison.json").read_text())
-    assert [record["folder"] for record in records[:2]] == ["runs/late-joint-seed0", "runs/late-joint-seed1"]
+    assert [record["folder"] for record in records[:2]] == [
+        "runs/late-joint-seed0",
+        "runs/late-joint-seed1",
+    ]
     assert len(records) == 2 * 2 + 2 * 2
     assert {record["modality"] for record in records} == {"", *MODALITIES}
     note = "chosen on the validation split (mean of seeds 3, 4), late fusion: joint lr 0.1; agm alpha 0.3"
@@ -116,7 +130,9 @@ def test_the_table_and_the_files(
     assert again.out == printed.out
 
 
-def test_a_failed_run_is_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_is_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert compare(tmp_path, "--methods", "agm,mslr", "--seeds", "0", "--mono", "false") == 1
     printed = capsys.readouterr()
     error = printed.err.splitlines()[-1]
@@ -127,11 +143,27 @@ def test_a_failed_run_is_left_out_and_told(tmp_path: Path, capsys: pytest.Captur
     assert "chosen on" not in printed.out
 
 
-def test_each_fusion_is_told_what_was_chosen_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--methods", "joint", "--seeds", "0", "--mono", "false", "--fusions", "late,early", "--tune-seeds", "0"]
+def test_each_fusion_is_told_what_was_chosen_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "--methods",
+        "joint",
+        "--seeds",
+        "0",
+        "--mono",
+        "false",
+        "--fusions",
+        "late,early",
+        "--tune-seeds",
+        "0",
+    ]
     assert compare(tmp_path, *words, "--tune", "joint.lr=0.1,0.2") == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("chosen on")]
-    assert [note.split("), ")[1] for note in notes] == ["late fusion: joint lr 0.1", "early fusion: joint lr 0.1"]
+    assert [note.split("), ")[1] for note in notes] == [
+        "late fusion: joint lr 0.1",
+        "early fusion: joint lr 0.1",
+    ]
 
 
 def test_it_is_callable_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +173,9 @@ def test_it_is_callable_from_python(tmp_path: Path, capsys: pytest.CaptureFixtur
         method=MethodConfig(lr_rule="dynamic"),
     )
     seen: list[tuple[str, int]] = []
-    result = comparing.run_comparison(settings, lambda title, states: seen.append((title, len(states))))
+    result = comparing.run_comparison(
+        settings, lambda title, states: seen.append((title, len(states)))
+    )
     assert result.folder == tmp_path / "mine"
     assert result.table is not None
     assert [row.label for row in result.table.rows] == ["joint", "agm"]

@@ -99,7 +99,9 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
 
     monkeypatch.setattr(loop.Loop, "_step", interrupting)
     (state,) = run_all([planned("run", epochs=3)], tmp_path / "cut", InProcess(), 1, quiet)
-    assert state.status == FAILED  # in this process it is the run that was interrupted, not the comparison
+    assert (
+        state.status == FAILED
+    )  # in this process it is the run that was interrupted, not the comparison
     monkeypatch.undo()
     launcher = InProcess()
     (state,) = run_all([planned("run", epochs=3)], tmp_path / "cut", launcher, 1, quiet)
@@ -111,9 +113,13 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
 def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
     launcher = InProcess()
     run_all([planned("a")], tmp_path, launcher, 1, quiet)
-    with pytest.raises(ConfigError, match=r"optimizer.lr 0\.\d+ there, 0.5 here.*name another --name"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer.lr 0\.\d+ there, 0.5 here.*name another --name"
+    ):
         run_all([planned("a", lr=0.5)], tmp_path, launcher, 1, quiet)
-    run_all([planned("a", workers=1, log_every=7)], tmp_path, launcher, 1, quiet)  # these change no figure
+    run_all(
+        [planned("a", workers=1, log_every=7)], tmp_path, launcher, 1, quiet
+    )  # these change no figure
     assert len(launcher.started) == 1
 
 
@@ -123,7 +129,9 @@ def test_an_unfinished_beginning_is_begun_again(tmp_path: Path) -> None:
     begun = tmp_path / "cut" / "a"
     begun.mkdir(parents=True)
     settings = (whole.folder / "config.toml").read_text()
-    (begun / "config.toml").write_text(settings.replace(str(tmp_path / "whole"), str(tmp_path / "cut")))
+    (begun / "config.toml").write_text(
+        settings.replace(str(tmp_path / "whole"), str(tmp_path / "cut"))
+    )
     start = (whole.folder / "metrics.jsonl").read_text().splitlines()[0]
     (begun / "metrics.jsonl").write_text(f'{start}\n{{"kind": "st')
     (begun / "notes.txt").write_text("mine")
@@ -135,11 +143,17 @@ def test_an_unfinished_beginning_is_begun_again(tmp_path: Path) -> None:
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_run_whose_checkpoints_were_moved_away_is_not_lost(finished: bool, tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_were_moved_away_is_not_lost(
+    finished: bool, tmp_path: Path
+) -> None:
     (state,) = run_all([planned("a")], tmp_path, InProcess(), 1, quiet)
     (state.folder / "checkpoints").rename(tmp_path / "elsewhere")
     if not finished:
@@ -153,7 +167,9 @@ def test_a_run_whose_checkpoints_were_moved_away_is_not_lost(finished: bool, tmp
     assert content_of(state.folder) == before
 
 
-@pytest.mark.parametrize("name", ["my_notes.txt", "result.json", "checkpoints/last.pt", "metrics.jsonl", ".hidden"])
+@pytest.mark.parametrize(
+    "name", ["my_notes.txt", "result.json", "checkpoints/last.pt", "metrics.jsonl", ".hidden"]
+)
 def test_a_folder_that_is_no_run_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
     path = tmp_path / "b" / name
     path.parent.mkdir(parents=True)
@@ -192,7 +208,10 @@ class Printing(InProcess):
 
 def test_logs_of_earlier_tries_are_kept_but_not_told(tmp_path: Path) -> None:
     launcher = Printing()
-    for launcher.text, reason in (("gradmod: error: first\n", "gradmod: error: first"), ("", "exit code 1")):
+    for launcher.text, reason in (
+        ("gradmod: error: first\n", "gradmod: error: first"),
+        ("", "exit code 1"),
+    ):
         (state,) = run_all([planned("a")], tmp_path, launcher, 1, quiet)
         assert state.reason == reason
     assert (tmp_path / "a.log").read_text() == "gradmod: error: first\n"
@@ -225,16 +244,22 @@ class Counting(InProcess):
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
-def test_no_two_runs_at_a_time_have_the_same_slot(jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_runs_at_a_time_have_the_same_slot(
+    jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scheduling, "PAUSE", 0)
     launcher = Counting()
-    states = run_all([planned(f"run{n}", seed=n) for n in range(9)], tmp_path, launcher, jobs, quiet)
+    states = run_all(
+        [planned(f"run{n}", seed=n) for n in range(9)], tmp_path, launcher, jobs, quiet
+    )
     assert all(state.status == FAILED for state in states)
     assert launcher.most == jobs
     assert {job.slot for job in launcher.jobs.values()} == set(range(jobs))
 
 
-def test_ctrl_c_reaches_every_job_and_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_reaches_every_job_and_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scheduling, "PAUSE", 0)
     launcher, interrupted = Counting(), []
 
@@ -250,7 +275,9 @@ def test_ctrl_c_reaches_every_job_and_waits_for_it(tmp_path: Path, monkeypatch: 
     with pytest.raises(InterruptedRunError, match="0 of 9 runs are finished"):
         run_all([planned(f"run{n}", seed=n) for n in range(9)], tmp_path, launcher, 2, look)
     assert interrupted
-    assert {id(job) for job in launcher.jobs.values() if job in interrupted} == {id(job) for job in interrupted}
+    assert {id(job) for job in launcher.jobs.values() if job in interrupted} == {
+        id(job) for job in interrupted
+    }
     assert all(job.left == 0 for job in launcher.jobs.values())
 
 
@@ -291,7 +318,9 @@ def test_what_a_killed_comparison_started_is_waited_for(tmp_path: Path) -> None:
     assert len(launcher.started) == 1
 
 
-def test_local_processes_share_the_cores_and_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_processes_share_the_cores_and_the_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gradmod.experiments.comparison import launchers
 
     monkeypatch.setattr(launchers, "_gpus", lambda: ["4", "7"])
@@ -316,7 +345,11 @@ def test_jobs_of_a_cluster_with_the_local_executor_of_submitit(tmp_path: Path) -
     assert (good.status, bad.status) == (FINISHED, FAILED)
     assert "finite" in bad.reason
     assert read_result(good.folder)["epochs_trained"] == 1
-    job = launcher.start(["train", "--epochs", "500", "--out", str(tmp_path), "--name", "long"], tmp_path / "l.log", 0)
+    job = launcher.start(
+        ["train", "--epochs", "500", "--out", str(tmp_path), "--name", "long"],
+        tmp_path / "l.log",
+        0,
+    )
     assert job.poll() is None
     job.interrupt()
     deadline = time.monotonic() + 60
@@ -333,7 +366,9 @@ def test_submitit_options_are_checked(tmp_path: Path) -> None:
             SubmititLauncher(tmp_path, options)
 
 
-def test_two_processes_do_not_train_the_same_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_do_not_train_the_same_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_all([planned("a")], tmp_path, InProcess(), 1, quiet)
     before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
     with (tmp_path / "a" / "metrics.jsonl").open("ab") as held:

@@ -42,7 +42,9 @@ def test_split_seeds_leave_the_test_split_alone(splits: Splits) -> None:
 def test_it_is_always_the_same(splits: Splits) -> None:
     def digest(made: Splits) -> str:
         inputs, _ = made.train.read(range(len(made.train)))
-        return hashlib.sha256(b"".join(inputs[m].numpy().tobytes() for m in ("audio", "visual"))).hexdigest()
+        return hashlib.sha256(
+            b"".join(inputs[m].numpy().tobytes() for m in ("audio", "visual"))
+        ).hexdigest()
 
     assert digest(splits) == digest(load_dataset("av-digits", "", "heldout"))
 
@@ -53,7 +55,10 @@ def test_inputs_are_standardised(splits: Splits) -> None:
         assert abs(float(array.mean())) < 1e-5
         assert float(array.std()) == pytest.approx(1, abs=1e-5)
     inputs, _ = splits.train.read([0, 1])
-    assert {m: tuple(t.shape) for m, t in inputs.items()} == {"audio": (2, 1, 32, 32), "visual": (2, 1, 8, 8)}
+    assert {m: tuple(t.shape) for m, t in inputs.items()} == {
+        "audio": (2, 1, 32, 32),
+        "visual": (2, 1, 8, 8),
+    }
 
 
 @pytest.mark.parametrize("digit", range(10))
@@ -69,7 +74,9 @@ def test_tones_are_those_of_q23(digit: int) -> None:
     hertz = np.fft.rfftfreq(8 * len(wave), 1 / av_digits.SAMPLE_RATE)
     low = hertz[np.argmax(np.where(hertz < 1100, spectrum, 0))]
     high = hertz[np.argmax(np.where(hertz > 1100, spectrum, 0))]
-    expected = {1: (697, 1209), 5: (770, 1336), 9: (852, 1477), 0: (941, 1336)}.get(digit, av_digits.TONES[digit])
+    expected = {1: (697, 1209), 5: (770, 1336), 9: (852, 1477), 0: (941, 1336)}.get(
+        digit, av_digits.TONES[digit]
+    )
     assert (low, high) == pytest.approx(expected, abs=10)
     sounding = np.flatnonzero(wave)
     duration = (sounding[-1] - sounding[0]) / av_digits.SAMPLE_RATE
@@ -81,11 +88,19 @@ def test_the_spectrogram_agrees_with_a_plain_one() -> None:
     ours = av_digits.log_spectrogram(waves)
     assert ours.shape == (2, 32, 32)
     window = np.hanning(av_digits.WINDOW)
-    padded = np.concatenate([np.zeros(av_digits.WINDOW // 2), waves[1], np.zeros(av_digits.WINDOW // 2)])
+    padded = np.concatenate(
+        [np.zeros(av_digits.WINDOW // 2), waves[1], np.zeros(av_digits.WINDOW // 2)]
+    )
     for time in (0, 7, 31):
         frame = padded[time * av_digits.HOP : time * av_digits.HOP + av_digits.WINDOW] * window
         for row in (0, 13, 31):
-            angle = -2j * np.pi * (av_digits.FIRST_BIN + row) * np.arange(av_digits.WINDOW) / av_digits.WINDOW
+            angle = (
+                -2j
+                * np.pi
+                * (av_digits.FIRST_BIN + row)
+                * np.arange(av_digits.WINDOW)
+                / av_digits.WINDOW
+            )
             power = abs(np.sum(frame * np.exp(angle))) ** 2
             assert ours[1, row, time] == pytest.approx(np.log(power + 1e-6), abs=1e-9)
 
@@ -100,7 +115,9 @@ def test_each_modality_tells_the_digit_and_both_tell_more(splits: Splits) -> Non
             inputs, _ = split.read(range(len(split)))
             return np.concatenate([inputs[m].flatten(1).numpy() for m in chosen], axis=1)
 
-        judge = LogisticRegression(C=0.003, max_iter=200).fit(flat(splits.train), splits.train.targets)
+        judge = LogisticRegression(C=0.003, max_iter=200).fit(
+            flat(splits.train), splits.train.targets
+        )
         scores[modalities] = judge.score(flat(splits.test), splits.test.targets)
     assert 0.3 < scores["audio",] < 0.95
     assert 0.5 < scores["visual",] < 0.95

@@ -39,7 +39,9 @@ def centred_images(arrays: Arrays) -> None:
     """As published: float64 and without the mean image, which is not added back."""
     mean = arrays["image/train_data.npy"].mean(0)
     for split in ("train", "test"):
-        arrays[f"image/{split}_data.npy"] = arrays[f"image/{split}_data.npy"].astype(np.float64) - mean
+        arrays[f"image/{split}_data.npy"] = (
+            arrays[f"image/{split}_data.npy"].astype(np.float64) - mean
+        )
 
 
 @pytest.mark.parametrize("protocol", ["heldout", "published"])
@@ -49,7 +51,9 @@ def test_published_centred_images_are_divided_as_they_are(protocol: str, tmp_pat
     splits = load_dataset("av-mnist", str(write_avmnist(tmp_path, arrays)), protocol)
     inputs, _ = splits.train.read([5, 2])
     rows = splits.train.rows[[5, 2]]
-    expected = (arrays["image/train_data.npy"][rows] / 255.0).astype(np.float32)  # in float64, as published
+    expected = (arrays["image/train_data.npy"][rows] / 255.0).astype(
+        np.float32
+    )  # in float64, as published
     np.testing.assert_array_equal(inputs["visual"].reshape(2, 784).numpy(), expected)
     assert inputs["visual"].min() < 0
     sounds = arrays["audio/train_data.npy"][rows].astype(np.float32) / np.float32(255)
@@ -85,7 +89,9 @@ def test_the_published_form_stays_on_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kinds", [("image",), ("audio",), ("image", "audio")])
-def test_values_of_0_to_1_are_not_divided_again(dtype: type, kinds: tuple[str, ...], tmp_path: Path) -> None:
+def test_values_of_0_to_1_are_not_divided_again(
+    dtype: type, kinds: tuple[str, ...], tmp_path: Path
+) -> None:
     """Of each input on its own: one may be scaled and the other not."""
     arrays = avmnist_arrays()
     plain = load_dataset("av-mnist", str(write_avmnist(tmp_path / "plain", arrays)), "heldout")
@@ -117,7 +123,9 @@ def test_the_scale_is_that_of_the_file_and_not_of_the_batch(tmp_path: Path) -> N
 def test_train_and_test_of_different_scales_are_refused(tmp_path: Path) -> None:
     arrays = avmnist_arrays()
     arrays["audio/test_data.npy"] = arrays["audio/test_data.npy"] / 255
-    with pytest.raises(DataError, match=r"audio/test_data\.npy: float64, 0 to 1.*audio/train_data\.npy: uint8"):
+    with pytest.raises(
+        DataError, match=r"audio/test_data\.npy: float64, 0 to 1.*audio/train_data\.npy: uint8"
+    ):
         load_dataset("av-mnist", str(write_avmnist(tmp_path, arrays)), "heldout")
 
 
@@ -147,7 +155,9 @@ def test_published_divides_as_the_paper(tmp_path: Path) -> None:
     assert targets.tolist() == [*arrays["train_labels.npy"][51:], *arrays["test_labels.npy"][20:]]
 
 
-def change(name: str, how: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Callable[[Arrays], None]:
+def change(
+    name: str, how: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+) -> Callable[[Arrays], None]:
     def apply(arrays: Arrays) -> None:
         arrays[name] = how(arrays[name])
 
@@ -164,30 +174,60 @@ def at_sample_three(value: float) -> Callable[[np.ndarray[Any, Any]], np.ndarray
 
 
 DAMAGE = {
-    "missing": (lambda arrays: arrays.pop("audio/train_data.npy"), r"audio/train_data\.npy is missing"),
+    "missing": (
+        lambda arrays: arrays.pop("audio/train_data.npy"),
+        r"audio/train_data\.npy is missing",
+    ),
     "shape": (
         change("image/test_data.npy", lambda a: a.reshape(-1, 28, 28)),
         r"image/test_data\.npy has shape \[20, 28, 28\]; expected \[N, 784\]",
     ),
-    "cropped": (change("audio/train_data.npy", lambda a: a[:, :100]), r"has shape \[40, 100, 112\]; expected \[N, 112"),
+    "cropped": (
+        change("audio/train_data.npy", lambda a: a[:, :100]),
+        r"has shape \[40, 100, 112\]; expected \[N, 112",
+    ),
     "counts": (
         change("image/train_data.npy", lambda a: a[:-1]),
         r"holds 39 samples and .*audio.* 40; expected the same",
     ),
-    "nan": (change("audio/test_data.npy", at_sample_three(np.nan)), r"audio/test_data\.npy: sample 3 holds nan"),
-    "inf": (change("image/train_data.npy", at_sample_three(np.inf)), r"image/train_data\.npy: sample 3 holds inf"),
-    "negative": (change("image/train_data.npy", at_sample_three(-1)), r"sample 3 holds -1.*from 0 to 255"),
+    "nan": (
+        change("audio/test_data.npy", at_sample_three(np.nan)),
+        r"audio/test_data\.npy: sample 3 holds nan",
+    ),
+    "inf": (
+        change("image/train_data.npy", at_sample_three(np.inf)),
+        r"image/train_data\.npy: sample 3 holds inf",
+    ),
+    "negative": (
+        change("image/train_data.npy", at_sample_three(-1)),
+        r"sample 3 holds -1.*from 0 to 255",
+    ),
     "no numbers": (
         change("image/train_data.npy", lambda a: a.astype("U3")),
         r"holds <U3; expected an array of numbers",
     ),
-    "objects": (change("image/train_data.npy", lambda a: a.astype(object)), r"train_data\.npy cannot be read"),
+    "objects": (
+        change("image/train_data.npy", lambda a: a.astype(object)),
+        r"train_data\.npy cannot be read",
+    ),
     "empty": (change("image/test_data.npy", lambda a: a[:0]), r"is empty: it holds no sample"),
     "few labels": (change("train_labels.npy", lambda a: a[1:]), r"holds 39 labels for 40 samples"),
-    "label 10": (change("train_labels.npy", lambda a: a + 1), r"labels from 1 to 10; expected 0 to 9"),
-    "one-hot labels": (change("train_labels.npy", lambda a: np.eye(10)[a]), r"has shape \[40, 10\]; expected \[N\]"),
-    "half labels": (change("test_labels.npy", lambda a: a + 0.5), r"labels that are not whole numbers"),
-    "nan labels": (change("test_labels.npy", lambda a: a * np.nan), r"labels that are not whole numbers"),
+    "label 10": (
+        change("train_labels.npy", lambda a: a + 1),
+        r"labels from 1 to 10; expected 0 to 9",
+    ),
+    "one-hot labels": (
+        change("train_labels.npy", lambda a: np.eye(10)[a]),
+        r"has shape \[40, 10\]; expected \[N\]",
+    ),
+    "half labels": (
+        change("test_labels.npy", lambda a: a + 0.5),
+        r"labels that are not whole numbers",
+    ),
+    "nan labels": (
+        change("test_labels.npy", lambda a: a * np.nan),
+        r"labels that are not whole numbers",
+    ),
 }
 
 
@@ -205,7 +245,9 @@ def test_truncated_files_are_named(keep: int, tmp_path: Path) -> None:
     root = write_avmnist(tmp_path, avmnist_arrays())
     path = root / "audio" / "train_data.npy"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"audio/train_data\.npy cannot be read: truncated, or not an \.npy file"):
+    with pytest.raises(
+        DataError, match=r"audio/train_data\.npy cannot be read: truncated, or not an \.npy file"
+    ):
         load_dataset("av-mnist", str(root), "heldout")
 
 
@@ -218,12 +260,16 @@ def test_whole_number_labels_in_floats_are_fine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("root", ["", "/nowhere/at/all"])
 def test_without_a_folder_the_layout_is_told(root: str) -> None:
-    with pytest.raises(DataError, match=r"Looked for .*image/train_data\.npy.*How to get it: .*av-digits") as caught:
+    with pytest.raises(
+        DataError, match=r"Looked for .*image/train_data\.npy.*How to get it: .*av-digits"
+    ) as caught:
         load_dataset("av-mnist", root, "heldout")
     assert (root or "is empty") in str(caught.value)
 
 
-@pytest.mark.parametrize(("train", "test", "protocol"), [(9, 20, "heldout"), (0, 20, "heldout"), (40, 0, "published")])
+@pytest.mark.parametrize(
+    ("train", "test", "protocol"), [(9, 20, "heldout"), (0, 20, "heldout"), (40, 0, "published")]
+)
 def test_too_few_samples_are_an_error(train: int, test: int, protocol: str, tmp_path: Path) -> None:
     root = write_avmnist(tmp_path, avmnist_arrays(train, test))
     with pytest.raises(DataError, match=r"expected at least 10|holds no sample"):

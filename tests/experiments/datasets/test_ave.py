@@ -53,7 +53,9 @@ def test_splits_and_values(root: Path) -> None:
     assert {name: len(split) for name, split in published.items()} == {"train": 24, "validation": 8}
 
 
-def changed(name: str, how: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Callable[[Files], None]:
+def changed(
+    name: str, how: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
+) -> Callable[[Files], None]:
     def change(files: Files) -> None:
         key, array = files[name]
         files[name] = key, how(array.copy())
@@ -76,12 +78,18 @@ def everywhere_nan(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 DAMAGE = {
     "missing": (lambda f: f.pop("visual_feature.h5"), r"visual_feature\.h5 is missing"),
     "no order": (lambda f: f.pop("val_order.h5"), r"val_order\.h5 is missing"),
-    "key": (lambda f: f.update({"audio_feature.h5": ("x", np.zeros(3))}), r"audio_feature\.h5 lacks the array 'avad"),
+    "key": (
+        lambda f: f.update({"audio_feature.h5": ("x", np.zeros(3))}),
+        r"audio_feature\.h5 lacks the array 'avad",
+    ),
     "shape": (
         changed("visual_feature.h5", lambda a: a[:, :, 0]),
         r"visual_feature\.h5: .* expected \[N, 10, 7, 7, 512\]",
     ),
-    "counts": (changed("audio_feature.h5", lambda a: a[1:]), r"holds .*'audio': 19.* expected the same number"),
+    "counts": (
+        changed("audio_feature.h5", lambda a: a[1:]),
+        r"holds .*'audio': 19.* expected the same number",
+    ),
     "label count": (
         changed("right_labels.h5", lambda a: a[1:]),
         r"right_labels\.h5 holds labels of 19 samples, the features are of 20",
@@ -98,7 +106,10 @@ DAMAGE = {
         changed("right_labels.h5", lambda a: a[:, 0]),
         r"right_labels\.h5: .*\[20, 29\]; expected \[N, 10",
     ),
-    "empty": (changed("audio_feature.h5", lambda a: a[:0]), r"audio_feature\.h5: avadataset is empty"),
+    "empty": (
+        changed("audio_feature.h5", lambda a: a[:0]),
+        r"audio_feature\.h5: avadataset is empty",
+    ),
     "text": (
         changed("train_order.h5", lambda a: a.astype("S3")),
         r"train_order\.h5: order holds .*S3; expected an arr",
@@ -111,16 +122,34 @@ DAMAGE = {
         changed("visual_feature.h5", everywhere_nan),
         r"visual_feature\.h5: sample \d+ holds values that are",
     ),
-    "two labels": (changed("right_labels.h5", put(1)), r"right_labels\.h5: sample 3 is not one-hot"),
-    "half label": (changed("right_labels.h5", put(0.5)), r"right_labels\.h5: sample 3 is not one-hot"),
+    "two labels": (
+        changed("right_labels.h5", put(1)),
+        r"right_labels\.h5: sample 3 is not one-hot",
+    ),
+    "half label": (
+        changed("right_labels.h5", put(0.5)),
+        r"right_labels\.h5: sample 3 is not one-hot",
+    ),
     "range": (
         changed("test_order.h5", lambda a: a + 40),
         r"test_order\.h5 holds \d+; expected whole numbers 0 to 19",
     ),
-    "negative": (changed("test_order.h5", lambda a: a - 20), r"test_order\.h5 holds -\d+; expected whole numbers 0"),
-    "halves": (changed("test_order.h5", lambda a: a + 0.5), r"test_order\.h5 holds \d+\.5; expected whole numbers"),
-    "nan order": (changed("val_order.h5", everywhere_nan), r"val_order\.h5 holds nan; expected whole numbers"),
-    "twice": (changed("train_order.h5", lambda a: np.repeat(a, 2)), r"train_order\.h5: sample \d+ is in train already"),
+    "negative": (
+        changed("test_order.h5", lambda a: a - 20),
+        r"test_order\.h5 holds -\d+; expected whole numbers 0",
+    ),
+    "halves": (
+        changed("test_order.h5", lambda a: a + 0.5),
+        r"test_order\.h5 holds \d+\.5; expected whole numbers",
+    ),
+    "nan order": (
+        changed("val_order.h5", everywhere_nan),
+        r"val_order\.h5 holds nan; expected whole numbers",
+    ),
+    "twice": (
+        changed("train_order.h5", lambda a: np.repeat(a, 2)),
+        r"train_order\.h5: sample \d+ is in train already",
+    ),
 }
 
 
@@ -164,8 +193,12 @@ WRONG_LABELS = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_LABELS)
-@pytest.mark.parametrize(("bad", "good"), [("right_labels.h5", "labels.h5"), ("labels.h5", "right_label.h5")])
-def test_of_several_labels_the_right_ones_are_taken(wrong: str, bad: str, good: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bad", "good"), [("right_labels.h5", "labels.h5"), ("labels.h5", "right_label.h5")]
+)
+def test_of_several_labels_the_right_ones_are_taken(
+    wrong: str, bad: str, good: str, tmp_path: Path
+) -> None:
     files = ave_arrays(20)
     key, labels = files.pop("right_labels.h5")
     files |= {good: (key, labels), bad: (key, WRONG_LABELS[wrong](labels))}
@@ -241,8 +274,12 @@ def test_visual_features_of_the_genuine_size_stay_on_disk(tmp_path: Path) -> Non
     }
     del files["visual_feature.h5"]
     write_ave(tmp_path, files)
-    with h5py.File(tmp_path / "visual_feature.h5", "w") as file:  # 8.3 GB, of which two samples are written
-        visual = file.create_dataset("avadataset", (samples, *shape), np.float64, chunks=(1, *shape))
+    with h5py.File(
+        tmp_path / "visual_feature.h5", "w"
+    ) as file:  # 8.3 GB, of which two samples are written
+        visual = file.create_dataset(
+            "avadataset", (samples, *shape), np.float64, chunks=(1, *shape)
+        )
         visual[0], visual[samples - 1] = first, last
     tracemalloc.start()
     splits = load_dataset("ave", str(tmp_path), "heldout")
@@ -257,7 +294,9 @@ def test_visual_features_of_the_genuine_size_stay_on_disk(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_reads_through_a_handle_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_process_reads_through_a_handle_of_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two processes that read through one handle share its position, and HDF5's caches part from what is on disk."""
     opened: list[h5py.File] = []
     real = h5py.File
@@ -303,14 +342,19 @@ def write_locked(path: Path, libver: str = "earliest") -> subprocess.Popen[str]:
     """A process that has the file open for writing, as `h5py.File(path, "r+")` has."""
     code = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+', libver=sys.argv[2]); print('ready', flush=True); input()"
     writer = subprocess.Popen(
-        [sys.executable, "-c", code, str(path), libver], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(path), libver],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
     return writer
 
 
-@pytest.mark.parametrize("name", ["audio_feature.h5", "visual_feature.h5", "right_labels.h5", "val_order.h5"])
+@pytest.mark.parametrize(
+    "name", ["audio_feature.h5", "visual_feature.h5", "right_labels.h5", "val_order.h5"]
+)
 def test_a_locked_file_is_called_locked(name: str, tmp_path: Path) -> None:
     write_ave(tmp_path, ave_arrays(10))
     writer = write_locked(tmp_path / name)
@@ -340,14 +384,19 @@ def test_no_other_labels_stand_in_for_locked_ones(tmp_path: Path) -> None:
         writer.communicate("\n")
 
 
-def test_a_file_system_without_locks_is_named_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_is_named_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: Any, **__: Any) -> Any:
         reason = "unable to lock file, errno = 37, error message = 'No locks available'"
         raise OSError(37, f"Unable to synchronously open file ({reason})")
 
     write_ave(tmp_path, ave_arrays(10))
     monkeypatch.setattr(h5py, "File", refused)
-    with pytest.raises(DataError, match=r"is locked: .* its file system has no locks\. .*HDF5_USE_FILE_LOCKING=FALSE"):
+    with pytest.raises(
+        DataError,
+        match=r"is locked: .* its file system has no locks\. .*HDF5_USE_FILE_LOCKING=FALSE",
+    ):
         load_dataset("ave", str(tmp_path), "heldout")
 
 
@@ -358,13 +407,20 @@ def test_a_file_that_a_killed_writer_left_marked(tmp_path: Path) -> None:
     writer = write_locked(path, "latest")
     writer.kill()
     writer.communicate()
-    with pytest.raises(DataError, match=r"x\.h5 is marked as open for writing: .*h5clear -s .*x\.h5"):
+    with pytest.raises(
+        DataError, match=r"x\.h5 is marked as open for writing: .*h5clear -s .*x\.h5"
+    ):
         H5Array(path, "avadataset", (None,))
 
 
-def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*_: Any, **__: Any) -> Any:
-        raise PermissionError(13, "Unable to synchronously open file (errno = 13, error message = 'Permission denied')")
+        raise PermissionError(
+            13,
+            "Unable to synchronously open file (errno = 13, error message = 'Permission denied')",
+        )
 
     write_ave(tmp_path, ave_arrays(10))
     monkeypatch.setattr(h5py, "File", refused)
@@ -381,7 +437,9 @@ def test_an_unknown_compression_is_not_called_damage(tmp_path: Path) -> None:
     content[filter_id : filter_id + 2] = (32001).to_bytes(2, "little")
     content[filter_id + 4 : filter_id + 6] = b"\0\0"  # needed, not optional
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.h5: avadataset is compressed in a way that h5py cannot undo here"):
+    with pytest.raises(
+        DataError, match=r"x\.h5: avadataset is compressed in a way that h5py cannot undo here"
+    ):
         H5Array(path, "avadataset", (None,)).all()
 
 
@@ -396,10 +454,26 @@ def test_truncated_files_are_named(keep: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("modality", [pytest.param("multimodal", marks=pytest.mark.slow), "audio"])
 def test_it_trains_with_workers_as_without(
-    modality: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    modality: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--dataset", "ave", "--root", str(root), "--modality", modality, "--width", "8", "--epochs", "2"]
+    words = [
+        "train",
+        "--dataset",
+        "ave",
+        "--root",
+        str(root),
+        "--modality",
+        modality,
+        "--width",
+        "8",
+        "--epochs",
+        "2",
+    ]
     words += ["--batch-size", "8", "--device", "cpu", "--log-every", "1"]
     results = []
     for workers in ("0", "1"):
@@ -410,7 +484,10 @@ def test_it_trains_with_workers_as_without(
     assert sum(results[0]["class_counts"]["train"].values()) == 220  # segments
     capsys.readouterr()
     assert cli.main([*words, "--fusion", "early"]) == 2
-    assert "--fusion makes no difference to --dataset ave, which has one network of its own" in capsys.readouterr().err
+    assert (
+        "--fusion makes no difference to --dataset ave, which has one network of its own"
+        in capsys.readouterr().err
+    )
 
 
 def test_targets_are_per_segment(root: Path) -> None:

@@ -44,7 +44,9 @@ def test_a_good_folder(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(np.isfinite(seen.low) and seen.low <= seen.high for seen in facts.inputs.values())
 
 
-def test_what_the_files_of_av_mnist_hold_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_files_of_av_mnist_hold_is_described(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arrays = avmnist_arrays()
     mean = arrays["image/train_data.npy"].mean(0)
     for split in ("train", "test"):
@@ -92,7 +94,9 @@ def test_a_missing_folder(dataset: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert printed.err.count("\n") == 1
 
 
-def test_samples_in_two_splits_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_in_two_splits_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arrays = avmnist_arrays(train=40, test=20)
     for kind in ("image", "audio"):
         arrays[f"{kind}/test_data.npy"][:5] = arrays[f"{kind}/train_data.npy"][:5]
@@ -103,7 +107,9 @@ def test_samples_in_two_splits_are_counted(tmp_path: Path, capsys: pytest.Captur
     assert "warning: " in capsys.readouterr().out
 
 
-def test_a_damaged_sample_is_found_wherever_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_sample_is_found_wherever_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = written("crema-d", tmp_path)
     path = sorted((root / "Image-01-FPS").glob("*/*.jpg"))[-1]
     for frame in path.parent.iterdir():
@@ -159,7 +165,10 @@ def damage(dataset: str, folder: Path) -> tuple[Path, list[list[str]]]:
         arrays["train_labels.npy"][3] = 12
         del arrays["image/test_data.npy"], arrays["audio/test_data.npy"]
         root = write_avmnist(folder / "data", arrays)
-        return root, [["holds labels from 0 to 12", "1 of"], ["2 alike", "image/test_data.npy", "audio/test_data.npy"]]
+        return root, [
+            ["holds labels from 0 to 12", "1 of"],
+            ["2 alike", "image/test_data.npy", "audio/test_data.npy"],
+        ]
     if dataset == "crema-d":
         root = write_cremad(folder / "data", train=12, test=12)
         path = root / "CREMAD" / "train.csv"
@@ -202,8 +211,21 @@ def test_what_a_reader_refuses_is_listed_in_full(
     facts = inspect(dataset, str(root))
     assert len(facts.problems) == len(kinds)
     for words in kinds:
-        assert any(all(word in problem for word in words) for problem in facts.problems), (words, facts.problems)
-    train = ["train", "--dataset", dataset, "--root", str(root), "--device", "cpu", "--out", str(tmp_path / "runs")]
+        assert any(all(word in problem for word in words) for problem in facts.problems), (
+            words,
+            facts.problems,
+        )
+    train = [
+        "train",
+        "--dataset",
+        dataset,
+        "--root",
+        str(root),
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "runs"),
+    ]
     assert cli.main(train) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -213,7 +235,11 @@ def test_what_a_reader_refuses_is_listed_in_full(
 
 def test_one_line_for_problems_of_one_kind() -> None:
     messages = [f"/data/a/clip{n}.wav cannot be read: empty" for n in range(9)]
-    messages += ["b.npy: sample 3 holds 'x'", "b.npy: sample 14 holds 'x'", "/data/a/clip0.wav cannot be read: empty"]
+    messages += [
+        "b.npy: sample 3 holds 'x'",
+        "b.npy: sample 14 holds 'x'",
+        "/data/a/clip0.wav cannot be read: empty",
+    ]
     first, second = by_kind(messages, "/data")
     shown = ", ".join(f"a/clip{n}.wav" for n in range(5))
     assert first == f"9 alike ({shown}, and 4 more): {messages[0]}"
@@ -224,7 +250,9 @@ def own_facts(tmp_path: Path, body: str) -> DatasetFacts:
     return inspect(write_loader(tmp_path, body), "")
 
 
-def test_all_problems_of_own_data_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_problems_of_own_data_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     body = "a[3], a[65], b[40] = np.nan, np.inf, np.nan\nreturn parts(y - 1)"
     facts = own_facts(tmp_path, body)
     assert len(facts.problems) == 4
@@ -239,7 +267,10 @@ def test_all_problems_of_own_data_at_once(tmp_path: Path, capsys: pytest.Capture
     assert cli.main(["check", name]) == 1
     printed = capsys.readouterr()
     assert printed.out.count("problem: ") == 4
-    assert cli.main(["train", "--dataset", name, "--device", "cpu", "--out", str(tmp_path / "runs")]) == 2
+    assert (
+        cli.main(["train", "--dataset", name, "--device", "cpu", "--out", str(tmp_path / "runs")])
+        == 2
+    )
     assert "(and 3 more: gradmod check lists them)" in capsys.readouterr().err
 
 
@@ -247,9 +278,14 @@ def test_samples_on_disk_that_are_not_finite_are_named(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(120, 6))
     values[62:70, 1] = np.nan
     np.save(tmp_path / "a.npy", values)
-    facts = own_facts(tmp_path, f"return parts(y, left=np.load({str(tmp_path / 'a.npy')!r}, mmap_mode='r'))")
+    facts = own_facts(
+        tmp_path, f"return parts(y, left=np.load({str(tmp_path / 'a.npy')!r}, mmap_mode='r'))"
+    )
     (problem,) = facts.problems
-    assert "8 samples of left hold values that are not finite, of 30 in test: sample 62, 63, 64, 65, 66, ..." in problem
+    assert (
+        "8 samples of left hold values that are not finite, of 30 in test: sample 62, 63, 64, 65, 66, ..."
+        in problem
+    )
     assert facts.unreadable == 8
 
 
@@ -257,7 +293,10 @@ def test_how_to_leave_samples_out_is_said_where_the_reader_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["check", write_loader(tmp_path, "return parts(y - 1)")]) == 1
-    assert "to leave a sample out, take its row out of the rows of its split" in capsys.readouterr().out
+    assert (
+        "to leave a sample out, take its row out of the rows of its split"
+        in capsys.readouterr().out
+    )
 
 
 def test_shapes_that_differ_from_sample_to_sample(tmp_path: Path) -> None:
@@ -268,7 +307,9 @@ def test_shapes_that_differ_from_sample_to_sample(tmp_path: Path) -> None:
         "whole = Split({'own': Own()}, y)\n"
         "return Splits(*(whole.subset(np.arange(n, n + 30)) for n in (0, 30, 60, 90)))",
     )
-    assert any("'own' of predictor is read with the shape [3]" in problem for problem in facts.problems)
+    assert any(
+        "'own' of predictor is read with the shape [3]" in problem for problem in facts.problems
+    )
 
 
 def test_one_modality_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,28 +317,43 @@ def test_one_modality_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixtur
     body = "a[60:65] = a[:5]\na[7] = a[8]\nreturn parts(y)"
     facts = own_facts(tmp_path, body)
     assert not facts.doubles
-    assert {key: shared.samples for key, shared in facts.equal_inputs.items()} == {("test", "train", "left"): 5}
+    assert {key: shared.samples for key, shared in facts.equal_inputs.items()} == {
+        ("test", "train", "left"): 5
+    }
     assert cli.main(["check", write_loader(tmp_path, body)]) == 0
     text = capsys.readouterr().out
     assert (
-        "warning: left alone is the same in two splits, other inputs not: 5 samples of test in train (5 inputs)" in text
+        "warning: left alone is the same in two splits, other inputs not: 5 samples of test in train (5 inputs)"
+        in text
     )
 
 
 def test_whole_samples_in_two_splits_are_told_once(tmp_path: Path) -> None:
-    facts = own_facts(tmp_path, "a[60:65], b[60:65] = a[:5], b[:5]\na[61], b[61] = a[0], b[0]\nreturn parts(y)")
+    facts = own_facts(
+        tmp_path, "a[60:65], b[60:65] = a[:5], b[:5]\na[61], b[61] = a[0], b[0]\nreturn parts(y)"
+    )
     assert facts.doubles == {("test", "train"): 5}
     assert not facts.equal_inputs
     assert facts.repeated == {"test": 2}
 
 
 def test_silence_does_not_flood(tmp_path: Path) -> None:
-    facts = own_facts(tmp_path, "a[::2] = 0\nb[1::4] = rng.normal(size=4)\na[90] = a[1]\nreturn parts(y)")
+    facts = own_facts(
+        tmp_path, "a[::2] = 0\nb[1::4] = rng.normal(size=4)\na[90] = a[1]\nreturn parts(y)"
+    )
     assert facts.slight == {"left": 59}
     assert facts.equal_inputs["predictor", "train", "left"].samples == 1
-    assert all(shared.samples == 0 for (_, _, m), shared in facts.equal_inputs.items() if m == "right")
+    assert all(
+        shared.samples == 0 for (_, _, m), shared in facts.equal_inputs.items() if m == "right"
+    )
     assert len(list(facts.warnings())) == 1
-    assert sum("right: some inputs are those of 10 samples and more" in remark for remark in facts.remarks()) == 1
+    assert (
+        sum(
+            "right: some inputs are those of 10 samples and more" in remark
+            for remark in facts.remarks()
+        )
+        == 1
+    )
 
 
 def test_groups_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -308,13 +364,21 @@ def test_groups_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
     facts = own_facts(tmp_path, body)
     shared = {key: (found.distinct, found.samples) for key, found in facts.shared_groups.items()}
-    assert shared == {("validation", "train", "subject"): (1, 10), ("predictor", "test", "subject"): (1, 10)}
+    assert shared == {
+        ("validation", "train", "subject"): (1, 10),
+        ("predictor", "test", "subject"): (1, 10),
+    }
     assert cli.main(["check", write_loader(tmp_path, body)]) == 0
     text = capsys.readouterr().out
-    assert "warning: the same subject is in two splits: 1 of validation (10 samples) in train, 1 of predictor" in text
+    assert (
+        "warning: the same subject is in two splits: 1 of validation (10 samples) in train, 1 of predictor"
+        in text
+    )
 
 
-def test_speakers_of_crema_d_are_told_with_the_way_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_speakers_of_crema_d_are_told_with_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = written("crema-d", tmp_path)
     assert cli.main(["check", "crema-d", str(root)]) == 0
     text = capsys.readouterr().out
@@ -330,7 +394,9 @@ def test_one_class_and_classes_that_train_lacks(tmp_path: Path) -> None:
     facts = inspect("av-mnist", str(write_avmnist(tmp_path, arrays)))
     warnings = list(facts.warnings())
     assert "all samples of train are of one class, 3" in warnings
-    assert any(warning.startswith("test has classes that train lacks: 0, 1, 2") for warning in warnings)
+    assert any(
+        warning.startswith("test has classes that train lacks: 0, 1, 2") for warning in warnings
+    )
 
 
 def test_unknown_data_sets(capsys: pytest.CaptureFixture[str]) -> None:

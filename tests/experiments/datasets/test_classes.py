@@ -21,7 +21,11 @@ TEXTS = "np.array(['cat', 'dog', 'emu'])[y]"
 CHANGED = {
     "one-hot": ("np.eye(3, dtype=int)[y]", "one-hot: the class is the column", "012"),
     "one-hot floats": ("np.eye(3)[y]", "one-hot: the class is the column", "012"),
-    "one-hot of a class that never occurs": ("np.eye(4)[y]", "no sample is of 1 of the classes: 3", "012"),
+    "one-hot of a class that never occurs": (
+        "np.eye(4)[y]",
+        "no sample is of 1 of the classes: 3",
+        "012",
+    ),
     "a column": ("y[:, None]", r"one column [N, 1]", "012"),
     "a column of a column": ("y[:, None, None]", r"one column [N, 1]", "012"),
     "whole floats": ("y.astype(float)", "whole numbers in floats", "012"),
@@ -29,8 +33,16 @@ CHANGED = {
     "bytes": (f"{TEXTS}.astype('S')", "0 = cat, 1 = dog", ["cat", "dog", "emu"]),
     "objects": (f"{TEXTS}.astype(object)", "0 = cat, 1 = dog", ["cat", "dog", "emu"]),
     "a list of texts": (f"{TEXTS}.tolist()", "0 = cat, 1 = dog", ["cat", "dog", "emu"]),
-    "texts of numbers": ("(y * 5).astype(str)", "sorted by number: 0 = 0, 1 = 5, 2 = 10", ["0", "5", "10"]),
-    "from 1 on": ("y + 1", "from 1 on: 3 classes, numbered in their order: 0 = 1, 1 = 2, 2 = 3", "123"),
+    "texts of numbers": (
+        "(y * 5).astype(str)",
+        "sorted by number: 0 = 0, 1 = 5, 2 = 10",
+        ["0", "5", "10"],
+    ),
+    "from 1 on": (
+        "y + 1",
+        "from 1 on: 3 classes, numbered in their order: 0 = 1, 1 = 2, 2 = 3",
+        "123",
+    ),
     "gaps": ("y * 100000", "0 = 0, 1 = 100000, 2 = 200000", ["0", "100000", "200000"]),
     "minus one and one": ("np.where(y == 0, -1, 1)", "-1 and 1: 2 classes", ["-1", "1"]),
     "true and false": ("y == 0", "true and false: class 0 is False", ["False", "True"]),
@@ -39,17 +51,29 @@ CHANGED = {
     "a list": ("y.tolist()", None, "012"),
 }
 REFUSED = {
-    "NaN": ("np.where(np.arange(120) == 65, np.nan, y)", "hold NaN or infinite values: 1 of 30 samples of test"),
-    "None": ("np.where(np.arange(120) == 65, None, y)", "labels of test lack 1 of 30 (None or NaN)"),
+    "NaN": (
+        "np.where(np.arange(120) == 65, np.nan, y)",
+        "hold NaN or infinite values: 1 of 30 samples of test",
+    ),
+    "None": (
+        "np.where(np.arange(120) == 65, None, y)",
+        "labels of test lack 1 of 30 (None or NaN)",
+    ),
     "below 0": ("y - 1", "labels below 0 (-1): 10 of 30 samples of train, 10 of 30"),
     "fractions": ("y + 0.5", "no classes: 0.5, say: 30 of 30 samples of train"),
     "one class": ("y * 0", "all 30 samples of train are of one class, '0'"),
-    "one class in train": ("np.where(np.arange(120) < 30, 0, y)", "all 30 samples of train are of one class"),
+    "one class in train": (
+        "np.where(np.arange(120) < 30, 0, y)",
+        "all 30 samples of train are of one class",
+    ),
     "several labels": ("np.ones((120, 3), int)", "task=MultiLabel(), outputs=3"),
     "segments": ("np.stack([y, y], 1)", "expected one class a sample, [N]"),
     "pictures": ("np.zeros((120, 4, 4), int)", "a label has the shape [4, 4]"),
     "kinds mixed": ("np.array([0, 'a'] * 60, dtype=object)", "are objects (int, str)"),
-    "empty texts": (f"np.where(np.arange(120) < 40, '', {TEXTS})", "empty texts: 30 of 30 samples of train, 10 of 30"),
+    "empty texts": (
+        f"np.where(np.arange(120) < 40, '', {TEXTS})",
+        "empty texts: 30 of 30 samples of train, 10 of 30",
+    ),
     "dates": ("np.zeros(120, 'M8[D]')", "kind datetime64[D]"),
     "too few": ("y[:100]", "sources have {'left': 120, 'right': 120} samples and targets 100"),
     "rows of different lengths": ("[[0], [1, 2]] * 60", "rows are of different lengths"),
@@ -70,7 +94,11 @@ def test_labels_that_are_made_classes(case: str, tmp_path: Path) -> None:
         assert split.targets.tolist() == expected[start : start + 30].tolist()
         assert split.read([3])[1].tolist() == [expected[start + 3]]
     assert list(data.train.class_counts() or {}) == list(names)
-    assert data.outputs == len(data.classes) == (4 if case == "one-hot of a class that never occurs" else len(names))
+    assert (
+        data.outputs
+        == len(data.classes)
+        == (4 if case == "one-hot of a class that never occurs" else len(names))
+    )
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -100,7 +128,19 @@ def test_names_of_classes_are_kept(
     name = write_loader(tmp_path, f"return parts({TEXTS})")
     assert cli.main(["check", name]) == 0
     assert "note: the labels are texts: 3 classes, sorted: 0 = cat" in capsys.readouterr().out
-    words = ["train", "--dataset", name, "--epochs", "1", "--batch-size", "16", "--device", "cpu", "--name", "r"]
+    words = [
+        "train",
+        "--dataset",
+        name,
+        "--epochs",
+        "1",
+        "--batch-size",
+        "16",
+        "--device",
+        "cpu",
+        "--name",
+        "r",
+    ]
     assert cli.main(words) == 0
     assert "note: the labels are texts: 3 classes, sorted: 0 = cat" in capsys.readouterr().err
     result = json.loads(Path("runs/r/result.json").read_text())
@@ -124,13 +164,19 @@ def test_a_class_that_train_lacks_has_its_number_and_is_told(tmp_path: Path) -> 
     assert data.train.targets[:3].tolist() == [1, 2, 3]  # the same numbers in all splits
     assert data.test is not None
     assert data.test.targets[:3].tolist() == [1, 0, 3]
-    assert "warning: test has classes that train lacks, which cannot be learnt: ant (1); 1 of 30 samples" in data.notes
+    assert (
+        "warning: test has classes that train lacks, which cannot be learnt: ant (1); 1 of 30 samples"
+        in data.notes
+    )
 
 
 def test_classes_that_differ_in_capitals(tmp_path: Path) -> None:
     labels = "np.where(np.arange(120) % 2, np.array(['cat', 'dog', 'emu'])[y], np.array(['Cat ', 'dog', 'emu'])[y])"
     data = load_dataset(write_loader(tmp_path, f"return parts({labels})"), "", "heldout")
-    assert any(note.startswith("warning: the classes 'Cat ', 'cat' differ in capitals") for note in data.notes)
+    assert any(
+        note.startswith("warning: the classes 'Cat ', 'cat' differ in capitals")
+        for note in data.notes
+    )
 
 
 def made(labels: object, **more: object) -> Splits:
@@ -144,7 +190,12 @@ def test_the_users_own_names() -> None:
     names = ("dog", "cat", "emu", "fox")
     assert made(np.array(names)[y], classes=names).train.targets.tolist() == [0, 1, 2, 0]
     assert made(y, classes=names).train.class_counts() == {"dog": 2, "cat": 1, "emu": 1}
-    assert made(y + 2, classes=names).train.targets.tolist() == [1, 2, 3, 1]  # 2 to 4: from 1 on, of four
+    assert made(y + 2, classes=names).train.targets.tolist() == [
+        1,
+        2,
+        3,
+        1,
+    ]  # 2 to 4: from 1 on, of four
     for labels, message in (
         (np.array(["dog", "cat", "gnu"])[y], "'gnu' are none of Splits"),
         (y + 3, "labels go from 3 to 5"),
@@ -174,7 +225,12 @@ def test_the_users_own_number_of_outputs() -> None:
 def test_rows_that_no_split_has_may_hold_anything() -> None:
     whole = Split({"x": ArraySource(np.zeros((8, 2)), (2,))}, np.array([0, 1, 0, 1, 0, 1, -7, 999]))
     data = settled(
-        Splits(whole.subset(np.arange(2)), whole.subset(np.arange(2, 4)), whole.subset(np.arange(4, 6)), None)
+        Splits(
+            whole.subset(np.arange(2)),
+            whole.subset(np.arange(2, 4)),
+            whole.subset(np.arange(4, 6)),
+            None,
+        )
     )
     assert data.outputs == 2
     assert not data.notes
@@ -216,4 +272,6 @@ def test_numbers_and_several_labels() -> None:
 
 def test_many_classes_look_like_numbers(tmp_path: Path) -> None:
     data = load_dataset(write_loader(tmp_path, "return parts(np.arange(120))"), "", "heldout")
-    assert any("120 classes for 30 samples of train; to learn a number" in note for note in data.notes)
+    assert any(
+        "120 classes for 30 samples of train; to learn a number" in note for note in data.notes
+    )

@@ -18,7 +18,12 @@ from gradmod.experiments.cli import main as cli
 from gradmod.experiments.datasets import images
 from gradmod.experiments.datasets.audio import log_magnitude_spectrogram, read_wave, repeat_to
 from gradmod.experiments.datasets.check import inspect
-from gradmod.experiments.datasets.crema_d import chosen_frames, clips_of_files, read_csv, spectrogram
+from gradmod.experiments.datasets.crema_d import (
+    chosen_frames,
+    clips_of_files,
+    read_csv,
+    spectrogram,
+)
 from gradmod.experiments.datasets.frames import PictureFiles
 from gradmod.experiments.datasets.load import load_dataset
 from gradmod.experiments.datasets.preparation.crema_d import prepare
@@ -66,7 +71,9 @@ def test_no_actor_is_in_two_splits_if_asked(root: Path) -> None:
     actors = [{names[row].split("_")[0] for row in split.rows} for _, split in splits.items()]
     assert sum(map(len, actors)) == len(set().union(*actors)) == 6
     mixed = load_dataset("crema-d", str(root), "heldout")
-    assert {names[row][:4] for row in mixed.train.rows} & {names[row][:4] for row in mixed.validation.rows}
+    assert {names[row][:4] for row in mixed.train.rows} & {
+        names[row][:4] for row in mixed.validation.rows
+    }
 
 
 def test_the_spectrogram_equals_librosa(root: Path) -> None:
@@ -75,7 +82,9 @@ def test_the_spectrogram_equals_librosa(root: Path) -> None:
     samples, _ = librosa.load(path, sr=22050)
     wave = np.tile(samples, 3)[: 22050 * 3].clip(-1, 1)
     # In float64: in float32 librosa itself is off by units where a clip is nearly silent.
-    expected = np.log(np.abs(librosa.stft(wave.astype(np.float64), n_fft=512, hop_length=353)) + 1e-7)
+    expected = np.log(
+        np.abs(librosa.stft(wave.astype(np.float64), n_fft=512, hop_length=353)) + 1e-7
+    )
     np.testing.assert_allclose(spectrogram(path), expected, atol=1e-4)
 
 
@@ -87,7 +96,9 @@ def test_the_spectrogram_equals_a_slow_one() -> None:
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
     for frame in range(9):
         part = padded[353 * frame : 353 * frame + 512] * window
-        np.testing.assert_allclose(ours[:, frame], np.log(np.abs(np.fft.rfft(part)) + 1e-7), atol=1e-6)
+        np.testing.assert_allclose(
+            ours[:, frame], np.log(np.abs(np.fft.rfft(part)) + 1e-7), atol=1e-6
+        )
 
 
 def test_sounds_are_resampled_and_mixed_to_one_channel(tmp_path: Path) -> None:
@@ -99,8 +110,12 @@ def test_sounds_are_resampled_and_mixed_to_one_channel(tmp_path: Path) -> None:
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)
     np.testing.assert_allclose(wave[500:-500], expected[500:-500], atol=1e-3)
     soundfile.write(tmp_path / "odd.wav", tone[:4155], 8000)
-    assert len(read_wave(tmp_path / "odd.wav", 22050)) == 11453  # 4155 * 22050 / 8000 = 11452.2, rounded up
-    np.testing.assert_array_equal(repeat_to(np.arange(3, dtype=np.float32), 7), [0, 1, 2, 0, 1, 2, 0])
+    assert (
+        len(read_wave(tmp_path / "odd.wav", 22050)) == 11453
+    )  # 4155 * 22050 / 8000 = 11452.2, rounded up
+    np.testing.assert_array_equal(
+        repeat_to(np.arange(3, dtype=np.float32), 7), [0, 1, 2, 0, 1, 2, 0]
+    )
 
 
 def test_training_draws_anew_and_evaluation_does_not(root: Path) -> None:
@@ -126,9 +141,15 @@ def test_evaluated_frames_are_resized_and_normalised(root: Path) -> None:
     assert inputs["visual"].shape == (1, 3, 2, 224, 224)
     chosen = chosen_frames(len(files[row]), 2, False, None)
     for position, number in enumerate(chosen):
-        image = Image.open(files[row][number]).convert("RGB").resize((224, 224), Image.Resampling.BILINEAR)
+        image = (
+            Image.open(files[row][number])
+            .convert("RGB")
+            .resize((224, 224), Image.Resampling.BILINEAR)
+        )
         values = (np.asarray(image) / 255 - np.array(images.MEAN)) / np.array(images.DEVIATION)
-        np.testing.assert_allclose(inputs["visual"][0, :, position].numpy(), values.transpose(2, 0, 1), atol=1e-5)
+        np.testing.assert_allclose(
+            inputs["visual"][0, :, position].numpy(), values.transpose(2, 0, 1), atol=1e-5
+        )
 
 
 def test_which_frames() -> None:
@@ -182,7 +203,8 @@ def write_frames(root: Path, name: str, count: int = 12) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["{}.jpg", "{:03d}.jpg", "frame{}.jpg", "{clip}_{}.jpg", "1-{}-of-12.jpeg", "{}.png", "{}.JPG"]
+    "name",
+    ["{}.jpg", "{:03d}.jpg", "frame{}.jpg", "{clip}_{}.jpg", "1-{}-of-12.jpeg", "{}.png", "{}.JPG"],
 )
 @pytest.mark.parametrize("decoded_before", [False, True])
 def test_frames_are_in_order_of_time(name: str, decoded_before: bool, tmp_path: Path) -> None:
@@ -192,7 +214,9 @@ def test_frames_are_in_order_of_time(name: str, decoded_before: bool, tmp_path: 
         prepare(root, tmp_path / "fast")
         root = tmp_path / "fast"
     for frames, expected in ((3, [2, 6, 10]), (12, list(range(12)))):
-        inputs, _ = load_dataset("crema-d", str(root), "heldout", 0, {"frames": frames}).validation.read([0])
+        inputs, _ = load_dataset(
+            "crema-d", str(root), "heldout", 0, {"frames": frames}
+        ).validation.read([0])
         pixels = inputs["visual"][0, 0, :, 100, 100] * images.DEVIATION[0] + images.MEAN[0]
         assert (pixels * 255 / 20).round().int().tolist() == expected
 
@@ -206,7 +230,11 @@ def test_what_systems_leave_beside_the_files_changes_nothing(tmp_path: Path) -> 
     assert not facts.problems
     assert facts.files == counts
     littered = clips_of_files(root)
-    assert (littered.names, littered.left_out, littered.pictures) == (clean.names, [], clean.pictures)
+    assert (littered.names, littered.left_out, littered.pictures) == (
+        clean.names,
+        [],
+        clean.pictures,
+    )
     prepare(root, tmp_path / "fast")
     assert (tmp_path / "fast" / "manifest.json").is_file()
 
@@ -240,18 +268,26 @@ def test_forms_of_the_csv_files(kind: str, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("name,label\n", r"is empty: it lists no clip"),
-        ("1001_A_NEW_XX,NEW\n1002_B_ANG_XX,ANG\n", r"line 1: '1001_A_NEW_XX,NEW'; expected a clip name"),
+        (
+            "1001_A_NEW_XX,NEW\n1002_B_ANG_XX,ANG\n",
+            r"line 1: '1001_A_NEW_XX,NEW'; expected a clip name",
+        ),
         ("kate,happy\n1002_B_ANG_XX,ANG\n", r"line 1: 'kate,happy'; expected"),
         ("1002_B_ANG_XX,ANG\nname,label\n", r"line 2: 'name,label'; expected"),
         ("name,label\nname,label\n1002_B_ANG_XX,ANG\n", r"line 2: 'name,label'; expected"),
         ("\n\n1002_B_ANG_XX,ANG\n\n1001_A_NEU_XX,5\n", r"line 5: '1001_A_NEU_XX,5'; expected"),
-        ("1001_A_NEU_XX;NEU\n", r"line 1: '1001_A_NEU_XX;NEU'; expected .* with a comma between them"),
+        (
+            "1001_A_NEU_XX;NEU\n",
+            r"line 1: '1001_A_NEU_XX;NEU'; expected .* with a comma between them",
+        ),
         (",NEU\n", r"line 1: ',NEU'; expected a clip name"),
         (".wav,NEU\n", r"line 1: '.wav,NEU'; expected a clip name"),
         (",name,label\n0,1001_A_NEU_XX,NEU\n", r"line 1: ',name,label'; expected"),
     ],
 )
-def test_other_csv_files_are_refused_with_their_line(content: str, message: str, tmp_path: Path) -> None:
+def test_other_csv_files_are_refused_with_their_line(
+    content: str, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "train.csv"
     path.write_text(content)
     with pytest.raises(DataError, match=message):
@@ -263,7 +299,11 @@ def test_a_csv_with_a_header_is_the_same_data_set(root: Path, tmp_path: Path) ->
     for split in ("train", "test"):
         path = tmp_path / "raw" / "CREMAD" / f"{split}.csv"
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-        path.write_bytes("\r\n".join(["\ufeffname,label", *(line.replace(",", ".wav,") for line in lines)]).encode())
+        path.write_bytes(
+            "\r\n".join(
+                ["\ufeffname,label", *(line.replace(",", ".wav,") for line in lines)]
+            ).encode()
+        )
     ours, plain = clips_of_files(tmp_path / "raw"), clips_of_files(root)
     assert ours.names == plain.names
     assert (ours.train, ours.left_out) == (plain.train, [])
@@ -275,7 +315,9 @@ def test_a_csv_with_a_header_is_the_same_data_set(root: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
-def test_sounds_of_other_rates_and_types_are_the_same_sound(rate: int, subtype: str, tmp_path: Path) -> None:
+def test_sounds_of_other_rates_and_types_are_the_same_sound(
+    rate: int, subtype: str, tmp_path: Path
+) -> None:
     def tone(rate: int) -> np.ndarray:
         return 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
 
@@ -283,13 +325,17 @@ def test_sounds_of_other_rates_and_types_are_the_same_sound(rate: int, subtype: 
     wave = read_wave(tmp_path / "a.wav", 22050)
     assert len(wave) == 22050
     # Quantised to 8 bits, a sample is off by up to 1/128.
-    np.testing.assert_allclose(wave[500:-500], tone(22050)[500:-500], atol=1e-2 if subtype == "PCM_U8" else 1e-3)
+    np.testing.assert_allclose(
+        wave[500:-500], tone(22050)[500:-500], atol=1e-2 if subtype == "PCM_U8" else 1e-3
+    )
     assert spectrogram(tmp_path / "a.wav").shape == (257, 188)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 100, 16000, 16000 * 7])
 @pytest.mark.parametrize("level", [0.0, 0.3])
-def test_very_short_and_silent_sounds_have_a_finite_spectrogram(samples: int, level: float, tmp_path: Path) -> None:
+def test_very_short_and_silent_sounds_have_a_finite_spectrogram(
+    samples: int, level: float, tmp_path: Path
+) -> None:
     soundfile.write(tmp_path / "a.wav", np.full(samples, level), 16000)
     values = spectrogram(tmp_path / "a.wav")
     assert values.shape == (257, 188)
@@ -301,9 +347,14 @@ def test_very_short_and_silent_sounds_have_a_finite_spectrogram(samples: int, le
 def test_floats_that_hold_whole_numbers_are_refused_not_clipped_to_noise(tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     soundfile.write(tmp_path / "a.wav", 1.2 * tone, 16000, subtype="FLOAT")
-    assert np.isfinite(spectrogram(tmp_path / "a.wav")).all()  # a little overdriven: clipped, as published
+    assert np.isfinite(
+        spectrogram(tmp_path / "a.wav")
+    ).all()  # a little overdriven: clipped, as published
     soundfile.write(tmp_path / "a.wav", 9000 * tone, 16000, subtype="FLOAT")
-    with pytest.raises(DataError, match=r"a\.wav holds samples up to \d+.*; expected -1 to 1\. .*divide them by 32768"):
+    with pytest.raises(
+        DataError,
+        match=r"a\.wav holds samples up to \d+.*; expected -1 to 1\. .*divide them by 32768",
+    ):
         spectrogram(tmp_path / "a.wav")
 
 
@@ -370,7 +421,10 @@ def damaged(root: Path, how: str) -> None:
         ("wrong code", r"train\.csv, line 6: .*ANGRY.*; expected a clip name and one of \('NEU'"),
         ("one column", r"train\.csv, line 1: 'a'; expected"),
         ("twice", r"is listed in train\.csv already"),
-        ("binary csv", r"train\.csv cannot be read: it is text in UTF-16, not a csv file; save it as UTF-8"),
+        (
+            "binary csv",
+            r"train\.csv cannot be read: it is text in UTF-16, not a csv file; save it as UTF-8",
+        ),
         ("no clips", r"of 24 clips in the csv files, 0 of train and 0 of test have both"),
     ],
 )
@@ -382,9 +436,13 @@ def test_damage_is_named(how: str, message: str, tmp_path: Path) -> None:
 
 
 def test_options_belong_to_their_data_set(root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.frames is 3, but AV-Digits does not take it: it has no options"):
+    with pytest.raises(
+        ConfigError, match=r"data\.frames is 3, but AV-Digits does not take it: it has no options"
+    ):
         load_dataset("av-digits", "", "heldout", 0, {"frames": 3})
-    with pytest.raises(ConfigError, match=r"data\.aligned is False, but CREMA-D .*it has frames, speakers"):
+    with pytest.raises(
+        ConfigError, match=r"data\.aligned is False, but CREMA-D .*it has frames, speakers"
+    ):
         load_dataset("crema-d", str(root), "heldout", 0, {"aligned": False})
     with pytest.raises(ConfigError, match=r"'disjoint', which the published protocol is not"):
         load_dataset("crema-d", str(root), "published", 0, {"speakers": "disjoint"})
@@ -395,15 +453,42 @@ def test_options_belong_to_their_data_set(root: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["late", "early"])
 def test_it_trains_from_the_command_line_and_workers_change_nothing(
-    fusion: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    fusion: str,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--dataset", "crema-d", "--root", str(root), "--fusion", fusion, "--encoder", "resnet18"]
-    words += ["--width", "2", "--epochs", "2", "--batch-size", "10", "--device", "cpu", "--frames", "2"]
+    words = [
+        "train",
+        "--dataset",
+        "crema-d",
+        "--root",
+        str(root),
+        "--fusion",
+        fusion,
+        "--encoder",
+        "resnet18",
+    ]
+    words += [
+        "--width",
+        "2",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "10",
+        "--device",
+        "cpu",
+        "--frames",
+        "2",
+    ]
     results = []
     for workers in ("0", "2"):
         assert cli.main([*words, "--workers", workers, "--name", f"workers{workers}"]) == 0
-        results.append(json.loads((tmp_path / "runs" / f"workers{workers}" / "result.json").read_text()))
+        results.append(
+            json.loads((tmp_path / "runs" / f"workers{workers}" / "result.json").read_text())
+        )
     assert results[0]["splits"] == results[1]["splits"]
     assert results[0]["class_counts"]["test"] == {str(c): 2 for c in range(6)}
     assert "train: 20 samples; by class: 0:" in capsys.readouterr().err
@@ -415,7 +500,19 @@ def test_a_damaged_file_met_in_a_worker_is_one_line(
     root = write_cremad(tmp_path / "data", train=12, test=12)
     damaged(root, "truncated jpg")
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--dataset", "crema-d", "--root", str(root), "--width", "2", "--device", "cpu", "--workers", "1"]
+    words = [
+        "train",
+        "--dataset",
+        "crema-d",
+        "--root",
+        str(root),
+        "--width",
+        "2",
+        "--device",
+        "cpu",
+        "--workers",
+        "1",
+    ]
     assert cli.main(words) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("gradmod: error: ")

@@ -40,9 +40,12 @@ def arrays(**changes: Any) -> Arrays:
 def splits(content: Arrays) -> Splits:
     half = N // 4
     image = ChainedSource(
-        ArraySource(content["image"][:half], (1, 6, 6)), ArraySource(content["image"][half:], (1, 6, 6))
+        ArraySource(content["image"][:half], (1, 6, 6)),
+        ArraySource(content["image"][half:], (1, 6, 6)),
     )
-    whole = Split({"image": image, "table": ArraySource(content["table"], (20,))}, content["labels"])
+    whole = Split(
+        {"image": image, "table": ArraySource(content["table"], (20,))}, content["labels"]
+    )
     train, validation = np.split(content["rows"], [N // 2])
     return Splits(whole.subset(np.sort(train)), whole.subset(np.sort(validation)), None, None)
 
@@ -55,14 +58,32 @@ def changed(what: str, rows: Any, value: Callable[[Any], Any]) -> Arrays:
 
 
 CHANGES: dict[str, tuple[Arrays, str]] = {
-    "a label": (changed("labels", 5, lambda old: old + 1), "train: other labels (249 of class 1, 250 then"),
-    "labels' order": (arrays(labels=np.arange(N)[::-1] % 4), "train: other labels, or in another order"),
+    "a label": (
+        changed("labels", 5, lambda old: old + 1),
+        "train: other labels (249 of class 1, 250 then",
+    ),
+    "labels' order": (
+        arrays(labels=np.arange(N)[::-1] % 4),
+        "train: other labels, or in another order",
+    ),
     "another draw": (arrays(rows=np.random.default_rng(1).permutation(N)), "train: "),
-    "one image": (changed("image", [1234], lambda old: -old + 3), "validation: other values of image"),
-    "most images": (changed("image", slice(20, 980), lambda old: old[::-1].copy()), "train: other values of image"),
-    "their scale": (changed("table", slice(None), lambda old: old * 1.02), "train: other values of table"),
+    "one image": (
+        changed("image", [1234], lambda old: -old + 3),
+        "validation: other values of image",
+    ),
+    "most images": (
+        changed("image", slice(20, 980), lambda old: old[::-1].copy()),
+        "train: other values of image",
+    ),
+    "their scale": (
+        changed("table", slice(None), lambda old: old * 1.02),
+        "train: other values of table",
+    ),
     "one row": (changed("table", [77], lambda old: old * 0), "train: other values of table"),
-    "order of rows": (changed("table", slice(0, 900), lambda old: old[::-1].copy()), "train: other values of table"),
+    "order of rows": (
+        changed("table", slice(0, 900), lambda old: old[::-1].copy()),
+        "train: other values of table",
+    ),
 }
 
 
@@ -83,7 +104,10 @@ def test_sizes_and_splits_are_told() -> None:
         "there is a test split now",
     ]
     only = Splits(
-        Split({"image": whole.train.sources["image"]}, np.arange(N) % 4, whole.train.rows), whole.validation, None, None
+        Split({"image": whole.train.sources["image"]}, np.arange(N) % 4, whole.train.rows),
+        whole.validation,
+        None,
+        None,
     )
     assert differences(record_of(whole), record_of(only)) == ["train: table is missing"]
 
@@ -147,6 +171,9 @@ def test_avmnist_wherever_it_lies(tmp_path: Path) -> None:
 def test_prepared_data_are_the_same_data(tmp_path: Path) -> None:
     root = write_cremad(tmp_path / "raw")
     prepare(root, tmp_path / "fast")
-    raw, fast = (record_of(load_dataset("crema-d", str(tmp_path / name), "heldout")) for name in ("raw", "fast"))
+    raw, fast = (
+        record_of(load_dataset("crema-d", str(tmp_path / name), "heldout"))
+        for name in ("raw", "fast")
+    )
     assert raw["splits"]["train"]["names"] is not None
     assert differences(raw, fast) == []

@@ -14,7 +14,10 @@ LIMIT_BYTES = 1.5e9
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the process' own memory is read from Linux' /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="the process' own memory is read from Linux' /proc",
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_training_on_the_full_size_keeps_its_memory_small(dtype: type, tmp_path: Path) -> None:
     root = tmp_path / "avmnist"
@@ -28,7 +31,18 @@ def test_training_on_the_full_size_keeps_its_memory_small(dtype: type, tmp_path:
                 array[start : start + 5000] = rng.integers(0, 256, (1, *shape))
             del array
         np.save(root / f"{split}_labels.npy", np.arange(count) % 10)
-    flags = ["--dataset", "av-mnist", "--root", str(root), "--encoder", "small-cnn", "--width", "4", "--epochs", "1"]
+    flags = [
+        "--dataset",
+        "av-mnist",
+        "--root",
+        str(root),
+        "--encoder",
+        "small-cnn",
+        "--width",
+        "4",
+        "--epochs",
+        "1",
+    ]
     flags += ["--batch-size", "256", "--device", "cpu", "--out", str(tmp_path), "--name", "run"]
     with subprocess.Popen([sys.executable, "-m", "gradmod", "train", *flags]) as process:
         largest = 0

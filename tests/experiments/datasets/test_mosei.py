@@ -16,7 +16,13 @@ from mosei_files import mosei_files, write_mosei
 
 from gradmod.experiments.cli import main as cli
 from gradmod.experiments.datasets.load import load_dataset
-from gradmod.experiments.datasets.mosei import UNKNOWN, embedding_table, sentiment_class, words_in, words_of
+from gradmod.experiments.datasets.mosei import (
+    UNKNOWN,
+    embedding_table,
+    sentiment_class,
+    words_in,
+    words_of,
+)
 from gradmod.experiments.datasets.preparation.mosei import prepare
 from gradmod.experiments.errors import ConfigError, DataError
 from gradmod.tasks import MultiLabel, Regression
@@ -31,7 +37,11 @@ def test_words() -> None:
     assert words_in(["It's", "well-made,", "AND/or", "(#1):", "a*b;", '"so"', "--"]) == [
         *("its", "well", "made", "and", "or", "1", "ab", "so"),
     ]
-    assert words_of([["b", "a"], ["a", "C!"]]) == {"b": 2, "a": 3, "c": 4}  # 0 is padding, 1 unknown, and no word
+    assert words_of([["b", "a"], ["a", "C!"]]) == {
+        "b": 2,
+        "a": 3,
+        "c": 4,
+    }  # 0 is padding, 1 unknown, and no word
 
 
 def test_splits_and_values(root: Path) -> None:
@@ -62,7 +72,9 @@ def test_splits_and_values(root: Path) -> None:
 def test_an_empty_sentence_still_has_a_step(tmp_path: Path) -> None:
     files = mosei_files()
     files["valid_sentences.p"]["valid0[0]"] = ["..."]
-    inputs, _ = load_dataset("mosei", str(write_mosei(tmp_path, files)), "heldout").validation.read([0])
+    inputs, _ = load_dataset("mosei", str(write_mosei(tmp_path, files)), "heldout").validation.read(
+        [0]
+    )
     assert inputs["text"]["mask"][0].tolist() == [True] + [False] * 59
     assert not inputs["text"]["tokens"][0].any()
 
@@ -81,7 +93,9 @@ def test_other_targets(root: Path) -> None:
     assert number.validation.class_counts() is None
     emotions = load_dataset("mosei", str(root), "heldout", 0, {"labels": "emotions"})
     assert isinstance(emotions.task, MultiLabel)
-    np.testing.assert_array_equal(emotions.validation.targets[2], files["valid_emotion.p"]["valid2[0]"] > 0)
+    np.testing.assert_array_equal(
+        emotions.validation.targets[2], files["valid_emotion.p"]["valid2[0]"] > 0
+    )
     seven = load_dataset("mosei", str(root), "heldout", 0, {"labels": "sentiment-7"})
     assert seven.validation.targets.tolist() == [0, 1, 2, 3, 4, 5, 6, 0]
     video = load_dataset("mosei", str(root), "heldout", 0, {"video": True})
@@ -98,9 +112,15 @@ def test_embeddings(tmp_path: Path) -> None:
     assert (table[3] == 0.5).all()
     assert not table[0].any()
     assert 0.05 < table[2].std() < 0.2
-    for line, wrong in (("good 1 2", "short"), ("good " + "x " * 300, "text"), ("good " + "nan " * 300, "nan")):
+    for line, wrong in (
+        ("good 1 2", "short"),
+        ("good " + "x " * 300, "text"),
+        ("good " + "nan " * 300, "nan"),
+    ):
         path.write_text("a " + "1 " * 300 + "\n" + line + "\n")
-        with pytest.raises(DataError, match=r"glove\.txt, line 2: expected a word and 300 finite numbers"):
+        with pytest.raises(
+            DataError, match=r"glove\.txt, line 2: expected a word and 300 finite numbers"
+        ):
             embedding_table({"good": 2}, str(path))
         assert wrong
     with pytest.raises(DataError, match="is missing: --embeddings names a text file"):
@@ -140,16 +160,34 @@ def test_forms_of_the_vectors(form: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (f"good {vector(1, 50)}\nat {vector(2, 50)}\n", r"txt: its vectors have 50 numbers; expected .* 300 num"),
-        (f"2 200\ngood {vector(1, 200)}\nat {vector(2, 200)}\n", r"its vectors have 200 numbers; expected"),
-        (f"good {vector(1, 301)}\nat {vector(2, 301)}\n", r"its vectors have 301 numbers; expected"),
+        (
+            f"good {vector(1, 50)}\nat {vector(2, 50)}\n",
+            r"txt: its vectors have 50 numbers; expected .* 300 num",
+        ),
+        (
+            f"2 200\ngood {vector(1, 200)}\nat {vector(2, 200)}\n",
+            r"its vectors have 200 numbers; expected",
+        ),
+        (
+            f"good {vector(1, 301)}\nat {vector(2, 301)}\n",
+            r"its vectors have 301 numbers; expected",
+        ),
         (f"a b {vector(1, 299)}\nat {vector(2, 299)}\n", r"its vectors have 299 numbers; expected"),
         ("3 300\n\x00\x01\x02 \x03\n", r"no line near its start is a word and numbers; expected"),
         ("", r"it is empty \(0 bytes\)"),
-        (f"Good {GOOD}\nunheard {GOOD}\n", r"has a vector of none of the 2 words of train \(the first is 'at'"),
+        (
+            f"Good {GOOD}\nunheard {GOOD}\n",
+            r"has a vector of none of the 2 words of train \(the first is 'at'",
+        ),
         (f"a {GOOD}\ngood {vector(1, 299)}\n", r"line 2: expected a word and 300 finite numbers"),
-        (f"a {GOOD}\ngood {vector(1, 299)} 1e99\n", r"line 2: expected a word and 300 finite numbers"),
-        (f"2 300\na {GOOD}\ngood {vector(1, 120)}", r"line 3: expected a word and 300 finite numbers"),
+        (
+            f"a {GOOD}\ngood {vector(1, 299)} 1e99\n",
+            r"line 2: expected a word and 300 finite numbers",
+        ),
+        (
+            f"2 300\na {GOOD}\ngood {vector(1, 120)}",
+            r"line 3: expected a word and 300 finite numbers",
+        ),
     ],
 )
 def test_other_vectors_are_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -164,7 +202,9 @@ SENTENCES: dict[str, Callable[[list[str]], Any]] = {
     "array of str": lambda words: np.array(words, dtype=str),
     "array of objects": lambda words: np.array(words, dtype=object),
     "array of bytes": lambda words: np.array([word.encode() for word in words], dtype=bytes),
-    "column of bytes": lambda words: np.array([[word.encode()] for word in words], dtype=bytes).reshape(-1, 1),
+    "column of bytes": lambda words: np.array(
+        [[word.encode()] for word in words], dtype=bytes
+    ).reshape(-1, 1),
     "list of bytes": lambda words: [word.encode() for word in words],
     "list of lists": lambda words: [[word] for word in words],
     "NumPy strings": lambda words: [np.str_(word) for word in words],
@@ -181,7 +221,9 @@ def test_sentences_are_the_same_in_every_form(form: str, root: Path, tmp_path: P
     files = mosei_files()
     for part in ("train", "valid", "test"):
         name = f"{part}_sentences.p"
-        files[name] = {key: SENTENCES[form](list(map(str, words))) for key, words in files[name].items()}
+        files[name] = {
+            key: SENTENCES[form](list(map(str, words))) for key, words in files[name].items()
+        }
     usual = load_dataset("mosei", str(root), "heldout")
     other = load_dataset("mosei", str(write_mosei(tmp_path, files)), "heldout")
     for (_, split), (_, same) in zip(usual.items(), other.items(), strict=True):
@@ -195,7 +237,9 @@ def test_half_a_character_is_no_word(tmp_path: Path) -> None:
     """Text files cannot hold it, so `gradmod prepare` could not write it."""
     path = write_mosei(tmp_path, mosei_files()) / "train_sentences.p"
     path.write_bytes(pickle.dumps({"a": ["caf\ud800"]}))
-    with pytest.raises(DataError, match=r"train_sentences\.p: the clip 'a' holds a word that is not UTF-8"):
+    with pytest.raises(
+        DataError, match=r"train_sentences\.p: the clip 'a' holds a word that is not UTF-8"
+    ):
         load_dataset("mosei", str(tmp_path), "heldout")
 
 
@@ -220,8 +264,12 @@ def test_numbers_of_other_forms(form: str, tmp_path: Path) -> None:
                 for key, value in files[f"{part}_{name}.p"].items()
             }
     root = str(write_mosei(tmp_path, files))
-    sentiments = load_dataset("mosei", root, "heldout", 0, {"labels": "sentiment"}).validation.targets
-    expected = [-2, -1, 0, 0, 0, 1, 2, -2] if form == "int" else [-2.5, -1.5, -0.5, 0, 0.5, 1.5, 2.5, -2.5]
+    sentiments = load_dataset(
+        "mosei", root, "heldout", 0, {"labels": "sentiment"}
+    ).validation.targets
+    expected = (
+        [-2, -1, 0, 0, 0, 1, 2, -2] if form == "int" else [-2.5, -1.5, -0.5, 0, 0.5, 1.5, 2.5, -2.5]
+    )
     assert sentiments.tolist() == [[value] for value in expected]
     found = load_dataset("mosei", root, "heldout", 0, {"labels": "emotions"}).validation
     np.testing.assert_array_equal(found.targets, emotions > 0)
@@ -244,10 +292,16 @@ def test_the_vocabulary_is_that_of_train_alone(tmp_path: Path) -> None:
     files["test_sentences.p"]["test0[0]"] = ["testword", "bad", "validword"]
     root = write_mosei(tmp_path / "raw", files)
     glove = tmp_path / "glove.txt"
-    glove.write_text("".join(f"{word} {vector(1)}\n" for word in ("good", "bad", "validword", "testword")))
+    glove.write_text(
+        "".join(f"{word} {vector(1)}\n" for word in ("good", "bad", "validword", "testword"))
+    )
     prepare(root, tmp_path / "fast", embeddings=str(glove))
     words = len(words_of(list(files["train_sentences.p"].values())))
-    for folder, options in ((root, {}), (root, {"embeddings": str(glove)}), (tmp_path / "fast", {})):
+    for folder, options in (
+        (root, {}),
+        (root, {"embeddings": str(glove)}),
+        (tmp_path / "fast", {}),
+    ):
         splits = load_dataset("mosei", str(folder), "heldout", 0, options)
         assert splits.test is not None
         assert splits.network["embedding"].shape == (words + 2, 300)
@@ -257,7 +311,9 @@ def test_the_vocabulary_is_that_of_train_alone(tmp_path: Path) -> None:
         assert valid[1] == UNKNOWN
         assert [test[0], test[2]] == [UNKNOWN, UNKNOWN]
         assert test[1] > UNKNOWN
-        assert int(splits.train.read(range(len(splits.train)))[0]["text"]["tokens"].max()) <= words + 1
+        assert (
+            int(splits.train.read(range(len(splits.train)))[0]["text"]["tokens"].max()) <= words + 1
+        )
         if options or folder != root:
             assert splits.notes[0].startswith(f"2 of {words} words have a vector")
 
@@ -276,32 +332,70 @@ def set_clip(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 DAMAGE = {
     "missing": (lambda f: f.pop("valid_mels.p"), r"valid_mels\.p is missing"),
-    "clip": (lambda f: f["train_mels.p"].pop("train3[0]"), r"train_mels\.p lacks 1 of 24 clips, 'train3\[0\]' among"),
-    "list": (lambda f: f.update({"test_sentences.p": [1]}), r"test_sentences\.p holds list; expected a dict of clips"),
-    "empty": (lambda f: f.update({"test_sentences.p": {}}), r"test_sentences\.p holds dict; .*at least one"),
+    "clip": (
+        lambda f: f["train_mels.p"].pop("train3[0]"),
+        r"train_mels\.p lacks 1 of 24 clips, 'train3\[0\]' among",
+    ),
+    "list": (
+        lambda f: f.update({"test_sentences.p": [1]}),
+        r"test_sentences\.p holds list; expected a dict of clips",
+    ),
+    "empty": (
+        lambda f: f.update({"test_sentences.p": {}}),
+        r"test_sentences\.p holds dict; .*at least one",
+    ),
     "words": (
         set_clip("train_sentences.p", [1, 2]),
         r"train_sentences\.p: the clip 'train3\[0\]' holds list of int; expected a list of words",
     ),
-    "no words": (set_clip("train_sentences.p", np.zeros(3)), r"'train3\[0\]' holds list of float; expected a list"),
-    "word ids": (set_clip("train_sentences.p", {"a": 1}), r"'train3\[0\]' holds dict; expected a list of words"),
-    "a set": (set_clip("train_sentences.p", {"a", "b"}), r"'train3\[0\]' holds set; expected a list of words"),
-    "nothing": (set_clip("train_sentences.p", None), r"'train3\[0\]' holds NoneType; expected a list of words"),
-    "none in it": (set_clip("train_sentences.p", ["a", None]), r"holds list of NoneType; expected a list of words"),
-    "bytes": (set_clip("train_sentences.p", [b"caf\xe9"]), r"'train3\[0\]' holds a word that is not UTF-8"),
-    "number in words": (set_clip("train_sentiment.p", "0.5"), r"train_sentiment\.p: .* holds str; expected numbers"),
+    "no words": (
+        set_clip("train_sentences.p", np.zeros(3)),
+        r"'train3\[0\]' holds list of float; expected a list",
+    ),
+    "word ids": (
+        set_clip("train_sentences.p", {"a": 1}),
+        r"'train3\[0\]' holds dict; expected a list of words",
+    ),
+    "a set": (
+        set_clip("train_sentences.p", {"a", "b"}),
+        r"'train3\[0\]' holds set; expected a list of words",
+    ),
+    "nothing": (
+        set_clip("train_sentences.p", None),
+        r"'train3\[0\]' holds NoneType; expected a list of words",
+    ),
+    "none in it": (
+        set_clip("train_sentences.p", ["a", None]),
+        r"holds list of NoneType; expected a list of words",
+    ),
+    "bytes": (
+        set_clip("train_sentences.p", [b"caf\xe9"]),
+        r"'train3\[0\]' holds a word that is not UTF-8",
+    ),
+    "number in words": (
+        set_clip("train_sentiment.p", "0.5"),
+        r"train_sentiment\.p: .* holds str; expected numbers",
+    ),
     "complex": (
         set_clip("train_mels.p", np.ones((4, 80), complex)),
         r"train_mels\.p: .* holds an array of complex128; expected",
     ),
-    "ragged": (set_clip("train_mels.p", [[1.0], [1.0, 2.0]]), r"train_mels\.p: .* holds list; expected numbers"),
-    "too large": (set_clip("train_mels.p", np.full((4, 80), 1e300)), r"train_mels\.p: .* are not finite"),
+    "ragged": (
+        set_clip("train_mels.p", [[1.0], [1.0, 2.0]]),
+        r"train_mels\.p: .* holds list; expected numbers",
+    ),
+    "too large": (
+        set_clip("train_mels.p", np.full((4, 80), 1e300)),
+        r"train_mels\.p: .* are not finite",
+    ),
     "beyond": (
         set_clip("train_sentiment.p", 4.0),
         r"'train3\[0\]' has the sentiment 4; expected a number from -3 to 3",
     ),
     "classes": (
-        lambda f: f.update({"train_sentiment.p": {key: abs(v) for key, v in f["train_sentiment.p"].items()}}),
+        lambda f: f.update(
+            {"train_sentiment.p": {key: abs(v) for key, v in f["train_sentiment.p"].items()}}
+        ),
         r"the target of all 24 clips of train is 1 \(--labels sentiment-2\); expected several",
     ),
     "bytes and string": (
@@ -312,9 +406,18 @@ DAMAGE = {
         set_clip("train_mels.p", np.zeros((4, 79))),
         r"train_mels\.p: .* has shape \[4, 79\]; expected \[T, 80\]",
     ),
-    "nan": (set_clip("train_mels.p", np.full((4, 80), np.nan)), r"train_mels\.p: .* holds values that are not finite"),
-    "text": (set_clip("train_sentiment.p", "good"), r"train_sentiment\.p: .* holds str; expected numbers"),
-    "two": (set_clip("train_sentiment.p", [1, 2]), r"train_sentiment\.p: .* has shape \[2\]; expected \[1\]"),
+    "nan": (
+        set_clip("train_mels.p", np.full((4, 80), np.nan)),
+        r"train_mels\.p: .* holds values that are not finite",
+    ),
+    "text": (
+        set_clip("train_sentiment.p", "good"),
+        r"train_sentiment\.p: .* holds str; expected numbers",
+    ),
+    "two": (
+        set_clip("train_sentiment.p", [1, 2]),
+        r"train_sentiment\.p: .* has shape \[2\]; expected \[1\]",
+    ),
     "code": (set_clip("train_mels.p", Exploit()), r"asks for (posix|nt)\.system.*refused"),
 }
 
@@ -335,7 +438,9 @@ def test_wrong_labels_and_missing_folder() -> None:
         load_dataset("mosei", "", "heldout")
 
 
-@pytest.mark.parametrize("labels", ["sentiment-2", "sentiment", pytest.param("emotions", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "labels", ["sentiment-2", "sentiment", pytest.param("emotions", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "more", [[], pytest.param(["--video", "True"], marks=pytest.mark.slow), ["--modality", "audio"]]
 )
@@ -344,13 +449,40 @@ def test_it_trains(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--dataset", "mosei", "--root", str(root), "--labels", labels, "--width", "8", "--layers", "2"]
-    words += ["--epochs", "2", "--batch-size", "12", "--device", "cpu", "--name", "r", "--log-every", "1", *more]
+    words = [
+        "train",
+        "--dataset",
+        "mosei",
+        "--root",
+        str(root),
+        "--labels",
+        labels,
+        "--width",
+        "8",
+        "--layers",
+        "2",
+    ]
+    words += [
+        "--epochs",
+        "2",
+        "--batch-size",
+        "12",
+        "--device",
+        "cpu",
+        "--name",
+        "r",
+        "--log-every",
+        "1",
+        *more,
+    ]
     assert cli.main(words) == 0
     result = json.loads((tmp_path / "runs" / "r" / "result.json").read_text())
     headline = {"sentiment-2": "accuracy", "sentiment": "mae", "emotions": "macro_f1"}[labels]
     assert result["headline"] == headline
-    values = [json.loads(line) for line in (tmp_path / "runs" / "r" / "metrics.jsonl").read_text().splitlines()]
+    values = [
+        json.loads(line)
+        for line in (tmp_path / "runs" / "r" / "metrics.jsonl").read_text().splitlines()
+    ]
     validation = [line["validation"][headline] for line in values if line["kind"] == "epoch"]
     best = min(validation) if labels == "sentiment" else max(validation)
     assert result["splits"]["validation"][headline] == pytest.approx(best)
@@ -358,6 +490,8 @@ def test_it_trains(
 
 
 def test_dtypes(root: Path) -> None:
-    inputs, target = load_dataset("mosei", str(root), "heldout", 0, {"labels": "emotions"}).train.read([0])
+    inputs, target = load_dataset(
+        "mosei", str(root), "heldout", 0, {"labels": "emotions"}
+    ).train.read([0])
     assert inputs["text"]["tokens"].dtype == torch.int64
     assert target.dtype == torch.float32

@@ -21,7 +21,9 @@ BODY = "    return parts(y)\n"
 
 def with_signature(folder: Path, signature: str, body: str = BODY) -> str:
     path = folder / "data.py"
-    path.write_text(HEAD.replace("def load(root, protocol, split_seed):\n", f"def load{signature}:\n{body}"))
+    path.write_text(
+        HEAD.replace("def load(root, protocol, split_seed):\n", f"def load{signature}:\n{body}")
+    )
     return f"{path}:load"
 
 
@@ -29,11 +31,17 @@ def with_signature(folder: Path, signature: str, body: str = BODY) -> str:
     "signature", ["()", "(root)", "(root, *, other, **more)", "(root, batch_size=32, shuffle=True)"]
 )
 def test_functions_of_other_arguments(
-    signature: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    signature: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name = with_signature(tmp_path, signature)
-    for words in (["check", name], ["train", "--dataset", name, "--device", "cpu", "--out", "runs"]):
+    for words in (
+        ["check", name],
+        ["train", "--dataset", name, "--device", "cpu", "--out", "runs"],
+    ):
         assert cli.main(words) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
@@ -63,31 +71,67 @@ def test_functions_that_take_the_three(signature: str, tmp_path: Path) -> None:
 
 RETURNED = {
     "nothing": ("", "returned NoneType; expected .*Splits: does it lack its return"),
-    "a sequence": ("s = parts(y)\nreturn s.train, s.test", "returned tuple; .*in place of a sequence of Split"),
-    "a dict": ("return {'test': 1, 'trian': 2}", "its keys are 'test', 'trian'; .*train and validation must be there"),
+    "a sequence": (
+        "s = parts(y)\nreturn s.train, s.test",
+        "returned tuple; .*in place of a sequence of Split",
+    ),
+    "a dict": (
+        "return {'test': 1, 'trian': 2}",
+        "its keys are 'test', 'trian'; .*train and validation must be there",
+    ),
     "a number": ("return 3", r"returned int; .*write return Splits\(train"),
 }
 FAILS = {
     "an error": ("raise RuntimeError('no luck')", r"data\.py, line 18: RuntimeError: no luck"),
-    "a missing file": ("np.load('no_such.npy')", r"data\.py, line 18: FileNotFoundError: .*no_such\.npy"),
-    "a data error": ("Split({'x': a}, y[:3])", r"data\.py, line 18: sources have \{'x': 120\} samples and targets 3"),
+    "a missing file": (
+        "np.load('no_such.npy')",
+        r"data\.py, line 18: FileNotFoundError: .*no_such\.npy",
+    ),
+    "a data error": (
+        "Split({'x': a}, y[:3])",
+        r"data\.py, line 18: sources have \{'x': 120\} samples and targets 3",
+    ),
     "an argument": ("return Splits(parts(y).train)", r"data\.py, line 18: TypeError: .*missing"),
     "the end": ("raise SystemExit", r"data\.py, line 18: it ended the program"),
 }
 WRONG = {
-    "a part": ("s = parts(y)\nreturn Splits(s.train, None, s.test, None)", "validation is None; expected a Split$"),
+    "a part": (
+        "s = parts(y)\nreturn Splits(s.train, None, s.test, None)",
+        "validation is None; expected a Split$",
+    ),
     "no sample": (
         "s = parts(y)\nreturn Splits(s.train, s.validation.subset([]), None, None)",
         "validation has no sample",
     ),
-    "an array as a part": ("s = parts(y)\nreturn Splits(s.train, s.validation, a, None)", "test is ndarray; .*or None"),
-    "a task's class": ("return parts(y, task=Regression)", r"task is the class Regression; write Regression\(\)"),
-    "another task": ("return parts(y, task='regression')", r"task is str; expected one of gradmod\.tasks"),
+    "an array as a part": (
+        "s = parts(y)\nreturn Splits(s.train, s.validation, a, None)",
+        "test is ndarray; .*or None",
+    ),
+    "a task's class": (
+        "return parts(y, task=Regression)",
+        r"task is the class Regression; write Regression\(\)",
+    ),
+    "another task": (
+        "return parts(y, task='regression')",
+        r"task is str; expected one of gradmod\.tasks",
+    ),
     "outputs": ("return parts(y, outputs='3')", "outputs is '3'; expected a whole number"),
-    "a note": ("return parts(y, notes='mind')", r"notes is 'mind'; expected a tuple of texts: \('mind',\)"),
-    "modalities": ("return parts(y, modalities=('lift', 'right'))", "names 'lift'; .*did you mean left"),
-    "a name with a dot": ("s = Split({'a.b': a}, y)\nreturn Splits(s, s, None, None)", "called 'a.b'; .*a_b_input"),
-    "a name of modules": ("s = Split({'type': a}, y)\nreturn Splits(s, s, None, None)", "called 'type'"),
+    "a note": (
+        "return parts(y, notes='mind')",
+        r"notes is 'mind'; expected a tuple of texts: \('mind',\)",
+    ),
+    "modalities": (
+        "return parts(y, modalities=('lift', 'right'))",
+        "names 'lift'; .*did you mean left",
+    ),
+    "a name with a dot": (
+        "s = Split({'a.b': a}, y)\nreturn Splits(s, s, None, None)",
+        "called 'a.b'; .*a_b_input",
+    ),
+    "a name of modules": (
+        "s = Split({'type': a}, y)\nreturn Splits(s, s, None, None)",
+        "called 'type'",
+    ),
     "no input": ("s = Split({}, y)\nreturn Splits(s, s, None, None)", "train has no input"),
     "inputs": (
         "s, t = Split({'x': a}, y), Split({'y': a}, y)\nreturn Splits(s, t, None, None)",
@@ -98,14 +142,23 @@ WRONG = {
         r"the input 'x' has the shape \[4\] in validation and \[6\] in train",
     ),
     "an array's shape": ("ArraySource(a, (7,))", r"shape \[7\] and its array samples of \[6\]"),
-    "objects": ("Split({'x': np.array([[1], [1, 2]], dtype=object)}, y[:2])", "'x' holds object; .*pad or cut them"),
+    "objects": (
+        "Split({'x': np.array([[1], [1, 2]], dtype=object)}, y[:2])",
+        "'x' holds object; .*pad or cut them",
+    ),
     "texts": ("Split({'x': np.array(['a', 'b'])}, y[:2])", "'x' holds <U1; .*encode the text"),
     "complex": ("Split({'x': a + 1j}, y)", "'x' holds complex128; .*real and imaginary"),
     "a source": ("Split({'x': 'a.npy'}, y)", "'x' is str; .*lacks shape, read"),
     "no dict": ("Split(a, y)", "sources are ndarray; expected a dict"),
-    "rows": ("Split({'x': a}, y, rows=[119, 120])", "rows go from 119 to 120; there are 120 samples"),
+    "rows": (
+        "Split({'x': a}, y, rows=[119, 120])",
+        "rows go from 119 to 120; there are 120 samples",
+    ),
     "rows of floats": ("Split({'x': a}, y, rows=[0.5])", "rows are float64"),
-    "a mask": ("Split({'x': a}, y, rows=y[:5] == 0)", r"a mask of the shape \[5\]; expected \[120\]"),
+    "a mask": (
+        "Split({'x': a}, y, rows=y[:5] == 0)",
+        r"a mask of the shape \[5\]; expected \[120\]",
+    ),
     "not finite": (
         "a[65, 2] = np.nan\na[67, 1] = np.inf\nreturn parts(y)",
         "'left' holds values that are not finite .* in 2 of 30 samples of test: sample 5, 7;",
@@ -131,7 +184,10 @@ def test_what_cannot_be_trained_on(case: str, tmp_path: Path) -> None:
     ("read", "message"),
     [
         ("return torch.zeros(1, 2)", r"shape \[1, 2\] for 2 rows"),
-        ("return torch.zeros(len(rows), 3)", r"read with the shape \[3\], and its source says \[2\]"),
+        (
+            "return torch.zeros(len(rows), 3)",
+            r"read with the shape \[3\], and its source says \[2\]",
+        ),
         ("return torch.zeros(len(rows), 2).long()", "read as torch.int64; expected float32"),
         ("return [1, 2]", "it returned list; expected a tensor"),
         ("return {'x': torch.zeros(len(rows), 5, 2)}", r"lacks its \"mask\""),
@@ -175,7 +231,9 @@ def test_a_source_that_fails_later_is_a_data_error(workers: int) -> None:
 
 
 def test_arrays_and_tensors_stand_for_sources() -> None:
-    split = Split({"a": np.arange(6).reshape(3, 2), "b": torch.ones(3, 4), "c": [[1], [2], [3]]}, [0, 1, 0])
+    split = Split(
+        {"a": np.arange(6).reshape(3, 2), "b": torch.ones(3, 4), "c": [[1], [2], [3]]}, [0, 1, 0]
+    )
     assert split.shapes == {"a": (2,), "b": (4,), "c": (1,)}
     inputs, target = split.read([2])
     assert inputs["a"].tolist() == [[4, 5]]
@@ -183,7 +241,9 @@ def test_arrays_and_tensors_stand_for_sources() -> None:
 
 
 def test_a_mask_chooses_rows() -> None:
-    split = Split({"a": np.arange(4.0)[:, None]}, np.arange(4), rows=np.array([False, True, False, True]))
+    split = Split(
+        {"a": np.arange(4.0)[:, None]}, np.arange(4), rows=np.array([False, True, False, True])
+    )
     assert split.targets.tolist() == [1, 3]
     assert split.subset(np.array([False, True])).targets.tolist() == [3]
     assert split.subset(np.array([-1])).targets.tolist() == [3]

@@ -40,7 +40,15 @@ def test_images_and_a_table(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = write_own_data(tmp_path / "my_data.npz")
-    words = ["train", "--dataset", f"{EXAMPLES / 'own_data.py'}:load", "--root", str(data), "--encoder", encoder]
+    words = [
+        "train",
+        "--dataset",
+        f"{EXAMPLES / 'own_data.py'}:load",
+        "--root",
+        str(data),
+        "--encoder",
+        encoder,
+    ]
     assert cli.main([*words, "--modality", modality, *FAST]) == 0
     result = json.loads((tmp_path / "runs" / "run" / "result.json").read_text())
     assert result["modalities"] == (["image", "table"] if modality == "multimodal" else ["table"])
@@ -56,7 +64,14 @@ def test_the_example_is_short() -> None:
 
 def test_six_modalities(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--dataset", f"{EXAMPLES / 'mfeat.py'}:load", "--root", str(shared_data / "mfeat.npz"), *FAST]
+    words = [
+        "train",
+        "--dataset",
+        f"{EXAMPLES / 'mfeat.py'}:load",
+        "--root",
+        str(shared_data / "mfeat.npz"),
+        *FAST,
+    ]
     assert cli.main([*words, "--lr", "0.05", "--alpha", "0.3"]) == 0
     result = json.loads((tmp_path / "runs" / "run" / "result.json").read_text())
     assert len(result["modalities"]) == 6
@@ -68,7 +83,9 @@ def test_auto_suits_the_shape() -> None:
     net = build_model({"image": (3, 8, 8), "table": (5,)}, 2, "auto", "late")
     assert isinstance(net.encoders["image"], SmallCNN)
     assert isinstance(net.encoders["table"], MLP)
-    with pytest.raises(ConfigError, match=r"model\.encoder names image; expected one for each of image, table"):
+    with pytest.raises(
+        ConfigError, match=r"model\.encoder names image; expected one for each of image, table"
+    ):
         build_model({"image": (3, 8, 8), "table": (5,)}, 2, {"image": "mlp"}, "late")
 
 

@@ -71,7 +71,9 @@ class Exploit:
     ],
     ids=range(9),
 )
-def test_a_pickle_that_would_run_code_is_refused(exploit: Any, protocol: int, tmp_path: Path) -> None:
+def test_a_pickle_that_would_run_code_is_refused(
+    exploit: Any, protocol: int, tmp_path: Path
+) -> None:
     trap, path = tmp_path / "trap", tmp_path / "exploit.pkl"
     path.write_bytes(pickle.dumps(exploit(trap), protocol))
     with pytest.raises(DataError, match=r"exploit\.pkl asks for .*refused, nothing of it was run"):
@@ -83,7 +85,9 @@ def test_the_exploit_is_real(tmp_path: Path) -> None:
     """The file that is refused above does run under pickle.load."""
     trap, path = tmp_path / "trap", tmp_path / "exploit.pkl"
     path.write_bytes(pickle.dumps(Exploit(os.system, f"touch {trap}")))
-    subprocess.run([sys.executable, "-c", f"import pickle; pickle.load(open({str(path)!r}, 'rb'))"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", f"import pickle; pickle.load(open({str(path)!r}, 'rb'))"], check=True
+    )
     assert trap.exists()
 
 
@@ -115,7 +119,23 @@ class Stated:
         return self.reduced
 
 
-ODD: tuple[Any, ...] = (None, -1, 2**40, 7, "x", "", b"", (), (1,), [], [None], {}, {"a": 1}, 0.5, np.dtype("f4"))
+ODD: tuple[Any, ...] = (
+    None,
+    -1,
+    2**40,
+    7,
+    "x",
+    "",
+    b"",
+    (),
+    (1,),
+    [],
+    [None],
+    {},
+    {"a": 1},
+    0.5,
+    np.dtype("f4"),
+)
 RECONSTRUCT = np.zeros(0).__reduce__()[0]
 
 
@@ -166,9 +186,15 @@ def none_crashes(state: Any, folder: Path) -> None:
     array.tolist()
 
 
-@pytest.mark.parametrize("state", [{"x": 1}, (None, {"__defaults__": (1,)}), (None, {"_make": 1}), 5])
-@pytest.mark.parametrize("name", ["numpy dtype", "numpy.core.multiarray scalar", "builtins set", "numpy ndarray"])
-def test_what_a_pickle_may_call_cannot_be_changed_by_it(name: str, state: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "state", [{"x": 1}, (None, {"__defaults__": (1,)}), (None, {"_make": 1}), 5]
+)
+@pytest.mark.parametrize(
+    "name", ["numpy dtype", "numpy.core.multiarray scalar", "builtins set", "numpy ndarray"]
+)
+def test_what_a_pickle_may_call_cannot_be_changed_by_it(
+    name: str, state: Any, tmp_path: Path
+) -> None:
     path = tmp_path / "odd.pkl"
     named = f"c{name.replace(' ', chr(10))}\n".encode()
     path.write_bytes(named + pickle.dumps(state, protocol=0).removesuffix(b".") + b"b.")
@@ -221,17 +247,29 @@ def test_nothing_else_in_the_package_unpickles() -> None:
     package = Path(gradmod.__file__).parent
     for path in package.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+        names = {
+            a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names
+        }
         names |= {
             node.module
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module and [a.name for a in node.names] != ["PicklingError"]
+            if isinstance(node, ast.ImportFrom)
+            and node.module
+            and [a.name for a in node.names] != ["PicklingError"]
         }
         if path.name != "pickles.py":
-            assert not names & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, path
+            assert not names & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, (
+                path
+            )
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "load":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "load"
+            ):
                 keywords = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
                 owner = getattr(node.func.value, "id", "")
                 assert owner != "torch" or keywords.get("weights_only") is True, path
-                assert owner != "np" or keywords.get("allow_pickle") is False or path.suffix == ".npz", path
+                assert (
+                    owner != "np" or keywords.get("allow_pickle") is False or path.suffix == ".npz"
+                ), path

@@ -58,7 +58,9 @@ def test_subsets_of_subsets_read_the_right_rows(rows: list[int], more: list[int]
     assert len(subset) == len(rows)
     within = [i for i in more if i < len(rows)]
     inputs, targets = subset.subset(np.array(within, dtype=np.int64)).read(range(len(within)))
-    np.testing.assert_array_equal(inputs["x"].numpy().reshape(-1, 2), array[chosen[within]].reshape(-1, 2) / 2)
+    np.testing.assert_array_equal(
+        inputs["x"].numpy().reshape(-1, 2), array[chosen[within]].reshape(-1, 2) / 2
+    )
     assert targets.tolist() == [rows[i] % 3 for i in within]
 
 
@@ -68,7 +70,9 @@ def test_lengths_must_agree() -> None:
 
 
 def test_unknown_and_later_data_sets() -> None:
-    with pytest.raises(ConfigError, match=r"data.dataset is 'mnist'; expected one of av-digits, av-mnist"):
+    with pytest.raises(
+        ConfigError, match=r"data.dataset is 'mnist'; expected one of av-digits, av-mnist"
+    ):
         dataset_info("mnist")
     later = [info for info in DATASETS.values() if info.loader is None]
     for info in later:

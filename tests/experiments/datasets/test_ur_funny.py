@@ -34,13 +34,19 @@ def test_splits_of_both_protocols(path: Path) -> None:
     }
     assert not set(held.train.rows) & set(held.predictor.rows if held.predictor is not None else ())
     published = load_dataset("ur-funny", str(path), "published")
-    assert {name: len(split) for name, split in published.items()} == {"train": 40, "validation": 12, "predictor": 12}
+    assert {name: len(split) for name, split in published.items()} == {
+        "train": 40,
+        "validation": 12,
+        "predictor": 12,
+    }
 
 
 @pytest.mark.parametrize("aligned", [True, False])
 def test_batches_are_padded_to_the_longest(path: Path, aligned: bool) -> None:
     content = urfunny_content()["valid"]
-    splits = load_dataset("ur-funny", str(path), "heldout", 0, {} if aligned else {"aligned": False})
+    splits = load_dataset(
+        "ur-funny", str(path), "heldout", 0, {} if aligned else {"aligned": False}
+    )
     chosen = [3, 0, 7]
     inputs, target = splits.validation.read(chosen)
     assert target.tolist() == [1, 0, 1]
@@ -100,7 +106,9 @@ def of_mosi(labels: str) -> dict[str, Any]:
             "vision": rng.normal(size=(n, 8, 35)).astype("f4"),
             "audio": rng.normal(size=(n, 8, 74)).astype("f4"),
             "text": rng.normal(size=(n, 8, 300)).astype("f4"),
-            "labels": rng.uniform(-3, 3, (n, 1, 1)) if labels == "sentiments" else np.arange(n).reshape(n, 1, 1) % 2,
+            "labels": rng.uniform(-3, 3, (n, 1, 1))
+            if labels == "sentiments"
+            else np.arange(n).reshape(n, 1, 1) % 2,
         }
         for part, n in (("train", 40), ("valid", 10), ("test", 10))
     }
@@ -120,20 +128,31 @@ def test_mosi_is_not_ur_funny(labels: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (lambda n: np.random.default_rng(0).uniform(-3, 3, n), r"the labels are 60 numbers from -2\.\d+ to 2\.\d+"),
-        (lambda n: np.random.default_rng(0).uniform(-3, 3, n).round(), r"the labels are 7 numbers from -3 to 3"),
+        (
+            lambda n: np.random.default_rng(0).uniform(-3, 3, n),
+            r"the labels are 60 numbers from -2\.\d+ to 2\.\d+",
+        ),
+        (
+            lambda n: np.random.default_rng(0).uniform(-3, 3, n).round(),
+            r"the labels are 7 numbers from -3 to 3",
+        ),
         (
             lambda n: np.arange(n) % 3,
             r"the labels are 3 numbers from 0 to 2 \(0, 1, 2\); expected 0 and 1, or -1 and 1",
         ),
-        (lambda n: np.arange(n) % 3 - 1, r"the labels are 3 numbers from -1 to 1 \(-1, 0, 1\); expected"),
+        (
+            lambda n: np.arange(n) % 3 - 1,
+            r"the labels are 3 numbers from -1 to 1 \(-1, 0, 1\); expected",
+        ),
         (lambda n: np.arange(n) % 2 + 1, r"the labels are 2 numbers from 1 to 2"),
         (lambda n: np.arange(n) % 2 * 0.5, r"the labels are 2 numbers from 0 to 0\.5"),
         (np.ones, r"all 40 samples of train have one label; expected two"),
         (np.zeros, r"all 40 samples of train have one label; expected two"),
     ],
 )
-def test_labels_of_something_else_are_refused(labels: Callable[[int], Any], message: str, tmp_path: Path) -> None:
+def test_labels_of_something_else_are_refused(
+    labels: Callable[[int], Any], message: str, tmp_path: Path
+) -> None:
     content = urfunny_content(40, 10, 10)
     values = labels(60)
     for part, place in (("train", slice(40)), ("valid", slice(40, 50)), ("test", slice(50, 60))):
@@ -147,7 +166,10 @@ def test_labels_of_something_else_are_refused(labels: Callable[[int], Any], mess
 def test_as_many_samples_as_mustard_has_is_said(tmp_path: Path) -> None:
     """MultiBench's sarcasm.pkl has the sizes and labels of humor.pkl."""
     path = write_urfunny(tmp_path / "sarcasm.pkl", urfunny_content(414, 138, 138, steps=3))
-    assert "690 samples: as many as MUStARD has" in load_dataset("ur-funny", str(path), "heldout").notes[0]
+    assert (
+        "690 samples: as many as MUStARD has"
+        in load_dataset("ur-funny", str(path), "heldout").notes[0]
+    )
 
 
 @pytest.mark.parametrize("kind", ["f2", "f8"])
@@ -156,7 +178,9 @@ def test_features_of_other_types(kind: str, tmp_path: Path, path: Path) -> None:
     for part in content.values():
         for key in SIZES:
             part[key] = part[key].astype(kind)
-    other = load_dataset("ur-funny", str(write_urfunny(tmp_path / "x.pkl", content)), "heldout").train.read([0, 7])[0]
+    other = load_dataset(
+        "ur-funny", str(write_urfunny(tmp_path / "x.pkl", content)), "heldout"
+    ).train.read([0, 7])[0]
     usual = load_dataset("ur-funny", str(path), "heldout").train.read([0, 7])[0]
     for modality, values in usual.items():
         torch.testing.assert_close(other[modality]["x"], values["x"], rtol=1e-3, atol=1e-3)
@@ -170,7 +194,9 @@ def test_names_of_samples_may_be_anything_plain(tmp_path: Path, path: Path) -> N
     del content["test"]["id"]
     other = load_dataset("ur-funny", str(write_urfunny(tmp_path / "x.pkl", content)), "heldout")
     usual = load_dataset("ur-funny", str(path), "heldout")
-    assert torch.equal(other.train.read([3])[0]["audio"]["x"], usual.train.read([3])[0]["audio"]["x"])
+    assert torch.equal(
+        other.train.read([3])[0]["audio"]["x"], usual.train.read([3])[0]["audio"]["x"]
+    )
 
 
 class Exploit:
@@ -191,25 +217,64 @@ def with_nan(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 DAMAGE = {
-    "no part": (lambda c: c.pop("valid"), r"x\.pkl holds \['test', 'train'\]; expected a dict with train, valid, test"),
-    "no key": (lambda c: c["train"].pop("audio"), r"train lacks some of vision, audio, text, labels"),
-    "counts": (changed("test", "vision", lambda a: a[1:]), r"test has .*'visual': 11|'vision': 11.*expected the same"),
+    "no part": (
+        lambda c: c.pop("valid"),
+        r"x\.pkl holds \['test', 'train'\]; expected a dict with train, valid, test",
+    ),
+    "no key": (
+        lambda c: c["train"].pop("audio"),
+        r"train lacks some of vision, audio, text, labels",
+    ),
+    "counts": (
+        changed("test", "vision", lambda a: a[1:]),
+        r"test has .*'visual': 11|'vision': 11.*expected the same",
+    ),
     "axes": (changed("train", "text", lambda a: a[:, 0]), r"train/text has shape \[40, 300\]"),
-    "objects": (changed("train", "text", lambda a: a.astype(object)), r"train/text has shape .*dtype object"),
-    "nan": (changed("train", "vision", with_nan), r"train/vision: sample 4 holds values that are not finite"),
-    "too large": (changed("train", "audio", lambda a: a.astype("f8") * 1e300), r"train/audio: sample \d+ holds values"),
+    "objects": (
+        changed("train", "text", lambda a: a.astype(object)),
+        r"train/text has shape .*dtype object",
+    ),
+    "nan": (
+        changed("train", "vision", with_nan),
+        r"train/vision: sample 4 holds values that are not finite",
+    ),
+    "too large": (
+        changed("train", "audio", lambda a: a.astype("f8") * 1e300),
+        r"train/audio: sample \d+ holds values",
+    ),
     "minus infinity": (
         changed("train", "vision", lambda a: np.where(a == a.max(), -np.inf, a)),
         r"train/vision: sample \d+ holds values that are not finite",
     ),
-    "different": (changed("train", "vision", lambda a: [a[0], a[1][1:]]), r"train/vision holds samples of different"),
-    "different labels": (changed("train", "labels", lambda a: [[1], [1, 0]]), r"train/labels holds samples of diff"),
-    "words": (changed("train", "labels", lambda a: a.astype(str)), r"train/labels has shape \[40, 1\] and dtype <U"),
-    "empty": (changed("test", "vision", lambda a: a[:0]), r"test/vision holds .*; expected an array of samples, at le"),
-    "nothing": (changed("test", "labels", lambda a: None), r"test/labels holds NoneType; expected an array of samples"),
-    "one modality": (changed("valid", "audio", lambda a: a[..., 1:]), r"valid has vision 371, audio 80, text 300 feat"),
+    "different": (
+        changed("train", "vision", lambda a: [a[0], a[1][1:]]),
+        r"train/vision holds samples of different",
+    ),
+    "different labels": (
+        changed("train", "labels", lambda a: [[1], [1, 0]]),
+        r"train/labels holds samples of diff",
+    ),
+    "words": (
+        changed("train", "labels", lambda a: a.astype(str)),
+        r"train/labels has shape \[40, 1\] and dtype <U",
+    ),
+    "empty": (
+        changed("test", "vision", lambda a: a[:0]),
+        r"test/vision holds .*; expected an array of samples, at le",
+    ),
+    "nothing": (
+        changed("test", "labels", lambda a: None),
+        r"test/labels holds NoneType; expected an array of samples",
+    ),
+    "one modality": (
+        changed("valid", "audio", lambda a: a[..., 1:]),
+        r"valid has vision 371, audio 80, text 300 feat",
+    ),
     "steps": (changed("valid", "audio", lambda a: a[:, 1:]), r"audio has samples of the shapes"),
-    "labels": (changed("train", "labels", lambda a: np.repeat(a, 2, 1)), r"train/labels has shape \[40, 2\]"),
+    "labels": (
+        changed("train", "labels", lambda a: np.repeat(a, 2, 1)),
+        r"train/labels has shape \[40, 2\]",
+    ),
     "nan labels": (changed("train", "labels", lambda a: a * np.nan), r"train/labels has shape"),
     "no text": (changed("test", "text", lambda a: a * 0), r"test holds no sample with text"),
     "code": (lambda c: c["train"].update(id=[Exploit()]), r"asks for (posix|nt)\.system.*refused"),
@@ -237,10 +302,35 @@ def test_missing_and_truncated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fusion", ["late", pytest.param("early", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("modality", ["multimodal", "text"])
-def test_it_trains(fusion: str, modality: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_trains(
+    fusion: str, modality: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["train", "--dataset", "ur-funny", "--root", str(path), "--fusion", fusion, "--modality", modality]
-    words += ["--width", "8", "--layers", "1", "--epochs", "1", "--batch-size", "12", "--device", "cpu", "--name", "r"]
+    words = [
+        "train",
+        "--dataset",
+        "ur-funny",
+        "--root",
+        str(path),
+        "--fusion",
+        fusion,
+        "--modality",
+        modality,
+    ]
+    words += [
+        "--width",
+        "8",
+        "--layers",
+        "1",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "12",
+        "--device",
+        "cpu",
+        "--name",
+        "r",
+    ]
     assert cli.main(words) == 0
     assert (tmp_path / "runs" / "r" / "result.json").is_file()
 

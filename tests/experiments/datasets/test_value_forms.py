@@ -12,7 +12,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gradmod.experiments.datasets import value_forms
-from gradmod.experiments.datasets.value_forms import BYTES, CENTRED, SIGNED, UNIT, Form, ValueFacts, described, form_of
+from gradmod.experiments.datasets.value_forms import (
+    BYTES,
+    CENTRED,
+    SIGNED,
+    UNIT,
+    Form,
+    ValueFacts,
+    described,
+    form_of,
+)
 from gradmod.experiments.errors import DataError
 
 Array = np.ndarray[Any, Any]
@@ -103,8 +112,14 @@ REFUSED: dict[str, tuple[Sequence[Array], str]] = {
     "16 bits": ([(grey() * 257).astype(np.uint16)], "more than 8 bits"),
     "12 bits": ([(grey() * 16).astype(np.int32)], "more than 8 bits"),
     "signed, of small spread": ([np.insert(centred(60) / 12, 0, 90, axis=1)], "cannot be told"),
-    "small whole numbers of both signs": ([(standardised(grey()) * 3).round().astype(np.int16)], "cannot be told"),
-    "black and white bytes beside 0..1": ([(grey() > 99).astype(np.uint8), grey() / 255], "cannot be told"),
+    "small whole numbers of both signs": (
+        [(standardised(grey()) * 3).round().astype(np.int16)],
+        "cannot be told",
+    ),
+    "black and white bytes beside 0..1": (
+        [(grey() > 99).astype(np.uint8), grey() / 255],
+        "cannot be told",
+    ),
     "sound samples": ([centred() * 120], r"holds .*expected values from 0 to 255"),
     "too bright": ([np.where(np.arange(784) == 7, 300.0, grey())], "sample 0 holds 300"),
     "int8": ([(grey() - 128).astype(np.int8)], "int8 does not hold 0..255"),
@@ -113,7 +128,10 @@ REFUSED: dict[str, tuple[Sequence[Array], str]] = {
     "zeros in uint8": ([np.zeros((5, 4), np.uint8)], "every value is 0"),
     "constant": ([np.full((5, 4), 0.5)], "every value is 0.5"),
     "nothing in the test file": ([grey(), np.zeros((5, 784))], r"1\.npy: every value is 0"),
-    "train 0..255, test 0..1": ([grey(), grey() / 255], r"1\.npy: float64, 0 to 1.*but 0\.npy: float64, 0 to 255"),
+    "train 0..255, test 0..1": (
+        [grey(), grey() / 255],
+        r"1\.npy: float64, 0 to 1.*but 0\.npy: float64, 0 to 255",
+    ),
     "train 0..1, test 0..255": ([grey() / 255, grey()], r"0\.npy: float64, 0 to 1.*but 1\.npy"),
     "train bytes, test 0..1": ([grey().astype(np.uint8), grey() / 255], "Expected one scale"),
     "train centred, test not": ([centred(), grey()], "Some are centred and some are not"),
@@ -124,8 +142,14 @@ REFUSED: dict[str, tuple[Sequence[Array], str]] = {
         [np.concatenate([grey(30), grey(30) / 255])],
         "30 of 60 samples, first 30, hold fractions",
     ),
-    "most rows scaled": ([np.concatenate([grey(58) / 255, grey(2)])], "58 of 60 samples, first 0, hold fractions"),
-    "an outlier in 0..1": ([np.where(np.arange(60)[:, None] == 3, 200.0, grey() / 255)], "two scales"),
+    "most rows scaled": (
+        [np.concatenate([grey(58) / 255, grey(2)])],
+        "58 of 60 samples, first 0, hold fractions",
+    ),
+    "an outlier in 0..1": (
+        [np.where(np.arange(60)[:, None] == 3, 200.0, grey() / 255)],
+        "two scales",
+    ),
 }
 
 
@@ -146,7 +170,9 @@ def test_values_that_are_not_finite_are_named_with_their_sample(
     array = grey() * scale
     monkeypatch.setattr(value_forms, "_CHUNK_BYTES", 30 * array[0].nbytes)
     array[41, 5] = value
-    with pytest.raises(DataError, match=rf"train\.npy: sample 41 holds {value}; expected finite values"):
+    with pytest.raises(
+        DataError, match=rf"train\.npy: sample 41 holds {value}; expected finite values"
+    ):
         facts(array)
 
 
@@ -154,7 +180,9 @@ def test_values_that_are_not_finite_are_named_with_their_sample(
 def test_a_single_negative_value_is_damage(value: float) -> None:
     array = grey()
     array[7, 5] = value
-    with pytest.raises(DataError, match=rf"sample 7 holds {value:g}.*expected values from 0 to 255"):
+    with pytest.raises(
+        DataError, match=rf"sample 7 holds {value:g}.*expected values from 0 to 255"
+    ):
         form(array)
 
 
@@ -185,7 +213,17 @@ def test_chunks_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(value_forms, "_CHUNK_BYTES", rows * array[0].nbytes)
         part = facts(array)
         assert part.moments == pytest.approx(whole.moments)
-        same = ("low", "high", "low_at", "high_at", "negative", "dim", "dim_at", "values", "samples")
+        same = (
+            "low",
+            "high",
+            "low_at",
+            "high_at",
+            "negative",
+            "dim",
+            "dim_at",
+            "values",
+            "samples",
+        )
         assert [getattr(part, name) for name in same] == [getattr(whole, name) for name in same]
     assert (whole.low, whole.high, whole.low_at, whole.high_at) == (-199.5, 249.5, 17, 40)
     assert whole.negative == pytest.approx((array < 0).mean())
@@ -194,7 +232,9 @@ def test_chunks_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> No
     assert np.sqrt(square - mean**2) == pytest.approx(array.std())
 
 
-def test_brief_facts_of_bytes_decide_the_same_without_reading_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brief_facts_of_bytes_decide_the_same_without_reading_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     array = grey(100).astype(np.uint8)
     monkeypatch.setattr(value_forms, "_CHUNK_BYTES", 10 * array[0].nbytes)
     brief = ValueFacts.of(Path("x"), array, brief=True)
@@ -213,7 +253,9 @@ def test_what_was_found_is_described() -> None:
     for files in ([array, array * 0.5], [array * 0.5, array]):
         words = described([facts(file) for file in files], CENTRED)
         assert words == "float64, -189 to 256, 50 % negative: centred, divided by 255 as they are"
-    assert "float32 and float64" in described([facts(array.astype(np.float32)), facts(array)], CENTRED)
+    assert "float32 and float64" in described(
+        [facts(array.astype(np.float32)), facts(array)], CENTRED
+    )
     rare = np.ones((100, 5))
     rare[0, 0] = -1
     assert "0.2 % negative" in str(facts(rare))
@@ -265,7 +307,9 @@ def test_the_order_of_the_rows_and_the_cut_into_files_do_not_matter(
     seed=st.integers(0, 99),
 )
 @settings(max_examples=200, deadline=None)
-def test_any_range_is_scaled_to_small_numbers_or_refused(low: float, high: float, dtype: type, seed: int) -> None:
+def test_any_range_is_scaled_to_small_numbers_or_refused(
+    low: float, high: float, dtype: type, seed: int
+) -> None:
     """No form lets through what is large after the division, or vanishes by it."""
     values = np.random.default_rng(seed).uniform(min(low, high), max(low, high), (12, 50))
     if np.dtype(dtype).kind != "f":

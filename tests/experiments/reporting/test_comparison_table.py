@@ -53,7 +53,10 @@ def write_run(folder: Path, row: str, seed: int, **changes: Any) -> RunRecord:
     np.savez(folder / "predictions" / "test.npz", logits=values, target=TARGET)
     (folder / "result.json").write_text(json.dumps(result | changes))
     lines = [{"kind": "start", "headline": "accuracy", "modalities": ["audio", "visual"]}]
-    lines += [{"kind": "epoch", "epoch": n, "validation": {"accuracy": n / 10 + seed / 10}} for n in range(1, 4 + seed)]
+    lines += [
+        {"kind": "epoch", "epoch": n, "validation": {"accuracy": n / 10 + seed / 10}}
+        for n in range(1, 4 + seed)
+    ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return RunRecord(row, "late", seed, modality, folder)
 
@@ -106,7 +109,10 @@ def test_what_an_interval_covers_is_told(runs: list[RunRecord]) -> None:
     without = [run for run in runs if (run.row, run.seed) != ("agm", 1)]
     for some in (without, [run for run in runs if run.seed == 0]):
         text = " ".join(compare(some).notes)
-        assert "on other test samples in 95 of 100 cases. With one seed it says nothing of other seeds" in text
+        assert (
+            "on other test samples in 95 of 100 cases. With one seed it says nothing of other seeds"
+            in text
+        )
 
 
 def test_a_seed_that_failed_is_left_out_of_the_pairs(runs: list[RunRecord]) -> None:
@@ -123,7 +129,9 @@ def test_a_seed_that_failed_is_left_out_of_the_pairs(runs: list[RunRecord]) -> N
 
 def test_each_fusion_has_rows_of_its_own(runs: list[RunRecord], tmp_path: Path) -> None:
     early = [
-        RunRecord(run.row, "early", run.seed, run.modality, run.folder) for run in runs if run.row in ("joint", "agm")
+        RunRecord(run.row, "early", run.seed, run.modality, run.folder)
+        for run in runs
+        if run.row in ("joint", "agm")
     ]
     table = compare([*runs, *early])
     assert [row.fusion for row in table.rows] == ["late"] * 5 + ["early"] * 2
@@ -131,7 +139,13 @@ def test_each_fusion_has_rows_of_its_own(runs: list[RunRecord], tmp_path: Path) 
 
 def test_what_stands_under_it(runs: list[RunRecord]) -> None:
     text = " ".join(compare(runs).notes)
-    for part in ("protocol heldout", "seeds 0, 1", "7 epochs", "best accuracy on the validation", "test split, 4 sam"):
+    for part in (
+        "protocol heldout",
+        "seeds 0, 1",
+        "7 epochs",
+        "best accuracy on the validation",
+        "test split, 4 sam",
+    ):
         assert part in text
 
 
@@ -153,7 +167,10 @@ def test_the_formats_hold_the_same_figures(runs: list[RunRecord]) -> None:
     assert rows[2]["visual_response_accuracy_mean"] == ""
     assert agm["seeds"] == "0 1"
     text = markdown(table)
-    assert "| late | agm | 0.875 ± 0.177 | 0.438 ± 0.088 | 0.500 ± 0.354 | 0.500 ± 0.354 | +0.250 [" in text
+    assert (
+        "| late | agm | 0.875 ± 0.177 | 0.438 ± 0.088 | 0.500 ± 0.354 | 0.500 ± 0.354 | +0.250 ["
+        in text
+    )
     body = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in body}) == 1
     assert r"late & agm & 0.875 $\pm$ 0.177" in latex(table)
@@ -168,7 +185,9 @@ def test_the_formats_hold_the_same_figures(runs: list[RunRecord]) -> None:
 
 
 def test_latex_escapes_what_it_must(runs: list[RunRecord]) -> None:
-    named = [RunRecord("a_b & 5 %", run.fusion, run.seed, run.modality, run.folder) for run in runs[:2]]
+    named = [
+        RunRecord("a_b & 5 %", run.fusion, run.seed, run.modality, run.folder) for run in runs[:2]
+    ]
     assert r"late & a\_b \& 5 \% &" in latex(compare(named))
 
 
@@ -177,7 +196,9 @@ def test_the_curves_are_means_as_far_as_every_seed_goes(runs: list[RunRecord]) -
     (axes,) = figure.axes
     lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
     assert set(lines) == {"joint", "agm"}
-    assert list(lines["agm"]) == pytest.approx([0.15, 0.25, 0.35])  # seed 0 has three epochs, seed 1 four
+    assert list(lines["agm"]) == pytest.approx(
+        [0.15, 0.25, 0.35]
+    )  # seed 0 has three epochs, seed 1 four
 
 
 def test_an_unfinished_run_is_named(runs: list[RunRecord]) -> None:
@@ -187,7 +208,10 @@ def test_an_unfinished_run_is_named(runs: list[RunRecord]) -> None:
 
 
 def known_by(folder: Path, test: str = "t", train: str = "n", samples: int = 4) -> None:
-    splits = {name: {"samples": samples, "targets": targets} for name, targets in (("train", train), ("test", test))}
+    splits = {
+        name: {"samples": samples, "targets": targets}
+        for name, targets in (("train", train), ("test", test))
+    }
     (folder / "data.json").write_text(json.dumps({"format": 1, "splits": splits}))
 
 
@@ -200,9 +224,14 @@ def test_runs_that_were_scored_on_other_samples_are_not_compared(runs: list[RunR
         f"{runs[3].folder.name} was trained on other data than {runs[0].folder.name}: train: other labels, or in "
         "another order"
     ]
-    for change, told in (({"test": "other"}, "test: other labels"), ({"samples": 5}, "test: 5 samples, 4 then")):
+    for change, told in (
+        ({"test": "other"}, "test: other labels"),
+        ({"samples": 5}, "test: 5 samples, 4 then"),
+    ):
         known_by(runs[3].folder, **change)  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match=rf"was not scored on the samples that .* was scored on \({told}"):
+        with pytest.raises(
+            ConfigError, match=rf"was not scored on the samples that .* was scored on \({told}"
+        ):
             compare(runs)
     (runs[3].folder / "data.json").write_text('{"splits": 3}')
     with pytest.raises(CheckpointError, match=r"data\.json"):

@@ -59,10 +59,32 @@ class Page(HTMLParser):
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything that a report can show, and another method beside it."""
     out = tmp_path_factory.mktemp("runs")
-    words = ["--epochs", "2", "--width", "8", "--batch-size", "128", "--log-every", "4", "--device", "cpu"]
+    words = [
+        "--epochs",
+        "2",
+        "--width",
+        "8",
+        "--batch-size",
+        "128",
+        "--log-every",
+        "4",
+        "--device",
+        "cpu",
+    ]
     assert (
         cli.main(
-            ["train", *words, "--out", str(out), "--name", "agm", "--shape-every", "1", "--competition-every", "1"]
+            [
+                "train",
+                *words,
+                "--out",
+                str(out),
+                "--name",
+                "agm",
+                "--shape-every",
+                "1",
+                "--competition-every",
+                "1",
+            ]
         )
         == 0
     )
@@ -90,7 +112,9 @@ def test_a_page_of_one_run(finished: Path, tmp_path: Path) -> None:
     assert "@media print" in text
     # Nothing is fetched and nothing runs.
     assert "<script" not in text
-    assert not re.search(r'(src|href)="(?!#)', text.replace('xlink:href="#', "").replace("xmlns:", ""))
+    assert not re.search(
+        r'(src|href)="(?!#)', text.replace('xlink:href="#', "").replace("xmlns:", "")
+    )
     assert not re.search(r"url\((?!#)|@import", text)
 
 
@@ -99,7 +123,12 @@ def test_what_a_run_says_is_escaped(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "agm", copy)
     evil = "<script>alert(1)</script>"
     for name in ("result.json", "attribution/test.json", "metrics.jsonl"):
-        text = (copy / name).read_text().replace('"audio"', json.dumps(evil)).replace("av-digits", "<img src=x>")
+        text = (
+            (copy / name)
+            .read_text()
+            .replace('"audio"', json.dumps(evil))
+            .replace("av-digits", "<img src=x>")
+        )
         (copy / name).write_text(text)
     record = json.loads((copy / "attribution" / "test.json").read_text())
     (copy / "attribution" / "test.json").write_text(json.dumps({**record, "verdict": [evil]}))
@@ -110,24 +139,35 @@ def test_what_a_run_says_is_escaped(finished: Path, tmp_path: Path) -> None:
 
 
 def test_a_page_of_several_runs_and_of_a_comparison(finished: Path, tmp_path: Path) -> None:
-    several = write_report([finished / "agm", finished / "joint"], tmp_path / "several.html").read_text()
+    several = write_report(
+        [finished / "agm", finished / "joint"], tmp_path / "several.html"
+    ).read_text()
     assert "2 runs on av-digits" in Page(several).words
     assert several.count("<details>") == 2 + 2  # a run each, and its settings
     shutil.copytree(finished / "joint", tmp_path / "mine" / "runs" / "a")
     entry = {"row": "joint", "fusion": "late", "seed": 0, "modality": "", "folder": "runs/a"}
     (tmp_path / "mine" / "comparison.json").write_text(json.dumps([entry]))
-    assert "joint on av-digits" in Page(write_report([tmp_path / "mine"], tmp_path / "c.html").read_text()).words
-    twice = write_report([finished / "joint", tmp_path / "mine" / "runs" / "a"], tmp_path / "twice.html").read_text()
+    assert (
+        "joint on av-digits"
+        in Page(write_report([tmp_path / "mine"], tmp_path / "c.html").read_text()).words
+    )
+    twice = write_report(
+        [finished / "joint", tmp_path / "mine" / "runs" / "a"], tmp_path / "twice.html"
+    ).read_text()
     assert "joint (joint)" in twice
     assert "joint (a)" in twice
 
 
-def test_the_command(finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(finished.parent)
     (finished.parent / "runs").symlink_to(finished, target_is_directory=True)
     assert cli.main(["report"]) == 0
     newest = newest_run(Path("runs"))
-    assert capsys.readouterr().out == f"report: {newest / 'report.html'}\nplots: {newest / 'plots'}\n"
+    assert (
+        capsys.readouterr().out == f"report: {newest / 'report.html'}\nplots: {newest / 'plots'}\n"
+    )
     assert cli.main(["report", "runs/agm", "runs/joint", "--out", "both.html"]) == 0
     assert Path("both.html").is_file()
     names = {path.name for path in Path("runs/agm/plots").iterdir()}
@@ -155,7 +195,9 @@ def test_damage_is_named(finished: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(finished / "agm", copy)
     (copy / "attribution" / "test.json").write_text('{"metric": "accuracy"}')
-    with pytest.raises(CheckpointError, match=r"test\.json is damaged .*: make it again with gradmod attribute"):
+    with pytest.raises(
+        CheckpointError, match=r"test\.json is damaged .*: make it again with gradmod attribute"
+    ):
         write_report([copy], tmp_path / "report.html")
     (tmp_path / "comparison.json").write_text('[{"row": 1}]')
     with pytest.raises(CheckpointError, match=r"comparison\.json is damaged"):
@@ -167,7 +209,11 @@ def test_damage_is_named(finished: Path, tmp_path: Path) -> None:
 
 
 def lines_of(figure: Any) -> dict[str, list[float]]:
-    return {line.get_label(): list(line.get_ydata()) for axes in figure.axes for line in axes.get_lines()}
+    return {
+        line.get_label(): list(line.get_ydata())
+        for axes in figure.axes
+        for line in axes.get_lines()
+    }
 
 
 def test_plots_show_the_figures(finished: Path) -> None:
@@ -183,7 +229,9 @@ def test_plots_show_the_figures(finished: Path) -> None:
     record = json.loads((finished / "agm" / "attribution" / "test.json").read_text())
     bars = [patch.get_width() for patch in contribution_bars(record).axes[0].patches]
     assert bars == pytest.approx([*record["values"].values(), record["cooperation"]])
-    assert lines_of(robustness_curves(record))["audio"] == pytest.approx(record["robustness"]["audio"])
+    assert lines_of(robustness_curves(record))["audio"] == pytest.approx(
+        record["robustness"]["audio"]
+    )
     runs = [RunRecord(name, "late", 0, "", finished / name) for name in ("joint", "agm")]
     table = compare(runs)
     figure = comparison_bars(table)
@@ -200,7 +248,9 @@ def test_a_figure_is_written_twice_and_the_same_each_time(finished: Path, tmp_pa
     assert "currentColor" in inline
     assert "#222222" not in inline
     assert 'id="one-' in inline
-    assert not set(re.findall(r'href="#([^"]+)"', inline)) - set(re.findall(r'id="([^"]+)"', inline))
+    assert not set(re.findall(r'href="#([^"]+)"', inline)) - set(
+        re.findall(r'id="([^"]+)"', inline)
+    )
 
 
 def test_a_run_without_anything_extra(finished: Path, tmp_path: Path) -> None:
@@ -212,7 +262,9 @@ def test_a_run_without_anything_extra(finished: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, 0), (1100, 1)])
 def test_a_browser_draws_it(width: int, scheme: int, finished: Path, tmp_path: Path) -> None:
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if browser is None:
         pytest.skip("no Chromium on this machine: the page was not drawn")
     from PIL import Image

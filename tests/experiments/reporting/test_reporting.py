@@ -20,7 +20,9 @@ from gradmod.experiments.runs.records import Metrics, coefficient_range, read_me
 
 def block(accuracy: float, modalities: tuple[str, ...]) -> dict[str, Any]:
     figures = {"accuracy": accuracy, "macro_f1": accuracy / 2, "loss": 1.0}
-    return figures | {"responses": {m: {"accuracy": accuracy / 2, "macro_f1": 0.1} for m in modalities}}
+    return figures | {
+        "responses": {m: {"accuracy": accuracy / 2, "macro_f1": 0.1} for m in modalities}
+    }
 
 
 def epoch(number: int, modalities: tuple[str, ...], *, modulated: bool = True) -> dict[str, Any]:
@@ -40,7 +42,9 @@ def metrics(modalities: tuple[str, ...], epochs: int = 3, *, modulated: bool = T
 
 
 def drawn(figure: Any) -> list[dict[str, Any]]:
-    return [{line.get_label(): line.get_ydata() for line in axes.get_lines()} for axes in figure.axes]
+    return [
+        {line.get_label(): line.get_ydata() for line in axes.get_lines()} for axes in figure.axes
+    ]
 
 
 def test_curves_show_the_model_each_response_and_the_coefficients() -> None:
@@ -72,19 +76,25 @@ def test_colours_are_told_apart_and_stay() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["{", "[1]", '{"epoch": 1}', '"start"', '{"kind": "start"}\n{"kind": "epo'], ids=range(5)
+    "line",
+    ["{", "[1]", '{"epoch": 1}', '"start"', '{"kind": "start"}\n{"kind": "epo'],
+    ids=range(5),
 )
 def test_damaged_lines_are_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(line + "\n")
-    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl, line {line.count(chr(10)) + 1} is damaged"):
+    with pytest.raises(
+        CheckpointError, match=rf"metrics\.jsonl, line {line.count(chr(10)) + 1} is damaged"
+    ):
         read_metrics(path)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be read"):
         read_metrics(tmp_path / "metrics.jsonl")
-    with pytest.raises(CheckpointError, match=r"the run is not finished. Go on with: gradmod resume"):
+    with pytest.raises(
+        CheckpointError, match=r"the run is not finished. Go on with: gradmod resume"
+    ):
         read_result(tmp_path)
     for text in ("{", "[]"):
         (tmp_path / "result.json").write_text(text)
@@ -105,7 +115,11 @@ def test_the_middle_coefficient_is_the_median_of_the_epochs_medians() -> None:
     lines = metrics(("audio",), epochs=4)
     for line, middle in zip(lines.epochs, (0.1, 5.0, 0.3, 0.2), strict=True):
         line["coefficients"]["audio"]["median"] = middle
-    assert coefficient_range(lines)["audio"] == {"min": 0.125, "median": pytest.approx(0.25), "max": 4.0}
+    assert coefficient_range(lines)["audio"] == {
+        "min": 0.125,
+        "median": pytest.approx(0.25),
+        "max": 4.0,
+    }
 
 
 def test_tables_fit_80_columns() -> None:
@@ -117,7 +131,15 @@ def test_tables_fit_80_columns() -> None:
     text = out.getvalue()
     assert "…" not in text
     assert text.count("0.500") == 3
-    for word in ("model", "audio response", "visual response", "validation", "macro", "smallest", "largest"):
+    for word in (
+        "model",
+        "audio response",
+        "visual response",
+        "validation",
+        "macro",
+        "smallest",
+        "largest",
+    ):
         assert word in text
     out.truncate(0)
     console.print(figures_table({"test": block(0.5, ("audio",))}, "one modality"))
@@ -129,6 +151,7 @@ def test_the_reference_of_ratios_and_coefficients_is_one() -> None:
     steps = [{"step": n, **{name: {"audio": 0.7, "visual": 1.4} for name in names}} for n in (1, 2)]
     panels = step_figures(Metrics({"modalities": ["audio", "visual"]}, steps, [])).axes
     references = [
-        [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == ":"] for axes in panels
+        [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == ":"]
+        for axes in panels
     ]
     assert references == [[], [[1, 1]], [[1, 1]]]

@@ -74,8 +74,12 @@ def assert_same_end(folder: Path, expected: Path) -> None:
         pytest.param("rename", 3, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_ends_like_one_that_was_not(where: str, count: int, uninterrupted: Path, tmp_path: Path) -> None:
-    config = short(tmp_path, fusion="early", epochs=3, save_every=4)  # dropout and batch norm in the early fusion
+def test_a_killed_run_ends_like_one_that_was_not(
+    where: str, count: int, uninterrupted: Path, tmp_path: Path
+) -> None:
+    config = short(
+        tmp_path, fusion="early", epochs=3, save_every=4
+    )  # dropout and batch norm in the early fusion
     save_config(config, tmp_path / "settings.toml")
     command = [sys.executable, "-c", KILLED_AT, str(tmp_path / "settings.toml"), where, str(count)]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -98,7 +102,9 @@ def test_ctrl_c_finishes_the_step_and_the_run_goes_on(
         return original(self, batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop.Loop, "_step", interrupting)
-    with pytest.raises(InterruptedRunError, match=r"interrupted after step 6; saved. Go on with: gradmod resume"):
+    with pytest.raises(
+        InterruptedRunError, match=r"interrupted after step 6; saved. Go on with: gradmod resume"
+    ):
         train(short(tmp_path, fusion="early", epochs=3, save_every=4))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resume(tmp_path / "run")
@@ -117,7 +123,9 @@ def test_kills_at_random_moments(uninterrupted: Path, tmp_path: Path) -> None:
         script = "import sys; from gradmod.experiments.cli.main import main; sys.exit(main(sys.argv[1:]))"
         arguments = ["train", "--config", str(settings)]
         while True:
-            process = subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [sys.executable, "-c", script, *arguments], stdout=subprocess.DEVNULL
+            )
             try:
                 process.wait(draw.uniform(3, 9))
             except subprocess.TimeoutExpired:
@@ -145,7 +153,9 @@ def damage(path: Path, how: str) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "text", "foreign", "other format", "missing"])
+@pytest.mark.parametrize(
+    "how", ["truncated", "empty", "text", "foreign", "other format", "missing"]
+)
 def test_a_damaged_checkpoint_is_named_and_the_previous_one_offered(
     how: str, uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -181,10 +191,22 @@ def test_a_checkpoint_that_would_run_code_is_refused(uninterrupted: Path, tmp_pa
         ("epoch", 0, "epoch is 0; expected a whole number from 1 on"),
         ("step", True, "step is True"),
         ("best_value", None, "best_value is None"),
-        ("history", {"losses": torch.zeros(3), "coefficients": torch.zeros(3, 1)}, "losses of shape"),
+        (
+            "history",
+            {"losses": torch.zeros(3), "coefficients": torch.zeros(3, 1)},
+            "losses of shape",
+        ),
         ("history", [], "damaged"),
-        ("optimizer", {"state": {0: {"momentum_buffer": torch.zeros(2, 2, 2)}}}, "the optimizer's momentum_buffer"),
-        ("optimizer", {"state": {0: {"momentum_buffer": "text"}}}, "the optimizer's momentum_buffer is"),
+        (
+            "optimizer",
+            {"state": {0: {"momentum_buffer": torch.zeros(2, 2, 2)}}},
+            "the optimizer's momentum_buffer",
+        ),
+        (
+            "optimizer",
+            {"state": {0: {"momentum_buffer": "text"}}},
+            "the optimizer's momentum_buffer is",
+        ),
         ("optimizer", {}, "damaged"),
     ],
 )
@@ -200,7 +222,9 @@ def test_a_checkpoint_with_other_content_is_refused(
         resume(folder, epochs=5)
 
 
-def test_training_on_after_the_end_is_not_finished_until_it_is(uninterrupted: Path, tmp_path: Path) -> None:
+def test_training_on_after_the_end_is_not_finished_until_it_is(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
 
@@ -212,7 +236,9 @@ def test_training_on_after_the_end_is_not_finished_until_it_is(uninterrupted: Pa
         with pytest.raises(InterruptedRunError, match=rf"go on with: gradmod resume {folder}"):
             resume(folder, epochs=4)
     assert not (folder / "result.json").exists()  # it was of three epochs
-    with pytest.raises(ConfigError, match=r"epochs is 2, but the checkpoint is of epoch 3.*say --epochs 3 or more"):
+    with pytest.raises(
+        ConfigError, match=r"epochs is 2, but the checkpoint is of epoch 3.*say --epochs 3 or more"
+    ):
         resume(folder, epochs=2)
     summary = resume(folder)
     assert summary is not None
@@ -235,7 +261,9 @@ def test_a_log_that_was_cut_is_an_error(uninterrupted: Path, tmp_path: Path) -> 
     shutil.copytree(uninterrupted, folder)
     (folder / "result.json").unlink()
     (folder / "metrics.jsonl").write_text("")
-    with pytest.raises(CheckpointError, match=r"metrics.jsonl has 0 bytes, but \d+ at the checkpoint"):
+    with pytest.raises(
+        CheckpointError, match=r"metrics.jsonl has 0 bytes, but \d+ at the checkpoint"
+    ):
         resume(folder)
 
 
@@ -244,13 +272,29 @@ def test_no_run_is_an_error(tmp_path: Path) -> None:
         resume(tmp_path)
 
 
-def test_the_last_checkpoint_is_whole_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_checkpoint_is_whole_at_every_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full disk while writing: the error shows, and last and previous are as they were."""
     from gradmod.experiments.runs import checkpoints as module
 
     store = Checkpoints(tmp_path)
-    counts = {"format": 1, "epoch": 1, "step_in_epoch": 0, "step": 0, "best_epoch": 0, "log_bytes": 0}
-    state = {**counts, "best_value": 0.0, "seconds": 0.0, "history": {}, "model": {}, "optimizer": {}}
+    counts = {
+        "format": 1,
+        "epoch": 1,
+        "step_in_epoch": 0,
+        "step": 0,
+        "best_epoch": 0,
+        "log_bytes": 0,
+    }
+    state = {
+        **counts,
+        "best_value": 0.0,
+        "seconds": 0.0,
+        "history": {},
+        "model": {},
+        "optimizer": {},
+    }
     store.save(state)
     store.save({**state, "step": 1})
 
@@ -258,7 +302,9 @@ def test_the_last_checkpoint_is_whole_at_every_moment(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.torch, "save", full)
-    with pytest.raises(WriteError, match=r"best\.pt cannot be written: No space left on device\. Make room"):
+    with pytest.raises(
+        WriteError, match=r"best\.pt cannot be written: No space left on device\. Make room"
+    ):
         store.save({**state, "step": 2}, best=True)
     assert store.load("last")["step"] == 1
     assert not list((tmp_path / "checkpoints").glob(".*"))

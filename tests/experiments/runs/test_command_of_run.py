@@ -14,10 +14,16 @@ from gradmod.experiments.training.run import train
 from runs import short
 
 
-def test_a_command_is_the_same_on_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_is_the_same_on_any_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     here = str(Path.cwd())
-    for program in ("/opt/venv/bin/gradmod", "/opt/venv/lib/python3.11/site-packages/gradmod/__main__.py", "gradmod"):
+    for program in (
+        "/opt/venv/bin/gradmod",
+        "/opt/venv/lib/python3.11/site-packages/gradmod/__main__.py",
+        "gradmod",
+    ):
         words = [
             program,
             "train",
@@ -29,14 +35,19 @@ def test_a_command_is_the_same_on_any_machine(tmp_path: Path, monkeypatch: pytes
             "--name",
             "a b",
         ]
-        assert command_line(words) == "gradmod train --config runs/a.toml --out=runs --root /data/x --name 'a b'"
+        assert (
+            command_line(words)
+            == "gradmod train --config runs/a.toml --out=runs --root /data/x --name 'a b'"
+        )
     assert command_line(["main.py", "--EPOCHS", "3"]) == "python main.py --EPOCHS 3"
     assert command_line([f"{here}/main.py"]) == "python main.py"
     assert command_line(["/opt/venv/bin/pytest", "--set", "a=1"]) == "pytest --set a=1"
     assert command_line([]) == ""
 
 
-def test_a_run_holds_no_path_that_was_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_holds_no_path_that_was_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     words = [f"{tmp_path}/bin/gradmod", "train", "--config", f"{tmp_path}/runs/r.toml"]
     monkeypatch.setattr("sys.argv", words)

@@ -16,14 +16,18 @@ from gradmod.experiments.settings.config import Config
 
 
 def dead_process() -> int:
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
     return int(done.stdout)
 
 
 def test_what_others_write_and_users_keep_is_no_leftover(tmp_path: Path) -> None:
     for folder in ("checkpoints", "predictions"):
         (tmp_path / folder).mkdir()
-    writing = temporary_beside(tmp_path / "predictions" / "test.npz")  # by `gradmod competition`, say
+    writing = temporary_beside(
+        tmp_path / "predictions" / "test.npz"
+    )  # by `gradmod competition`, say
     mine = [tmp_path / ".notes.tmp", tmp_path / "checkpoints" / ".best.pt.4711-0123abcd.tmp"]
     name = temporary_beside(tmp_path / "checkpoints" / "last.pt").name
     left = tmp_path / "checkpoints" / name.replace(f"-{os.getpid()}-", f"-{dead_process()}-")

@@ -59,7 +59,10 @@ def test_one_has_it_at_a_time(file_system: bool, tmp_path: Path) -> None:
 
 
 def test_who_waits_says_so_and_gets_it_after_the_other(
-    file_system: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    file_system: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     path, order = tmp_path / "deep" / "concept.lock", []
     waits = Event()
@@ -89,7 +92,9 @@ def test_a_dead_process_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert f"process {os.getpid()} on " in holder_of(path)
         lock.release()
     assert holder_of(path) == ""
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
     gone, host = done.stdout.strip(), mine.split("\n")[1]
     marker(path).write_text(f"{gone}\n{host}\n")
     assert not is_taken(path)
@@ -99,9 +104,14 @@ def test_a_dead_process_holds_nobody_up(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert f"process {gone} on node7; if it is gone for good, remove" in holder_of(path)
 
 
-def test_another_refusal_is_not_taken_for_a_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_refusal_is_not_taken_for_a_lock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     without_locks(monkeypatch, errno.EIO)
-    with (tmp_path / "log").open("ab") as file, pytest.raises(ConfigError, match=r"log cannot be locked.*Input/output"):
+    with (
+        (tmp_path / "log").open("ab") as file,
+        pytest.raises(ConfigError, match=r"log cannot be locked.*Input/output"),
+    ):
         acquire(file)
 
 
@@ -110,7 +120,19 @@ def test_a_run_trains_and_keeps_others_out_without_locks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without_locks(monkeypatch, errno.ENOSYS)
-    words = ["train", "--epochs", "1", "--width", "4", "--device", "cpu", "--out", str(tmp_path), "--name", "a"]
+    words = [
+        "train",
+        "--epochs",
+        "1",
+        "--width",
+        "4",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+        "--name",
+        "a",
+    ]
     assert cli.main([*words, "--competition-every", "1"]) == 0
     assert capsys.readouterr().err.count("has no locks") == 3  # the run, and two concepts
     assert cli.main([*words[:-1], "b"]) == 0
@@ -129,7 +151,9 @@ def test_a_run_trains_and_keeps_others_out_without_locks(
     assert read_result(tmp_path / "b")["epochs_trained"] == 2
 
 
-def test_a_process_that_was_launched_has_its_log_for_as_long_as_it_lasts(file_system: bool, tmp_path: Path) -> None:
+def test_a_process_that_was_launched_has_its_log_for_as_long_as_it_lasts(
+    file_system: bool, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     job = LocalLauncher(1, "cpu").start(["list"], log, 0)
     assert is_taken(log)

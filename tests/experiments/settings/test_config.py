@@ -49,15 +49,30 @@ def test_the_choices_are_those_of_the_modules_that_they_name() -> None:
 configs = st.builds(
     Config,
     st.builds(DataConfig, root=st.text(max_size=20), split_seed=st.integers(0, 2**40)),
-    st.builds(ModelConfig, fusion=st.sampled_from(settings.FUSIONS), width=st.none() | st.integers(1, 999)),
-    st.builds(MethodConfig, alpha=st.floats(0, 40), cap=st.none() | st.floats(1e-3, 2), modulation_starts=st.none()),
-    st.builds(OptimizerConfig, lr=st.floats(1e-12, 1e3), clip_norm=st.none() | st.floats(1e-3, 1e9)),
-    st.builds(TrainConfig, epochs=st.integers(1, 10**6), device=st.sampled_from(["auto", "cpu", "cuda:0,3"])),
+    st.builds(
+        ModelConfig, fusion=st.sampled_from(settings.FUSIONS), width=st.none() | st.integers(1, 999)
+    ),
+    st.builds(
+        MethodConfig,
+        alpha=st.floats(0, 40),
+        cap=st.none() | st.floats(1e-3, 2),
+        modulation_starts=st.none(),
+    ),
+    st.builds(
+        OptimizerConfig, lr=st.floats(1e-12, 1e3), clip_norm=st.none() | st.floats(1e-3, 1e9)
+    ),
+    st.builds(
+        TrainConfig,
+        epochs=st.integers(1, 10**6),
+        device=st.sampled_from(["auto", "cpu", "cuda:0,3"]),
+    ),
 )
 
 
 @given(configs)
-def test_a_saved_file_is_complete_and_reads_back(tmp_path_factory: pytest.TempPathFactory, config: Config) -> None:
+def test_a_saved_file_is_complete_and_reads_back(
+    tmp_path_factory: pytest.TempPathFactory, config: Config
+) -> None:
     path = tmp_path_factory.mktemp("config") / "config.toml"
     save_config(config, path)
     assert load_config(path) == config
@@ -88,7 +103,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
             r"data\.protocol is 'holdout'; expected one of heldout, published; did you mean h",
         ),
         ("data", "split_seed", -1, r"data\.split_seed is -1; expected a whole number >= 0"),
-        ("model", "encoder", "resnet", r"model\.encoder is 'resnet'; expected .*did you mean resnet18"),
+        (
+            "model",
+            "encoder",
+            "resnet",
+            r"model\.encoder is 'resnet'; expected .*did you mean resnet18",
+        ),
         ("model", "fusion", "middle", r"model\.fusion is 'middle'"),
         ("model", "width", 0, r"model\.width is 0"),
         ("method", "alpha", -1.0, r"method\.alpha is -1\.0; expected a number >= 0"),
@@ -99,7 +119,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ("method", "coalitions", "loop", r"method\.coalitions is 'loop'; .*did you mean looped"),
         ("optimizer", "optimizer", "sdg", r"optimizer\.optimizer is 'sdg'; .*did you mean sgd"),
         ("optimizer", "lr", 0.0, r"optimizer\.lr is 0\.0; expected a number > 0"),
-        ("optimizer", "momentum", 1.5, r"optimizer\.momentum is 1\.5; expected a number >= 0 and <= 1"),
+        (
+            "optimizer",
+            "momentum",
+            1.5,
+            r"optimizer\.momentum is 1\.5; expected a number >= 0 and <= 1",
+        ),
         ("optimizer", "clip_norm", float("inf"), r"optimizer\.clip_norm is inf"),
         ("optimizer", "decay_factor", 0.0, r"optimizer\.decay_factor is 0\.0"),
         ("train", "epochs", 0, r"train\.epochs is 0; expected a whole number >= 1"),
@@ -119,7 +144,10 @@ def test_wrong_values_are_named(section: str, key: str, value: Any, message: str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[trian]\nepochs = 3\n", r"c\.toml: unknown section \[trian\]; expected \[data\], \[model\]"),
+        (
+            "[trian]\nepochs = 3\n",
+            r"c\.toml: unknown section \[trian\]; expected \[data\], \[model\]",
+        ),
         ("epochs = 3\n", r"unknown section \[epochs\]"),
         ("[train]\nepoch = 3\n", r"train\.epoch is unknown; expected one of epochs"),
         ("[train]\nepochs = 3.5\n", r"train\.epochs is 3\.5; expected int"),
@@ -150,11 +178,17 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-        lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+        lambda inner: (
+            st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2)
+        ),
     ),
-    st.sampled_from([(s.name, f.name) for s in fields(Config) for f in fields(getattr(Config(), s.name))]),
+    st.sampled_from(
+        [(s.name, f.name) for s in fields(Config) for f in fields(getattr(Config(), s.name))]
+    ),
 )
-def test_no_value_ends_in_anything_but_settings_or_a_clear_error(value: Any, where: tuple[str, str]) -> None:
+def test_no_value_ends_in_anything_but_settings_or_a_clear_error(
+    value: Any, where: tuple[str, str]
+) -> None:
     section, key = where
     try:
         config = settings_from_sections({section: {key: value}}, "here", Config())
@@ -168,7 +202,10 @@ def test_no_value_ends_in_anything_but_settings_or_a_clear_error(value: Any, whe
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--epoch", "3"], r"--epoch is unknown; did you mean --epochs\? \(see gradmod train --help\)"),
+        (
+            ["--epoch", "3"],
+            r"--epoch is unknown; did you mean --epochs\? \(see gradmod train --help\)",
+        ),
         (["--epochs", "three"], r"--epochs.*three"),
         (["--alpha"], r"--alpha"),
         (["--fusion", "middle"], r"model\.fusion is 'middle'"),
@@ -196,7 +233,10 @@ def test_warnings_where_agm_does_less_than_it_seems() -> None:
     for name in ("adam", "adamw"):
         (note,) = notes(optimizer=OptimizerConfig(optimizer=name))
         assert note.startswith(name)
-        assert notes(optimizer=OptimizerConfig(optimizer=name), method=MethodConfig(method="joint")) == []
+        assert (
+            notes(optimizer=OptimizerConfig(optimizer=name), method=MethodConfig(method="joint"))
+            == []
+        )
     (note,) = notes(method=MethodConfig(modulation_ends=20))
     assert "up to epoch 20 of 30" in note
     (note,) = notes(data=DataConfig(modality="audio"))

@@ -40,7 +40,11 @@ def test_assignments_keep_the_commas_of_their_values() -> None:
         "--set agm.alpha=0.3,joint.lr=0.02,mslr.lr-factors=audio=1,visual=3",
         "--set agm.alpha=0.3 --set joint.lr=0.02 --set mslr.lr-factors=audio=1,visual=3",
     ):
-        assert compared(words).set == ("agm.alpha=0.3", "joint.lr=0.02", "mslr.lr-factors=audio=1,visual=3")
+        assert compared(words).set == (
+            "agm.alpha=0.3",
+            "joint.lr=0.02",
+            "mslr.lr-factors=audio=1,visual=3",
+        )
     found = compared("--methods agm --tune agm.alpha=0.1,0.3,joint.lr=0.01,0.03")
     assert found.tune == ("agm.alpha=0.1,0.3", "joint.lr=0.01,0.03")
     words = "--launcher submitit --launcher-options timeout_min=6,slurm_partition=gpu,long"
@@ -49,8 +53,14 @@ def test_assignments_keep_the_commas_of_their_values() -> None:
 
 def test_lists_of_other_commands() -> None:
     for words in ("--encoder audio=mlp,visual=small-cnn", "--encoder audio=mlp visual=small-cnn"):
-        assert parse_config(words.split(), "x").model.encoders == {"audio": "mlp", "visual": "small-cnn"}
-    for words in ("--method mslr --lr-factors audio=2,visual=1", "--method mslr --lr-factors audio=2 visual=1"):
+        assert parse_config(words.split(), "x").model.encoders == {
+            "audio": "mlp",
+            "visual": "small-cnn",
+        }
+    for words in (
+        "--method mslr --lr-factors audio=2,visual=1",
+        "--method mslr --lr-factors audio=2 visual=1",
+    ):
         assert parse_config(words.split(), "x").method.lr_factors == "audio=2,visual=1"
     got: list[tuple[object, ...]] = []
 
@@ -70,11 +80,18 @@ def test_lists_of_other_commands() -> None:
 
 def test_a_list_swallows_no_argument_without_a_flag() -> None:
     flags = flags_of(cli.attribute)
-    assert in_one_spelling(["--noise-levels", "0", "1", "runs/a"], flags) == ["runs/a", "--noise-levels", "0", "1"]
+    assert in_one_spelling(["--noise-levels", "0", "1", "runs/a"], flags) == [
+        "runs/a",
+        "--noise-levels",
+        "0",
+        "1",
+    ]
 
 
 def test_none_and_true_are_respelt_where_they_are_no_text() -> None:
-    config = parse_config(["--name", "none", "--out", "true", "--cap", "none", "--mo", "x"][:-2], "x")
+    config = parse_config(
+        ["--name", "none", "--out", "true", "--cap", "none", "--mo", "x"][:-2], "x"
+    )
     assert (config.train.name, config.train.out, config.method.cap) == ("none", "true", None)
 
 
@@ -110,7 +127,12 @@ def test_settings_are_called_as_the_flags_are() -> None:
     assert in_flags("data.root is empty", flags_of(cli.check)) == "root is empty"
     assert in_flags("train.device is 'x'", flags_of(cli.evaluate)) == "train.device is 'x'"
     assert in_flags("split is 'exam'", flags_of(cli.evaluate)) == "--split is 'exam'"
-    for same in ("x/train.epochs is", "train.csv is missing", "data.root.bak is", "run train.epochs.txt"):
+    for same in (
+        "x/train.epochs is",
+        "train.csv is missing",
+        "data.root.bak is",
+        "run train.epochs.txt",
+    ):
         assert in_flags(same, run) == same
 
 
@@ -124,7 +146,9 @@ def test_what_a_file_says_is_called_as_in_the_file(
     assert cli.main(["train", "--config", str(path)]) == 2
     assert "c.toml: train.epochs is 0" in capsys.readouterr().err
     path.write_text("[train]\nepoch = 3\n")
-    with pytest.raises(SettingsFileError, match=r"train\.epoch is unknown; .*; did you mean epochs\?"):
+    with pytest.raises(
+        SettingsFileError, match=r"train\.epoch is unknown; .*; did you mean epochs\?"
+    ):
         parse_config(["--config", str(path)], "x")
 
 
@@ -140,7 +164,9 @@ def test_a_command_runs_after_it_was_parsed(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "progress\n"
 
 
-def test_every_help_has_examples_and_says_where_settings_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_help_has_examples_and_says_where_settings_come_from(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     words = [[name] for name in cli.COMMANDS if name != "prepare"]
     words += [["prepare", name] for name in prepare_cli.COMMANDS]
     for command in words:

@@ -26,7 +26,9 @@ def test_every_value_has_its_source(name: str) -> None:
     values = [line for line in lines if "=" in line and not line.startswith("#")]
     assert values
     assert all(re.search(r"# \S", line) for line in values)
-    config = parse_config(["--preset", name, "--epochs", "7"] if "quick" in name else [f"--preset={name}"], "x")
+    config = parse_config(
+        ["--preset", name, "--epochs", "7"] if "quick" in name else [f"--preset={name}"], "x"
+    )
     assert config.method.method == "agm"
     if "quick" not in name:
         assert config.data.protocol == "published"
@@ -40,12 +42,22 @@ def test_every_data_set_that_is_ready_has_a_published_and_a_quick_one() -> None:
         if info.loader is not None:
             assert any(name.endswith("-quick") for name in own), info.name
             fusions = {configs[name].model.fusion for name in own if "quick" not in name}
-            expected = set() if "published" not in info.protocols else {"late"} if info.network else {"late", "early"}
+            expected = (
+                set()
+                if "published" not in info.protocols
+                else {"late"}
+                if info.network
+                else {"late", "early"}
+            )
             assert fusions == expected, info.name
 
 
 def test_caps_are_those_of_the_paper_command_line() -> None:
-    for dataset, theirs in (("crema-d", "CREMAD"), ("ur-funny", "URFunny"), ("av-mnist", "AV-MNIST")):
+    for dataset, theirs in (
+        ("crema-d", "CREMAD"),
+        ("ur-funny", "URFunny"),
+        ("av-mnist", "AV-MNIST"),
+    ):
         for name in presets():
             config = parse_config(["--preset", name], "x")
             if config.data.dataset == dataset and "quick" not in name:
@@ -54,12 +66,15 @@ def test_caps_are_those_of_the_paper_command_line() -> None:
 
 def test_unknown_presets_and_two_sources() -> None:
     with pytest.raises(
-        ConfigError, match=r"there is no preset 'cremad-lat'; expected one of .*did you mean cremad-late"
+        ConfigError,
+        match=r"there is no preset 'cremad-lat'; expected one of .*did you mean cremad-late",
     ):
         parse_config(["--preset", "cremad-lat"], "x")
     with pytest.raises(ConfigError, match=r"--preset needs a name: one of avdigits-quick, ave, "):
         parse_config(["--preset"], "x")
-    with pytest.raises(ConfigError, match=r"--config and --preset are given more than once together"):
+    with pytest.raises(
+        ConfigError, match=r"--config and --preset are given more than once together"
+    ):
         parse_config(["--preset", "ave", "--config", "x.toml"], "x")
 
 

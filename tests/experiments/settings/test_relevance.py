@@ -104,7 +104,9 @@ def test_every_flag_of_train_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("case", TRAIN)
-def test_a_flag_of_train_is_refused_where_it_changes_nothing(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_of_train_is_refused_where_it_changes_nothing(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     refused, taken = TRAIN[case]
@@ -117,7 +119,9 @@ def test_a_flag_of_train_is_refused_where_it_changes_nothing(case: str, monkeypa
 def test_a_method_that_does_not_act_is_refused() -> None:
     for method in ("agm", "ogm-ge", "uni-modal-losses", "mmpareto"):
         words = f"--modality audio --method {method}"
-        with pytest.raises(ConfigError, match=r"--method makes no difference with one modality, audio"):
+        with pytest.raises(
+            ConfigError, match=r"--method makes no difference with one modality, audio"
+        ):
             parse_config(words.split(), "gradmod train")
     for words in ("--modulation-starts 31", "--method ogm-ge --modulation-starts 9 --epochs 8"):
         with pytest.raises(ConfigError, match=r"after the last of .* would be joint training"):
@@ -146,7 +150,9 @@ def test_what_a_file_says_in_vain_is_told(tmp_path: Path) -> None:
     path.write_text('[data]\nroot = "x.csv"\n[method]\nmethod = "joint"\nalpha = 3.0\n')
     config = parse_config(["--config", str(path)], "gradmod train")
     notes = setting_warnings(config)
-    assert any(note.startswith("--root makes no difference to --dataset av-digits") for note in notes)
+    assert any(
+        note.startswith("--root makes no difference to --dataset av-digits") for note in notes
+    )
     assert any(note.startswith("--alpha makes no difference to --method joint") for note in notes)
     assert setting_warnings(Comparison()) == []
 
@@ -166,7 +172,9 @@ def test_an_empty_root_is_none() -> None:
 
 
 def test_settings_of_data_sets_of_ones_own_are_left_to_them() -> None:
-    own = Config(DataConfig(dataset="own.py:load", protocol="published"), method=MethodConfig(method="joint"))
+    own = Config(
+        DataConfig(dataset="own.py:load", protocol="published"), method=MethodConfig(method="joint")
+    )
     reasons = without_effect(own)
     assert not {"data.root", "data.split_seed", "train.score_test"} & set(reasons)
 
@@ -204,7 +212,9 @@ def test_a_new_flag_of_another_command_is_seen_here() -> None:
         ("check ave x --video false", "--video makes no difference to AVE"),
     ],
 )
-def test_check_refuses_what_changes_nothing(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_refuses_what_changes_nothing(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(words.split()) == 2
     assert message in capsys.readouterr().err
 
@@ -238,7 +248,9 @@ def paper(words: str) -> list[str]:
 
 def test_every_flag_of_the_paper_is_in_the_table() -> None:
     # --alpha is let through and said: the published README gives it to --methods Normal.
-    assert {flag(case) for case in PAPER} | PAPER_ALWAYS | {"alpha"} == set(vars(paper_cli.parser().parse_args([])))
+    assert {flag(case) for case in PAPER} | PAPER_ALWAYS | {"alpha"} == set(
+        vars(paper_cli.parser().parse_args([]))
+    )
 
 
 @pytest.mark.parametrize("case", PAPER)
@@ -251,15 +263,25 @@ def test_a_flag_of_the_paper_is_refused_where_it_changes_nothing(case: str) -> N
 
 
 def test_the_papers_alpha_is_told_where_it_changes_nothing() -> None:
-    assert paper("--methods Normal --alpha 2.5") == ["--alpha makes no difference to --methods Normal"]
+    assert paper("--methods Normal --alpha 2.5") == [
+        "--alpha makes no difference to --methods Normal"
+    ]
     assert paper("--methods AGM --alpha 2.5") == []
     assert paper("--save_checkpoint True") == []
 
 
 @pytest.mark.parametrize("path", ["checkpoint_path", "breakpoint_path"])
 def test_a_run_of_the_papers_command_has_its_own_settings(path: str) -> None:
-    used = {"checkpoint_path": {path, "data_root"}, "breakpoint_path": {path, "data_root", "EPOCHS"}}[path]
-    values = {"use_mgpu": "True", "save_checkpoint": "True", "SHAPE_contribution": "True", "local_rank": "-1"}
+    used = {
+        "checkpoint_path": {path, "data_root"},
+        "breakpoint_path": {path, "data_root", "EPOCHS"},
+    }[path]
+    values = {
+        "use_mgpu": "True",
+        "save_checkpoint": "True",
+        "SHAPE_contribution": "True",
+        "local_rank": "-1",
+    }
     for action in paper_cli.parser()._actions:
         name = action.dest
         if name in ("help", "checkpoint_path", "breakpoint_path", "local_rank"):
@@ -275,7 +297,9 @@ def test_a_run_of_the_papers_command_has_its_own_settings(path: str) -> None:
 def test_the_papers_local_rank_is_the_launchers() -> None:
     options = paper_cli.parser().parse_args(["--local_rank", "1"])
     assert paper_cli.refuse_without_effect(options, {"local_rank"}, "1") == []
-    with pytest.raises(ConfigError, match="--local_rank is 1, but the environment of the launcher says 0"):
+    with pytest.raises(
+        ConfigError, match="--local_rank is 1, but the environment of the launcher says 0"
+    ):
         paper_cli.refuse_without_effect(options, {"local_rank"}, "0")
 
 

@@ -39,7 +39,18 @@ def names(config: Config) -> list[str]:
 def test_monitored_while_it_trains_and_measured_afterwards(
     fusion: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--fusion", fusion, "--epochs", "4", "--width", "16", "--device", "cpu", "--out", str(tmp_path)]
+    words = [
+        "--fusion",
+        fusion,
+        "--epochs",
+        "4",
+        "--width",
+        "16",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path),
+    ]
     monitored = ["--shape-every", "1", "--competition-every", "2", "--name", "a"]
     assert cli.main(["train", *words, *monitored]) == 0
     epochs = read_metrics(tmp_path / "a" / "metrics.jsonl").epochs
@@ -47,18 +58,29 @@ def test_monitored_while_it_trains_and_measured_afterwards(
     for epoch in epochs:
         shape, validation = epoch["shape"], epoch["validation"]
         assert sum(shape["values"].values()) <= validation["accuracy"]
-        assert shape["contributions"]["audio"] == pytest.approx(shape["values"]["audio"] / validation["accuracy"])
+        assert shape["contributions"]["audio"] == pytest.approx(
+            shape["values"]["audio"] / validation["accuracy"]
+        )
     trained = sorted(path.name for path in (tmp_path / "concepts").iterdir() if path.is_dir())
     assert len(trained) == 2
-    assert {read_result(tmp_path / "concepts" / name)["modality"] for name in trained} == {"audio", "visual"}
+    assert {read_result(tmp_path / "concepts" / name)["modality"] for name in trained} == {
+        "audio",
+        "visual",
+    }
 
     # The epoch's figures are those of the checkpoint of that epoch.
     record = measure_competition(tmp_path / "a", split="validation", checkpoint="last")
     assert record["strength"] == pytest.approx(epochs[-1]["competition"], rel=1e-6)
-    found = json.loads(attribute_run(tmp_path / "a", split="validation", checkpoint="last", replicates=10).read_text())
+    found = json.loads(
+        attribute_run(
+            tmp_path / "a", split="validation", checkpoint="last", replicates=10
+        ).read_text()
+    )
     assert found["values"] == pytest.approx(epochs[-1]["shape"]["values"], abs=1e-9)
     assert set(found["alone"]) == {"audio", "visual"}
-    path = attribute_run(tmp_path / "a", split="validation", metric="auroc", noise_levels=(1.0,), replicates=0)
+    path = attribute_run(
+        tmp_path / "a", split="validation", metric="auroc", noise_levels=(1.0,), replicates=0
+    )
     areas = json.loads(path.read_text())
     assert (areas["metric"], areas["game"]["nothing"], areas["alone"]) == ("auroc", 0.5, {})
     assert 0.5 < areas["game"]["audio+visual"] <= 1
@@ -75,7 +97,12 @@ def test_monitored_while_it_trains_and_measured_afterwards(
     assert "competition strength" in printed.out
     assert cli.main(["attribute", str(tmp_path / "b"), "--replicates", "20"]) == 0
     printed = capsys.readouterr()
-    for part in ("share of the whole", "nothing (best constant answer)", "with noise in one modality", "carries"):
+    for part in (
+        "share of the whole",
+        "nothing (best constant answer)",
+        "with noise in one modality",
+        "carries",
+    ):
         assert part in printed.out
 
 
@@ -88,8 +115,13 @@ def test_a_strength_is_that_of_the_exported_arrays(tmp_path: Path) -> None:
         concepts = concepts_of(run.config, run.parts.data)
         with np.load(tmp_path / "a" / "competition" / "test_features.npz") as features:
             for m, one in concepts.items():
-                outputs = [concept_outputs(one, split, run.parts.data, kind) for split in ("predictor", "test")]
-                strength = competition_strength(features["predictor"], outputs[0], features["evaluated"], outputs[1], 7)
+                outputs = [
+                    concept_outputs(one, split, run.parts.data, kind)
+                    for split in ("predictor", "test")
+                ]
+                strength = competition_strength(
+                    features["predictor"], outputs[0], features["evaluated"], outputs[1], 7
+                )
                 assert record["strength"][m] == pytest.approx(strength)
     logits = predict_features(run.fabric, run.model, run.split("test"), batch_size=50)[1]
     with np.load(tmp_path / "a" / "predictions" / "test.npz") as stored:
@@ -100,7 +132,19 @@ def test_a_strength_is_that_of_the_exported_arrays(tmp_path: Path) -> None:
 def test_a_concept_that_learnt_nothing_is_told_before_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--width", "4", "--encoder", "mlp", "--epochs", "1", "--device", "cpu", "--lr", "1e-12", "--batch-size"]
+    words = [
+        "--width",
+        "4",
+        "--encoder",
+        "mlp",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--lr",
+        "1e-12",
+        "--batch-size",
+    ]
     words += ["2000", "--out", str(tmp_path), "--name", "run"]
     assert (
         cli.main(["train", *words, "--competition-every", "1"]) == 0
@@ -117,7 +161,14 @@ def test_a_concept_that_learnt_nothing_is_told_before_training(
 def test_a_concept_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
     config = short(tmp_path)
     base = names(config)
-    same = {"method": "joint", "alpha": 0.1, "workers": 1, "log_every": 9, "timeout": 2.0, "name": "other"}
+    same = {
+        "method": "joint",
+        "alpha": 0.1,
+        "workers": 1,
+        "log_every": 9,
+        "timeout": 2.0,
+        "name": "other",
+    }
     assert names(short(tmp_path, **same)) == base
     changes: list[dict[str, Any]] = [
         {"epochs": 3}, {"seed": 1}, {"lr": 0.5}, {"width": 8}, {"fusion": "early"}, {"batch_size": 64},
@@ -189,18 +240,23 @@ def test_every_data_set_can_be_diagnosed_and_measured(dataset: str, tmp_path: Pa
         "ave": lambda: write_ave(tmp_path / "data", ave_arrays()),
         "mosei": lambda: write_mosei(tmp_path / "data", mosei_files()),
     }[dataset]()
-    small: dict[str, Any] = {"crema-d": {"encoder": "small-cnn"}, "ur-funny": {"width": 16, "layers": 1}}.get(
-        dataset, {}
-    )
+    small: dict[str, Any] = {
+        "crema-d": {"encoder": "small-cnn"},
+        "ur-funny": {"width": 16, "layers": 1},
+    }.get(dataset, {})
     settings = {"width": None, "batch_size": 8, **small}
-    config = short(tmp_path / "runs", dataset=dataset, root=str(root), epochs=1, name="a", **settings)
+    config = short(
+        tmp_path / "runs", dataset=dataset, root=str(root), epochs=1, name="a", **settings
+    )
     summary = train(config)
     assert summary is not None
     strengths = measure_competition(summary.folder)["strength"]
     modalities = summary.result["modalities"]
     assert set(strengths) == set(modalities)
     assert all(np.isfinite(value) and value >= 0 for value in strengths.values())
-    found = json.loads(attribute_run(summary.folder, noise_levels=(0.0, 1.0), replicates=20).read_text())
+    found = json.loads(
+        attribute_run(summary.folder, noise_levels=(0.0, 1.0), replicates=20).read_text()
+    )
     assert len(found["game"]) == 1 << len(modalities)
     assert set(found["alone"]) == set(modalities)
     assert write_report([summary.folder], tmp_path / "report.html").stat().st_size > 10_000

@@ -82,7 +82,9 @@ def test_several_processes_equal_one(processes: int, alone: Path, tmp_path: Path
         if a["kind"] == "step":
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-6)
             for figure in ("coefficients", "scores", "ratios", "running_ratios"):
-                assert list(a[figure].values()) == pytest.approx(list(b[figure].values()), rel=1e-6, abs=1e-6)
+                assert list(a[figure].values()) == pytest.approx(
+                    list(b[figure].values()), rel=1e-6, abs=1e-6
+                )
         if a["kind"] == "epoch":
             assert a["validation"]["accuracy"] == b["validation"]["accuracy"]
             assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-6)
@@ -119,11 +121,24 @@ def test_a_lost_process_ends_the_run_and_any_number_goes_on_with_it(
     kind: signal.Signals, alone: Path, tmp_path: Path
 ) -> None:
     folder, errors = tmp_path / "run", tmp_path / "errors.txt"
-    words = train(tmp_path, "run", "--devices", "2", "--save-every", "4", "--timeout", "0.5", "--epochs", "200")
+    words = train(
+        tmp_path,
+        "run",
+        "--devices",
+        "2",
+        "--save-every",
+        "4",
+        "--timeout",
+        "0.5",
+        "--epochs",
+        "200",
+    )
     process = started(words, folder / "metrics.jsonl", lines=20, errors=errors)
     (child,) = psutil.Process(process.pid).children()
     child.send_signal(kind)
-    if kind is signal.SIGSTOP:  # it answers nobody; without --timeout the others would wait for half an hour
+    if (
+        kind is signal.SIGSTOP
+    ):  # it answers nobody; without --timeout the others would wait for half an hour
         assert process.wait(120) != 0
         child.kill()
     else:
@@ -137,7 +152,18 @@ def test_a_lost_process_ends_the_run_and_any_number_goes_on_with_it(
         shutil.copytree(folder, copy)
         config = copy / "config.toml"
         config.write_text(config.read_text().replace("timeout = 0.5", "timeout = 2.0"))
-        finished(command("resume", str(copy), "--devices", str(processes), "--epochs", "3", "--checkpoint", "last"))
+        finished(
+            command(
+                "resume",
+                str(copy),
+                "--devices",
+                str(processes),
+                "--epochs",
+                "3",
+                "--checkpoint",
+                "last",
+            )
+        )
         assert_same_parameters(copy, alone)
         lines = log_lines(copy)
         assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 34))
@@ -186,7 +212,16 @@ def test_a_name_that_is_taken_is_one_clear_error_for_all(alone: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_does_not_train_concepts(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gradmod"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "gradmod",
+    ]
     words = [*launcher, *train(tmp_path, "run", "--competition-every", "1")[3:]]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
@@ -195,7 +230,16 @@ def test_torchrun_does_not_train_concepts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_says_how_many_processes_there_are(alone: Path, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "gradmod"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "gradmod",
+    ]
     shown = finished([*launcher, *train(tmp_path, "run")[3:]])
     assert shown.count("run folder") == 1
     assert log_lines(tmp_path / "run")[0]["processes"] == 2
@@ -206,16 +250,34 @@ def test_torchrun_says_how_many_processes_there_are(alone: Path, tmp_path: Path)
 
 def test_other_numbers_than_torchruns_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_launched(Config()) == Config()
-    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "3"}.items():
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "x",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_WORLD_SIZE": "3",
+    }.items():
         monkeypatch.setenv(name, value)
     launched = as_launched(Config()).train
     assert (launched.devices, launched.nodes) == (2, 3)
-    with pytest.raises(ConfigError, match=r"train.devices is 4 .* torchrun started 2 process\(es\) on each of 3"):
+    with pytest.raises(
+        ConfigError, match=r"train.devices is 4 .* torchrun started 2 process\(es\) on each of 3"
+    ):
         as_launched(Config(train=TrainConfig(devices=4)))
 
 
-def test_synchronised_batch_norm_needs_a_gpu(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ["train", "--sync-batch-norm", "true", "--device", "cpu", "--devices", "2", "--out", str(tmp_path)]
+def test_synchronised_batch_norm_needs_a_gpu(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = [
+        "train",
+        "--sync-batch-norm",
+        "true",
+        "--device",
+        "cpu",
+        "--devices",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     assert main(words) == 2
     assert "torch synchronises batch norm on GPUs alone" in capsys.readouterr().err
 
@@ -276,9 +338,17 @@ def test_scores_over_processes_count_the_samples_that_have_a_modality(tmp_path: 
     script = tmp_path / "gaps.py"
     script.write_text(GAPS)
     tests = str(ROOT / "tests")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     found: list[Any] = [
-        json.loads(finished([*words, str(script), tests]).splitlines()[-1]) for words in ([sys.executable], launcher)
+        json.loads(finished([*words, str(script), tests]).splitlines()[-1])
+        for words in ([sys.executable], launcher)
     ]
     for one, two in zip(*found, strict=True):
         assert one.keys() == two.keys()

@@ -19,8 +19,12 @@ def test_quantiles_of_the_coefficients_by_modality() -> None:
         history.add(torch.tensor(1.0), StepRecord(torch.stack([value, 3 - value])))
     found = history.coefficient_quantiles(("audio", "visual"))
     assert found is not None
-    assert found["audio"] == pytest.approx({"min": 0.0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0})
-    assert found["visual"] == pytest.approx({"min": 2.0, "p05": 2.05, "median": 2.5, "p95": 2.95, "max": 3.0})
+    assert found["audio"] == pytest.approx(
+        {"min": 0.0, "p05": 0.05, "median": 0.5, "p95": 0.95, "max": 1.0}
+    )
+    assert found["visual"] == pytest.approx(
+        {"min": 2.0, "p05": 2.05, "median": 2.5, "p95": 2.95, "max": 3.0}
+    )
     assert EpochHistory().coefficient_quantiles(("audio",)) is None
 
 

@@ -19,7 +19,13 @@ from gradmod.experiments.training.opening import open_run
 from gradmod.experiments.training.run import evaluate, resume, train
 from runs import short
 
-SETTINGS = {"dataset": "av-mnist", "encoder": "mlp", "width": 4, "batch_size": 16, "method": "joint"}
+SETTINGS = {
+    "dataset": "av-mnist",
+    "encoder": "mlp",
+    "width": 4,
+    "batch_size": 16,
+    "method": "joint",
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +62,20 @@ def test_it_is_kept_from_the_start(here: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "attribute", "competition"])
-def test_data_that_grew_are_refused(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_grew_are_refused(
+    command: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The held-out parts would be drawn anew: samples that were trained on would be scored."""
     write_avmnist(here / "data", avmnist_arrays(80, 30))
     before = sorted(path for path in here.rglob("*") if path.is_file())
-    message = refused(capsys, command, "runs/r", *(["--epochs", "2"] if command == "resume" else []))
+    message = refused(
+        capsys, command, "runs/r", *(["--epochs", "2"] if command == "resume" else [])
+    )
     assert "the data at 'data' differ from those that the run runs/r was trained on" in message
-    assert "train: 64 samples, 48 then; validation: 8 samples, 6 then; test: 30 samples, 20 then" in message
+    assert (
+        "train: 64 samples, 48 then; validation: 8 samples, 6 then; test: 30 samples, 20 then"
+        in message
+    )
     assert sorted(path for path in here.rglob("*") if path.is_file()) == before
 
 
@@ -70,7 +83,9 @@ def test_changed_labels_and_inputs_are_refused(here: Path) -> None:
     arrays = avmnist_arrays(60, 20)
     arrays["test_labels.npy"] = arrays["test_labels.npy"][::-1].copy()
     write_avmnist(here / "data", arrays)
-    with pytest.raises(DataError, match=r"trained on: test: other labels, or in another order\. Scores"):
+    with pytest.raises(
+        DataError, match=r"trained on: test: other labels, or in another order\. Scores"
+    ):
         evaluate("runs/r")
     arrays = avmnist_arrays(60, 20)
     arrays["image/train_data.npy"] = np.roll(arrays["image/train_data.npy"], 7, axis=0)
@@ -113,7 +128,9 @@ def test_root_and_dataset_that_change_nothing_are_refused(
         assert "--root makes no difference: AV-Digits" in message
 
 
-def test_a_run_of_an_older_version_is_told_and_goes_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_of_an_older_version_is_told_and_goes_on(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (here / "runs/r/data.json").unlink()
     evaluate("runs/r")
     note = "is a run of an older version: of its data, sizes and class counts are known"

@@ -21,8 +21,12 @@ def rates(epochs: int, **settings: object) -> list[float]:
 def test_schedules_by_hand() -> None:
     assert rates(3) == [1.0, 1.0, 1.0]
     assert rates(5, schedule="step", decay_every=2, decay_factor=0.5) == [1.0, 1.0, 0.5, 0.5, 0.25]
-    assert rates(4, schedule="cosine") == pytest.approx([0.5 * (1 + math.cos(math.pi * e / 4)) for e in range(4)])
-    assert rates(4, schedule="warmup-cosine", warmup_epochs=2) == pytest.approx([0.5, 1.0, 1.0, 0.5])
+    assert rates(4, schedule="cosine") == pytest.approx(
+        [0.5 * (1 + math.cos(math.pi * e / 4)) for e in range(4)]
+    )
+    assert rates(4, schedule="warmup-cosine", warmup_epochs=2) == pytest.approx(
+        [0.5, 1.0, 1.0, 0.5]
+    )
 
 
 def test_step_schedule_equals_torch() -> None:
@@ -56,7 +60,9 @@ def test_clipping_equals_torch(scale: float) -> None:
 
 
 @pytest.mark.parametrize(("scale", "clips"), [(0.01, False), (100.0, True)])
-def test_the_published_rule_clips_when_an_entry_of_the_heads_gradient_is_large(scale: float, clips: bool) -> None:
+def test_the_published_rule_clips_when_an_entry_of_the_heads_gradient_is_large(
+    scale: float, clips: bool
+) -> None:
     net = gradients(scale)
     before = [p.grad.clone() for p in net.parameters()]  # type: ignore[union-attr]
     assert bool(net[1].weight.grad.abs().max() > 1) == clips
@@ -84,7 +90,8 @@ def test_no_clipping_only_measures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+    ("name", "kind"),
+    [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)],
 )
 def test_optimizers(name: str, kind: type) -> None:
     optimizer = build_optimizer(

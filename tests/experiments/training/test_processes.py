@@ -26,7 +26,14 @@ OWN = f"{ROOT / 'tests' / 'many_modalities.py'}:load"
 
 
 def own(out: Path, name: str, **changes: Any) -> Config:
-    more = {"dataset": OWN, "root": "2", "encoder": "mlp", "lr": 0.1, "fusion": "late", "log_every": 1}
+    more = {
+        "dataset": OWN,
+        "root": "2",
+        "encoder": "mlp",
+        "lr": 0.1,
+        "fusion": "late",
+        "log_every": 1,
+    }
     return short(out, name=name, **{**more, **changes})
 
 
@@ -39,11 +46,16 @@ def assert_same_run(ours: Path, expected: Path) -> None:
     theirs = parameters(expected)
     for key, value in parameters(ours).items():
         torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-6)
-    steps = [[line for line in log_lines(folder) if line["kind"] == "step"] for folder in (ours, expected)]
+    steps = [
+        [line for line in log_lines(folder) if line["kind"] == "step"]
+        for folder in (ours, expected)
+    ]
     assert len(steps[0]) == len(steps[1])
     for a, b in zip(*steps, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-        assert list(a["coefficients"].values()) == pytest.approx(list(b["coefficients"].values()), abs=1e-6)
+        assert list(a["coefficients"].values()) == pytest.approx(
+            list(b["coefficients"].values()), abs=1e-6
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +75,15 @@ def going_on(rank: int, folder: Path, dataset: str, epochs: int) -> None:
 
 @pytest.mark.parametrize(
     ("rest", "method"),
-    [pytest.param(2, "ogm-ge", marks=pytest.mark.slow), (3, "agm"), pytest.param(5, "agm", marks=pytest.mark.slow)],
+    [
+        pytest.param(2, "ogm-ge", marks=pytest.mark.slow),
+        (3, "agm"),
+        pytest.param(5, "agm", marks=pytest.mark.slow),
+    ],
 )
-def test_the_last_batch_is_trained_on_by_any_number_of_processes(rest: int, method: str, tmp_path: Path) -> None:
+def test_the_last_batch_is_trained_on_by_any_number_of_processes(
+    rest: int, method: str, tmp_path: Path
+) -> None:
     """Its 2, 3 or 5 samples are too few for three processes; going on with another number changes nothing either."""
     size = {2: 59, 3: 39, 5: 115}[rest]
     assert 120 % size == rest
@@ -75,9 +93,13 @@ def test_the_last_batch_is_trained_on_by_any_number_of_processes(rest: int, meth
         train(own(tmp_path, "three", epochs=1, method=method, batch_size=size))
         as_torchrun(partial(going_on, folder=tmp_path / "three", dataset=OWN, epochs=2), 3)
     else:
-        as_torchrun(partial(on, config=own(tmp_path, "three", epochs=2, method=method, batch_size=size)), 3)
+        as_torchrun(
+            partial(on, config=own(tmp_path, "three", epochs=2, method=method, batch_size=size)), 3
+        )
     assert_same_run(tmp_path / "three", tmp_path / "one")
-    assert sum(line["kind"] == "step" for line in log_lines(tmp_path / "three")) == 2 * (120 // size + 1)
+    assert sum(line["kind"] == "step" for line in log_lines(tmp_path / "three")) == 2 * (
+        120 // size + 1
+    )
 
 
 def decisions(rank: int, config: Config) -> list[Any]:
@@ -95,10 +117,18 @@ def decisions(rank: int, config: Config) -> list[Any]:
     return told
 
 
-@pytest.mark.parametrize("method", ["mses", *(pytest.param(name, marks=pytest.mark.slow) for name in ("agm", "mslr"))])
+@pytest.mark.parametrize(
+    "method", ["mses", *(pytest.param(name, marks=pytest.mark.slow) for name in ("agm", "mslr"))]
+)
 def test_the_best_epoch_is_chosen_on_the_model_that_is_saved(method: str, tmp_path: Path) -> None:
     """Batch norm has running statistics of its own on each process; what is measured is what is saved."""
-    settings = {"dataset": "av-digits", "encoder": "small-cnn", "width": 4, "root": "", "fusion": "early"}
+    settings = {
+        "dataset": "av-digits",
+        "encoder": "small-cnn",
+        "width": 4,
+        "root": "",
+        "fusion": "early",
+    }
     config = own(tmp_path, "run", method=method, epochs=2, **settings)
     told = as_torchrun(partial(decisions, config=config), 2)
     assert told[0] == told[1]
@@ -127,9 +157,13 @@ def test_what_mses_puts_back_is_measured_again(tmp_path: Path) -> None:
     assert found == epochs[-1]["validation"]
 
 
-def test_synchronised_batch_norm_refuses_a_last_batch_of_fewer_samples_than_processes(tmp_path: Path) -> None:
+def test_synchronised_batch_norm_refuses_a_last_batch_of_fewer_samples_than_processes(
+    tmp_path: Path,
+) -> None:
     config = own(tmp_path, "x", batch_size=39, devices=4, sync_batch_norm=True)
-    with pytest.raises(ConfigError, match=r"the last batch of an epoch has 3 samples .*batch_size 39\)"):
+    with pytest.raises(
+        ConfigError, match=r"the last batch of an epoch has 3 samples .*batch_size 39\)"
+    ):
         build_parts(config)
     for changes in ({"devices": 3}, {"sync_batch_norm": False}):
         build_parts(replace(config, train=replace(config.train, **changes)))  # type: ignore[arg-type]

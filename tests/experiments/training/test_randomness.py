@@ -29,7 +29,11 @@ def test_all_streams_differ() -> None:
         for key in keys
     ]
     states += [tuple(np.random.SeedSequence(seed).generate_state(4)) for seed in range(5)]
-    states += [tuple(np.random.SeedSequence([seed, n]).generate_state(4)) for seed in range(5) for n in range(1, 9)]
+    states += [
+        tuple(np.random.SeedSequence([seed, n]).generate_state(4))
+        for seed in range(5)
+        for n in range(1, 9)
+    ]
     assert len(set(states)) == len(states)
     assert set(KEYS) == set(Stream)
 

@@ -82,22 +82,36 @@ def test_the_result_is_that_of_the_best_epoch_on_every_sample(tmp_path: Path) ->
         accuracy = float((file["logits"].argmax(1) == file["target"]).mean())
         np.testing.assert_allclose(file["responses"].sum(0), file["logits"], rtol=1e-4, atol=1e-4)
     assert accuracy == pytest.approx(figures["accuracy"])
-    validation = [line["validation"]["accuracy"] for line in log_lines(summary.folder) if line["kind"] == "epoch"]
+    validation = [
+        line["validation"]["accuracy"]
+        for line in log_lines(summary.folder)
+        if line["kind"] == "epoch"
+    ]
     assert summary.result["best_epoch"] == 1 + int(np.argmax(validation))
-    assert read_checkpoint(summary.folder / "checkpoints" / "best.pt")["best_value"] == max(validation)
+    assert read_checkpoint(summary.folder / "checkpoints" / "best.pt")["best_value"] == max(
+        validation
+    )
 
 
-def test_the_result_is_not_that_of_the_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_is_not_that_of_the_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first epoch counts as the best here, and it is not as good as the last one."""
     monkeypatch.setattr(Classification, "improves", lambda self, value, best: math.isnan(best))
     summary = run(short(tmp_path, epochs=3, encoder="mlp", lr=0.05, score_test=False))
-    validation = [line["validation"]["accuracy"] for line in log_lines(summary.folder) if line["kind"] == "epoch"]
+    validation = [
+        line["validation"]["accuracy"]
+        for line in log_lines(summary.folder)
+        if line["kind"] == "epoch"
+    ]
     assert validation[0] != validation[-1]
     assert summary.result["best_epoch"] == 1
     assert summary.result["splits"]["validation"]["accuracy"] == validation[0]
 
 
-def test_every_step_of_every_epoch_draws_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_step_of_every_epoch_draws_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[float] = []
     original = loop.Loop._step
 
@@ -121,9 +135,14 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     assert log_lines(tmp_path / "a") == log_lines(tmp_path / "b")
 
 
-@pytest.mark.parametrize("fusion", ["late", *(pytest.param(f, marks=pytest.mark.slow) for f in ("sum", "early"))])
+@pytest.mark.parametrize(
+    "fusion", ["late", *(pytest.param(f, marks=pytest.mark.slow) for f in ("sum", "early"))]
+)
 def test_every_method_starts_from_the_same_network(fusion: str, tmp_path: Path) -> None:
-    networks = {m: build_parts(short(tmp_path, method=m, fusion=fusion, seed=3)).model.model for m in METHODS}
+    networks = {
+        m: build_parts(short(tmp_path, method=m, fusion=fusion, seed=3)).model.model
+        for m in METHODS
+    }
     other = build_parts(short(tmp_path, fusion=fusion, seed=4)).model.model.state_dict()
     joint = networks["joint"].state_dict()
     assert any(not torch.equal(joint[key], other[key]) for key in joint)
@@ -139,7 +158,15 @@ def test_agm_without_modulation_is_joint_training(clip: dict[str, Any], tmp_path
     """Head, batches, clipping, schedule: all is shared, so that alpha = 0 gives the same run."""
     ends = {}
     for method in ("joint", "agm"):
-        config = short(tmp_path, name=method, method=method, alpha=0.0, fusion="early", schedule="cosine", **clip)
+        config = short(
+            tmp_path,
+            name=method,
+            method=method,
+            alpha=0.0,
+            fusion="early",
+            schedule="cosine",
+            **clip,
+        )
         ends[method] = read_checkpoint(run(config).folder / "checkpoints" / "last.pt")["model"]
     for name, value in ends["joint"].items():
         if name.startswith("model."):
@@ -154,7 +181,9 @@ def test_the_test_split_is_left_alone_on_request(tmp_path: Path) -> None:
 
 def test_a_modality_alone_has_its_encoder_or_the_whole_network_masked(tmp_path: Path) -> None:
     late = build_parts(short(tmp_path, fusion="late", modality="visual", method="joint")).model
-    assert {name.split(".")[2] for name, _ in late.named_parameters() if ".encoders." in name} == {"visual"}
+    assert {name.split(".")[2] for name, _ in late.named_parameters() if ".encoders." in name} == {
+        "visual"
+    }
     parts = build_parts(short(tmp_path, fusion="early", modality="visual", method="joint"))
     assert {name.split(".")[3] for name, _ in parts.model.named_parameters() if ".encoders." in name} == {
         "audio", "visual",
@@ -169,9 +198,13 @@ def test_a_modality_alone_has_its_encoder_or_the_whole_network_masked(tmp_path: 
 
 @pytest.mark.parametrize("fusion", ["late", "sum", "early"])
 @pytest.mark.parametrize("modality", ["multimodal", "visual"])
-def test_every_fusion_trains_with_all_and_with_one_modality(fusion: str, modality: str, tmp_path: Path) -> None:
+def test_every_fusion_trains_with_all_and_with_one_modality(
+    fusion: str, modality: str, tmp_path: Path
+) -> None:
     method = "agm" if modality == "multimodal" else "joint"
-    summary = run(short(tmp_path, epochs=4, fusion=fusion, modality=modality, method=method, lr=0.05))
+    summary = run(
+        short(tmp_path, epochs=4, fusion=fusion, modality=modality, method=method, lr=0.05)
+    )
     expected = {"audio", "visual"} if modality == "multimodal" else {"visual"}
     assert summary.result["splits"]["test"]["responses"].keys() == expected
     assert summary.result["splits"]["train"]["accuracy"] > 0.3  # chance is 0.1
@@ -205,7 +238,15 @@ def test_bf16_mixed_trains(tmp_path: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 @pytest.mark.parametrize("schedule", ["step", "cosine", "warmup-cosine"])
 def test_optimizers_and_schedules_train(optimizer: str, schedule: str, tmp_path: Path) -> None:
-    config = short(tmp_path, epochs=3, optimizer=optimizer, schedule=schedule, lr=0.003, decay_every=1, warmup_epochs=2)
+    config = short(
+        tmp_path,
+        epochs=3,
+        optimizer=optimizer,
+        schedule=schedule,
+        lr=0.003,
+        decay_every=1,
+        warmup_epochs=2,
+    )
     rates = [line["lr"] for line in log_lines(run(config).folder) if line["kind"] == "step"]
     assert len(set(rates)) >= 2
 
@@ -250,15 +291,20 @@ def test_a_finished_run_can_be_trained_on(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:AGM could not use")
 def test_a_diverging_run_stops_with_the_step_and_the_scores(tmp_path: Path) -> None:
     with pytest.raises(
-        TrainingError, match=r"(loss is (nan|inf) at step \d+ \(epoch \d\); scores: audio .*visual|not finite: )"
+        TrainingError,
+        match=r"(loss is (nan|inf) at step \d+ \(epoch \d\); scores: audio .*visual|not finite: )",
     ):
         train(short(tmp_path, epochs=20, lr=1e30, clip_norm=None))
     state = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
-    assert all(value.isfinite().all() for value in state["model"].values() if value.is_floating_point())
+    assert all(
+        value.isfinite().all() for value in state["model"].values() if value.is_floating_point()
+    )
 
 
 @pytest.mark.filterwarnings("ignore:AGM could not use")
-def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_that_is_not_finite_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gradmod.experiments.datasets import av_digits
     from gradmod.experiments.training import parts
 
@@ -272,7 +318,8 @@ def test_a_sample_that_is_not_finite_is_named(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(parts, "load_dataset", damaged)
     with pytest.raises(
-        TrainingError, match=r"loss is nan at step \d.*input of 'audio' is not finite in sample\(s\) 7 of"
+        TrainingError,
+        match=r"loss is nan at step \d.*input of 'audio' is not finite in sample\(s\) 7 of",
     ):
         train(short(tmp_path, epochs=2))
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["step"] == 0
@@ -286,11 +333,16 @@ def test_evaluation_gives_every_sample_once_and_restores_the_mode(tmp_path: Path
     parts = build_parts(config)
     fabric = make_fabric(config.train)
     parts.model.train()
-    results = [predict(fabric, parts.model, parts.data.validation, batch_size=size) for size in (7, 143, 1000)]
+    results = [
+        predict(fabric, parts.model, parts.data.validation, batch_size=size)
+        for size in (7, 143, 1000)
+    ]
     assert parts.model.training
     for result in results:
         assert len(result.logits) == 143
         torch.testing.assert_close(result.logits, results[0].logits, rtol=1e-5, atol=1e-5)
         assert torch.equal(result.target, torch.from_numpy(parts.data.validation.targets))
         figures = measure(result, parts.task, ("audio", "visual"))
-        assert figures["accuracy"] == pytest.approx((result.logits.argmax(1) == result.target).double().mean().item())
+        assert figures["accuracy"] == pytest.approx(
+            (result.logits.argmax(1) == result.target).double().mean().item()
+        )

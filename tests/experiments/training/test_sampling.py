@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from gradmod.experiments.training.sampling import Shard, TrainingBatches, evaluation_batches
 
 
-@given(st.integers(2, 300), st.integers(2, 64), st.integers(1, 5), st.integers(0, 5), st.integers(1, 9))
+@given(
+    st.integers(2, 300), st.integers(2, 64), st.integers(1, 5), st.integers(0, 5), st.integers(1, 9)
+)
 def test_processes_share_each_batch_and_no_sample_comes_twice(
     samples: int, batch: int, world: int, seed: int, epoch: int
 ) -> None:
@@ -18,10 +20,14 @@ def test_processes_share_each_batch_and_no_sample_comes_twice(
     order = TrainingBatches(samples, batch, seed)
     alone = list(order.epoch(epoch, Shard()))
     assert len(alone) == order.steps
-    assert samples - sum(map(len, alone)) <= (samples % batch == 1)  # only a last batch of one sample is left out
+    assert samples - sum(map(len, alone)) <= (
+        samples % batch == 1
+    )  # only a last batch of one sample is left out
     assert len(np.unique(np.concatenate(alone))) == sum(map(len, alone)) if alone else samples < 2
     shards = [Shard(rank, world) for rank in range(world)]
-    for step, parts in enumerate(zip(*(order.epoch(epoch, shard) for shard in shards), strict=True)):
+    for step, parts in enumerate(
+        zip(*(order.epoch(epoch, shard) for shard in shards), strict=True)
+    ):
         size = order.size(step)
         assert size == len(alone[step])
         weights = [shard.weight(size) for shard in shards]
@@ -33,7 +39,9 @@ def test_processes_share_each_batch_and_no_sample_comes_twice(
         np.testing.assert_allclose(np.mean(means), alone[step].mean())
 
 
-@pytest.mark.parametrize(("samples", "weights"), [(2, [4, 0, 0, 0]), (3, [4, 0, 0, 0]), (5, [2.4, 1.6, 0, 0])])
+@pytest.mark.parametrize(
+    ("samples", "weights"), [(2, [4, 0, 0, 0]), (3, [4, 0, 0, 0]), (5, [2.4, 1.6, 0, 0])]
+)
 def test_a_batch_too_small_for_all_goes_to_as_many_as_it_is_large_enough_for(
     samples: int, weights: list[float]
 ) -> None:
@@ -46,7 +54,9 @@ def test_a_batch_too_small_for_all_goes_to_as_many_as_it_is_large_enough_for(
 
 
 @given(st.integers(10, 200), st.integers(2, 64), st.integers(0, 5))
-def test_an_epoch_that_starts_in_the_middle_goes_on_the_same(samples: int, batch: int, seed: int) -> None:
+def test_an_epoch_that_starts_in_the_middle_goes_on_the_same(
+    samples: int, batch: int, seed: int
+) -> None:
     order = TrainingBatches(samples, batch, seed)
     whole = list(order.epoch(3, Shard()))
     start = len(whole) // 2
@@ -65,7 +75,10 @@ def test_epochs_and_seeds_shuffle_anew() -> None:
 
 @given(st.integers(1, 200), st.integers(1, 64), st.integers(1, 4))
 def test_evaluation_sees_every_sample_in_order(samples: int, batch: int, world: int) -> None:
-    shards = [np.concatenate(list(evaluation_batches(samples, batch, Shard(rank, world)))) for rank in range(world)]
+    shards = [
+        np.concatenate(list(evaluation_batches(samples, batch, Shard(rank, world))))
+        for rank in range(world)
+    ]
     assert len({len(shard) for shard in shards}) == 1
     dealt = np.stack(shards, 1).flatten()[:samples]
     np.testing.assert_array_equal(dealt, np.arange(samples))

@@ -14,7 +14,12 @@ from gradmod.experiments.errors import ConfigError, damage_in
 from gradmod.experiments.files import write_arrays, write_json
 from gradmod.experiments.runs.names import CONFIG
 from gradmod.experiments.settings.config import Config
-from gradmod.experiments.training.concepts import Concept, concept_outputs, concepts_of, predictor_split
+from gradmod.experiments.training.concepts import (
+    Concept,
+    concept_outputs,
+    concepts_of,
+    predictor_split,
+)
 from gradmod.experiments.training.evaluation import predict_features
 from gradmod.experiments.training.opening import open_run
 from gradmod.experiments.training.parts import read_data
@@ -71,17 +76,23 @@ def measure_competition(
     for m, one in found.items():
         outputs = [concept_outputs(one, name, data, concept) for name in ("predictor", split)]
         with damage_in(one.folder / "outputs"):
-            strengths[m] = competition_strength(fit.numpy(), outputs[0], on_split.numpy(), outputs[1], penalty)
+            strengths[m] = competition_strength(
+                fit.numpy(), outputs[0], on_split.numpy(), outputs[1], penalty
+            )
     target = run.folder / "competition"
     target.mkdir(exist_ok=True)
-    write_arrays(target / f"{split}_features.npz", {"predictor": fit.numpy(), "evaluated": on_split.numpy()})
+    write_arrays(
+        target / f"{split}_features.npz", {"predictor": fit.numpy(), "evaluated": on_split.numpy()}
+    )
     record: dict[str, Any] = {
         "strength": strengths,
         "split": split,
         "checkpoint": checkpoint,
         "concept": concept,
         "penalty": penalty,
-        "concepts": {m: Path(os.path.relpath(one.folder, run.folder)).as_posix() for m, one in found.items()},
+        "concepts": {
+            m: Path(os.path.relpath(one.folder, run.folder)).as_posix() for m, one in found.items()
+        },
     }
     write_json(target / f"{split}.json", record)
     return record
@@ -89,7 +100,11 @@ def measure_competition(
 
 def _beside(folder: Path) -> Path:
     """The folder that a run lies in, as the user would name it."""
-    return folder.parent if folder.name not in ("", "..") else Path(os.path.relpath(folder.absolute().resolve().parent))
+    return (
+        folder.parent
+        if folder.name not in ("", "..")
+        else Path(os.path.relpath(folder.absolute().resolve().parent))
+    )
 
 
 def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Concept]:
@@ -114,7 +129,10 @@ def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Con
         with one.lock():
             if one.is_trained:
                 continue
-            print(f"gradmod: note: training the mono-modal concept of {modality}: {one.folder}", file=sys.stderr)
+            print(
+                f"gradmod: note: training the mono-modal concept of {modality}: {one.folder}",
+                file=sys.stderr,
+            )
             if (one.folder / CONFIG).is_file():  # begun, by a process that was killed
                 own = config.data.dataset if ":" in config.data.dataset else ""
                 embedded = not dataset_info(config.data.dataset).layout and not own

@@ -84,7 +84,9 @@ def _alone(run: OpenRun, split: str, metric: str) -> dict[str, float]:
     """Score of each modality's concept, where it is trained and was scored on the split."""
     if run.config.data.modality != "multimodal" or metric not in ("accuracy", "macro_f1"):
         return {}
-    trained = {m: one for m, one in concepts_of(run.config, run.parts.data).items() if one.is_trained}
+    trained = {
+        m: one for m, one in concepts_of(run.config, run.parts.data).items() if one.is_trained
+    }
     results = {m: read_result(one.folder) for m, one in trained.items()}
     with damage_in(", ".join(str(one.folder) for one in trained.values())):
         figures = {m: result["splits"].get(split, {}) for m, result in results.items()}

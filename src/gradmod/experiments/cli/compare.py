@@ -36,7 +36,9 @@ def run(words: Sequence[str], more_help: str = "") -> None:
     with _followed() as follow:
         result = run_comparison(comparison, follow)
     if result.table is not None:
-        show_table(terminal(result.table, f"comparison on {comparison.data.dataset}", terminal_width()))
+        show_table(
+            terminal(result.table, f"comparison on {comparison.data.dataset}", terminal_width())
+        )
         for note in result.table.notes:
             print(note)
         print(f"{result.folder}: table.md, table.tex, table.csv, curves.svg, methods.svg, runs/")
@@ -66,7 +68,10 @@ def _followed() -> Iterator[Follower]:
             seen.add(state.run.name)
             if state.job is not None:  # others were finished before this command
                 reason = f": {state.reason}" if state.reason else ""
-                print(f"{title} {len(seen)}/{len(states)}: {state.run.name} {state.status}{reason}", file=sys.stderr)
+                print(
+                    f"{title} {len(seen)}/{len(states)}: {state.run.name} {state.status}{reason}",
+                    file=sys.stderr,
+                )
 
     yield tell
 

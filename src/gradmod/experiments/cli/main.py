@@ -353,15 +353,23 @@ def check(
 
     info = dataset_info(dataset)
     if root and info.name in DATASETS and not info.layout:
-        raise ConfigError(f"a root, {root}, makes no difference to {info.title}, which is embedded. Leave it out")
-    chosen = {name: value for name, value in {"labels": labels or None, "video": video}.items() if value is not None}
+        raise ConfigError(
+            f"a root, {root}, makes no difference to {info.title}, which is embedded. Leave it out"
+        )
+    chosen = {
+        name: value
+        for name, value in {"labels": labels or None, "video": video}.items()
+        if value is not None
+    }
     for name in chosen:
         if name not in info.options:
             raise ConfigError(f"--{name} makes no difference to {info.title}. Leave it out")
     facts = inspect(dataset, root, chosen)
     show_inspection(facts, root)
     if facts.problems:
-        raise UnusableDataError(f"{facts.info.title} at {root or 'an empty root'}: {facts.problems[0]}")
+        raise UnusableDataError(
+            f"{facts.info.title} at {root or 'an empty root'}: {facts.problems[0]}"
+        )
 
 
 def list_everything() -> None:
@@ -418,7 +426,12 @@ def _parsed(name: str, function: Callable[..., None]) -> Callable[[Sequence[str]
 
 def examples(name: str) -> str:
     """What --help of a command says last."""
-    return "".join(["\nexamples:\n", *(f"  gradmod {name} {words}".rstrip() + "\n" for words in EXAMPLES[name])])
+    return "".join(
+        [
+            "\nexamples:\n",
+            *(f"  gradmod {name} {words}".rstrip() + "\n" for words in EXAMPLES[name]),
+        ]
+    )
 
 
 EXAMPLES: dict[str, tuple[str, ...]] = {

@@ -89,12 +89,18 @@ class _Parser(argparse.ArgumentParser):
         """What was meant by a wrong flag, or a wrong choice for one."""
         flag, _, rest = message.partition(": invalid choice: ")
         for action in self._actions:
-            if rest and action.option_strings == [flag.removeprefix("argument ")] and action.choices is not None:
+            if (
+                rest
+                and action.option_strings == [flag.removeprefix("argument ")]
+                and action.choices is not None
+            ):
                 return did_you_mean(rest.split("'")[1], map(str, action.choices))
         word = message.removeprefix("unrecognized arguments: ").split()[0]
         if not message.startswith("unrecognized arguments: --"):
             return ""
-        meant = closest(word.partition("=")[0].lstrip("-"), [action.dest for action in self._actions])
+        meant = closest(
+            word.partition("=")[0].lstrip("-"), [action.dest for action in self._actions]
+        )
         return f"; did you mean --{meant}?" if meant else ""
 
 
@@ -118,15 +124,31 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parse.add_argument
     add("--data_root", default="", help="folder of the data set (UR-Funny: a file)")
-    add("--checkpoint_path", default="", help="evaluate this run folder, or checkpoint in one, and stop")
-    add("--breakpoint_path", default="", help="go on with this run folder, or from this checkpoint in one")
-    add("--device", default="cuda:0", help="cpu, cuda:0 ... cuda:7; cpu where there is no CUDA, which is said")
+    add(
+        "--checkpoint_path",
+        default="",
+        help="evaluate this run folder, or checkpoint in one, and stop",
+    )
+    add(
+        "--breakpoint_path",
+        default="",
+        help="go on with this run folder, or from this checkpoint in one",
+    )
+    add(
+        "--device",
+        default="cuda:0",
+        help="cpu, cuda:0 ... cuda:7; cpu where there is no CUDA, which is said",
+    )
     add("--methods", default="Normal", choices=list(METHODS))
     add("--modality", default="Multimodal", choices=list(MODALITIES))
     add("--fusion_type", default="late_fusion", choices=list(FUSIONS))
     add("--random_seed", type=int, default=999)
     add("--expt_dir", default="checkpoint", help="folder in which run folders are made")
-    add("--expt_name", default="test_experiment", help="name of the run's folder; a number is added where it is taken")
+    add(
+        "--expt_name",
+        default="test_experiment",
+        help="name of the run's folder; a number is added where it is taken",
+    )
     add("--batch_size", type=int, default=16, help="samples in a step, all GPUs together")
     add("--EPOCHS", type=int, default=10)
     add("--learning_rate", type=float, default=1e-5)
@@ -145,8 +167,19 @@ def parser() -> argparse.ArgumentParser:
     add("--lr_scalar", default="lrstep", choices=list(SCHEDULES))
     add("--use_mgpu", type=_boolean, default=False, metavar="BOOL")
     add("--gpu_ids", default="0,1,2", help="as in 0,1,2, with --use_mgpu True")
-    add("--save_checkpoint", type=_boolean, default=False, metavar="BOOL", help="checkpoints are always written")
-    add("--local_rank", type=int, default=-1, help="accepted; the launcher's own environment says the rank")
+    add(
+        "--save_checkpoint",
+        type=_boolean,
+        default=False,
+        metavar="BOOL",
+        help="checkpoints are always written",
+    )
+    add(
+        "--local_rank",
+        type=int,
+        default=-1,
+        help="accepted; the launcher's own environment says the rank",
+    )
     add(
         "--SHAPE_contribution",
         type=_boolean,
@@ -200,7 +233,9 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
             f"training after it: this is the published default. For the whole run: --modulation_ends {options.EPOCHS}"
         )
     if options.SHAPE_contribution and not multimodal:
-        raise ConfigError(f"--SHAPE_contribution: with --modality {options.modality} there is nothing to divide")
+        raise ConfigError(
+            f"--SHAPE_contribution: with --modality {options.modality} there is nothing to divide"
+        )
     embedded = options.dataset == "AV-Digits"
     config = Config(
         DataConfig(
@@ -243,7 +278,9 @@ def run(arguments: Sequence[str]) -> None:
     """
     options, named = parser().parse_args(arguments), given(arguments)
     if options.checkpoint_path and options.breakpoint_path:
-        raise ConfigError("--checkpoint_path evaluates and --breakpoint_path goes on training; give one of them")
+        raise ConfigError(
+            "--checkpoint_path evaluates and --breakpoint_path goes on training; give one of them"
+        )
     notes = refuse_without_effect(options, named, os.environ.get("LOCAL_RANK"))
     import torch
 
@@ -271,7 +308,9 @@ def run(arguments: Sequence[str]) -> None:
         show_run(summary.folder, summary.result)
 
 
-def refuse_without_effect(options: argparse.Namespace, named: Collection[str], rank: str | None) -> list[str]:
+def refuse_without_effect(
+    options: argparse.Namespace, named: Collection[str], rank: str | None
+) -> list[str]:
     """Refuse flags that make no difference.
 
     Args:
@@ -318,14 +357,22 @@ def refuse_without_effect(options: argparse.Namespace, named: Collection[str], r
         found["gpu_ids"] = "without --use_mgpu True"
     if not options.save_checkpoint:
         found["save_checkpoint"] = "as False: checkpoints are always written"
-    idle = [f"--{name} makes no difference {reason}" for name, reason in found.items() if name in named]
+    idle = [
+        f"--{name} makes no difference {reason}" for name, reason in found.items() if name in named
+    ]
     if idle and not (options.checkpoint_path or options.breakpoint_path):
         raise ConfigError(f"{'; '.join(idle)}. Leave out what changes nothing")
     notes = []
     if "alpha" in named and options.methods not in MODULATING:
         notes.append(f"--alpha makes no difference to --methods {options.methods}")
-    if options.lr_scalar == "lrstep" and options.lr_decay_step >= options.EPOCHS and "lr_decay_step" in named:
-        notes.append(f"--lr_decay_step {options.lr_decay_step} makes no difference in {options.EPOCHS} epochs")
+    if (
+        options.lr_scalar == "lrstep"
+        and options.lr_decay_step >= options.EPOCHS
+        and "lr_decay_step" in named
+    ):
+        notes.append(
+            f"--lr_decay_step {options.lr_decay_step} makes no difference in {options.EPOCHS} epochs"
+        )
     return notes
 
 
@@ -340,10 +387,14 @@ def _device(options: argparse.Namespace, cuda: bool, notes: list[str]) -> tuple[
     if options.use_mgpu:
         ids = options.gpu_ids.replace(" ", "")
         if not cuda:
-            raise ConfigError(f"--use_mgpu True with --gpu_ids {options.gpu_ids}, but torch sees no CUDA device here")
+            raise ConfigError(
+                f"--use_mgpu True with --gpu_ids {options.gpu_ids}, but torch sees no CUDA device here"
+            )
         return f"cuda:{ids}", len(ids.split(","))
     if options.device.startswith("cuda") and not cuda:
-        notes.append(f"--device {options.device}: torch sees no CUDA device here, so this runs on the cpu")
+        notes.append(
+            f"--device {options.device}: torch sees no CUDA device here, so this runs on the cpu"
+        )
         return "cpu", 1
     return str(options.device), 1
 

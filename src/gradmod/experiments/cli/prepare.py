@@ -28,7 +28,10 @@ def run(words: Sequence[str]) -> None:
         GradmodError: what was wrong.
     """
     if words and words[0] in ("-h", "--help"):
-        print(USAGE + "\nexamples:\n" + "".join(f"  {example}\n" for example in EXAMPLES.values()), end="")
+        print(
+            USAGE + "\nexamples:\n" + "".join(f"  {example}\n" for example in EXAMPLES.values()),
+            end="",
+        )
         return
     command = command_of(words)
     if command is None:
@@ -38,13 +41,17 @@ def run(words: Sequence[str]) -> None:
             "prepare --help)"
         )
     name = command.__name__.replace("_", "-")
-    parse(command, words[1:], f"gradmod prepare {name}", more_help=f"\nexample:\n  {EXAMPLES[name]}\n")
+    parse(
+        command, words[1:], f"gradmod prepare {name}", more_help=f"\nexample:\n  {EXAMPLES[name]}\n"
+    )
 
 
 def command_of(words: Sequence[str]) -> Callable[..., None] | None:
     """What prepares the data set that the words begin with; None: there is none of that name."""
     name = words[0] if words else ""
-    return next((make for known, make in COMMANDS.items() if name in (known, known.replace("-", ""))), None)
+    return next(
+        (make for known, make in COMMANDS.items() if name in (known, known.replace("-", ""))), None
+    )
 
 
 def av_mnist(
@@ -84,7 +91,11 @@ def av_mnist(
 
 
 def crema_d(
-    root: Path, out: Path, audio: Path | None = None, videos: Path | None = None, shorter_side: int = 0
+    root: Path,
+    out: Path,
+    audio: Path | None = None,
+    videos: Path | None = None,
+    shorter_side: int = 0,
 ) -> None:
     """Decode CREMA-D once; what is read is the same, several times faster.
 
@@ -99,9 +110,13 @@ def crema_d(
     from gradmod.experiments.datasets.preparation.crema_d import prepare
 
     with counting("clips") as progress:
-        manifest = prepare(root, out, audio=audio, videos=videos, shorter_side=shorter_side, progress=progress)
+        manifest = prepare(
+            root, out, audio=audio, videos=videos, shorter_side=shorter_side, progress=progress
+        )
     left_out: list[str] = manifest["left_out"]
-    print(f"{out}: {len(left_out)} clips left out, which lack their sound or frames {' '.join(left_out[:5])}".rstrip())
+    print(
+        f"{out}: {len(left_out)} clips left out, which lack their sound or frames {' '.join(left_out[:5])}".rstrip()
+    )
 
 
 def ur_funny(root: Path, out: Path) -> None:

@@ -62,11 +62,15 @@ def refuse_foreign_run(folder: Path, settings: Path, wanted: Config) -> None:
         try:
             load_config(settings)
         except ConfigError as error:
-            raise ConfigError(f"{error}; no comparison wrote it: move it away, or choose another --name") from None
+            raise ConfigError(
+                f"{error}; no comparison wrote it: move it away, or choose another --name"
+            ) from None
     stored = folder / CONFIG
     if stored.is_file():
         _refuse_other_settings(folder, load_config(stored), wanted)
-    elif folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+    elif folder.is_symlink() or (
+        folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    ):
         raise ConfigError(
             f"{folder} is no run's folder: it has no config.toml, but something else. Move it away, or choose another "
             "--name; nothing in it was touched"
@@ -77,7 +81,10 @@ def _refuse_other_settings(folder: Path, there: Config, here: Config) -> None:
     there, here = _comparable(there), _comparable(here)
     if there == here:
         return
-    pairs = ((s, getattr(there, s), getattr(here, s)) for s in ("data", "model", "method", "optimizer", "train"))
+    pairs = (
+        (s, getattr(there, s), getattr(here, s))
+        for s in ("data", "model", "method", "optimizer", "train")
+    )
     different = [
         f"{section}.{key} {vars(a)[key]!r} there, {vars(b)[key]!r} here"
         for section, a, b in pairs
@@ -92,5 +99,14 @@ def _refuse_other_settings(folder: Path, there: Config, here: Config) -> None:
 
 def _comparable(config: Config) -> Config:
     """Without what makes no difference to the figures."""
-    train = replace(config.train, out="", name="", workers=None, device="cpu", log_every=1, save_every=0, timeout=30.0)
+    train = replace(
+        config.train,
+        out="",
+        name="",
+        workers=None,
+        device="cpu",
+        log_every=1,
+        save_every=0,
+        timeout=30.0,
+    )
     return replace(config, train=train, monitor=MonitorConfig())

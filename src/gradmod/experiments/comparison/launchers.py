@@ -41,7 +41,11 @@ class LocalLauncher:
     """Processes of this machine; cores and GPUs are shared out among `jobs` at a time."""
 
     def __init__(self, jobs: int, device: str) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         self._threads = max(1, cores // jobs)
         self._gpus = _gpus() if device in ("auto", "cuda") else []
 
@@ -78,14 +82,22 @@ class SubmititLauncher:
         try:
             import submitit
         except ImportError:
-            raise ConfigError("--launcher submitit needs it: pip install submitit, or gradmod[cluster]") from None
+            raise ConfigError(
+                "--launcher submitit needs it: pip install submitit, or gradmod[cluster]"
+            ) from None
         self._submitit = submitit
         try:
-            values: dict[str, Any] = {k: int(v) if v.lstrip("-").isdigit() else v for k, v in options.items()}
-            self._executor = submitit.AutoExecutor(folder / "%j", cluster=values.pop("cluster", None))
+            values: dict[str, Any] = {
+                k: int(v) if v.lstrip("-").isdigit() else v for k, v in options.items()
+            }
+            self._executor = submitit.AutoExecutor(
+                folder / "%j", cluster=values.pop("cluster", None)
+            )
             self._executor.update_parameters(name="gradmod", **values)
         except (RuntimeError, NameError, ValueError, AssertionError) as error:
-            raise ConfigError(f"compare.launcher_options {dict(options)}: submitit says {error}") from None
+            raise ConfigError(
+                f"compare.launcher_options {dict(options)}: submitit says {error}"
+            ) from None
 
     def start(self, words: Sequence[str], log: Path, slot: int) -> Job:
         """See `Launcher.start`. What the run prints is in submitit's folder as well."""
@@ -130,7 +142,9 @@ def _run_logged(command: Sequence[str], log: str) -> int:
     with Path(log).open("ab") as file:
         lock = acquire(file)
         try:
-            return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT).returncode
+            return subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+            ).returncode
         finally:
             if lock is not None:
                 lock.release()
@@ -140,4 +154,8 @@ def _gpus() -> list[str]:
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return (
+        visible.split(",")
+        if visible
+        else [str(number) for number in range(torch.cuda.device_count())]
+    )

@@ -33,7 +33,9 @@ class PlannedRun:
     config: Config
 
 
-def trials(comparison: Comparison) -> dict[tuple[str, str], list[tuple[dict[str, Any], list[PlannedRun]]]]:
+def trials(
+    comparison: Comparison,
+) -> dict[tuple[str, str], list[tuple[dict[str, Any], list[PlannedRun]]]]:
     """Runs that settings are chosen by: by (method, fusion) the candidates, each with a run for every tuning seed.
 
     Empty where there is nothing to choose.
@@ -50,7 +52,9 @@ def trials(comparison: Comparison) -> dict[tuple[str, str], list[tuple[dict[str,
             for seed in compare.tune_seed_numbers:
                 overrides = {**compare.settings_of(method), **candidate}
                 config = _placed(comparison.run_config(method, overrides), fusion, seed)
-                config = replace(config, train=replace(config.train, score_test=False), monitor=MonitorConfig())
+                config = replace(
+                    config, train=replace(config.train, score_test=False), monitor=MonitorConfig()
+                )
                 name = f"{fusion}-{method}-trial{number}-seed{seed}"
                 runs.append(PlannedRun(name, method, fusion, seed, "", config))
             found[method, fusion].append((candidate, runs))
@@ -77,17 +81,25 @@ def planned_runs(
             suffix = "" if alpha is None else f"-alpha{alpha:g}"
             row = method if alpha is None else f"{method}, alpha {alpha:g}"
             config = _placed(comparison.run_config(method, {**overrides, **more}), fusion, seed)
-            runs.append(PlannedRun(f"{fusion}-{method}{suffix}-seed{seed}", row, fusion, seed, "", config))
-    for fusion, modality in itertools.product(comparison.fusion_names, modalities if compare.mono else ()):
+            runs.append(
+                PlannedRun(f"{fusion}-{method}{suffix}-seed{seed}", row, fusion, seed, "", config)
+            )
+    for fusion, modality in itertools.product(
+        comparison.fusion_names, modalities if compare.mono else ()
+    ):
         overrides = {**compare.settings_of(BASELINE), **chosen.get((BASELINE, fusion), {})}
         for seed in compare.seed_numbers:
             config = _placed(comparison.run_config(BASELINE, overrides), fusion, seed)
             # Nothing competes with one modality, nor is anything divided: it is not monitored.
-            config = replace(config, data=replace(config.data, modality=modality), monitor=MonitorConfig())
+            config = replace(
+                config, data=replace(config.data, modality=modality), monitor=MonitorConfig()
+            )
             name = f"{fusion}-only-{modality}-seed{seed}"
             runs.append(PlannedRun(name, f"{modality} alone", fusion, seed, modality, config))
     return runs
 
 
 def _placed(config: Config, fusion: str, seed: int) -> Config:
-    return replace(config, model=replace(config.model, fusion=fusion), train=replace(config.train, seed=seed))
+    return replace(
+        config, model=replace(config.model, fusion=fusion), train=replace(config.train, seed=seed)
+    )

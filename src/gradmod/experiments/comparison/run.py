@@ -61,7 +61,9 @@ def run_comparison(comparison: Comparison, follow: Follower | None = None) -> Co
     """
     follow = follow or (lambda title, states: None)
     settings = comparison.compare
-    folder = Path(comparison.train.out) / (comparison.train.name or f"compare-{comparison.data.short_name}")
+    folder = Path(comparison.train.out) / (
+        comparison.train.name or f"compare-{comparison.data.short_name}"
+    )
     modalities = _modalities(comparison)
     launcher: Launcher
     if settings.launcher == "local":
@@ -96,7 +98,13 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
     if not planned:
         return {}
     runs = [run for candidates in planned.values() for _, members in candidates for run in members]
-    ended = run_all(runs, folder / "trials", launcher, comparison.compare.jobs, lambda now: follow(CHOOSING, now))
+    ended = run_all(
+        runs,
+        folder / "trials",
+        launcher,
+        comparison.compare.jobs,
+        lambda now: follow(CHOOSING, now),
+    )
     states = {state.run.name: state for state in ended}
     chosen: Chosen = {}
     written = []
@@ -104,20 +112,36 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
         best, best_value = None, float("nan")
         for candidate, members in candidates:
             if any(states[run.name].status != FINISHED for run in members):
-                written.append({"method": method, "fusion": fusion, **candidate, "validation": None})
+                written.append(
+                    {"method": method, "fusion": fusion, **candidate, "validation": None}
+                )
                 continue
             results = [read_result(states[run.name].folder) for run in members]
             with damage_in(folder / "trials"):
                 task = task_of_record(results[0])
-                values = [float(result["splits"]["validation"][task.headline]) for result in results]
-            value = round(fmean(values), 12)  # as many right answers are a tie, however the seeds share them
+                values = [
+                    float(result["splits"]["validation"][task.headline]) for result in results
+                ]
+            value = round(
+                fmean(values), 12
+            )  # as many right answers are a tie, however the seeds share them
             by_seed = {str(run.seed): value for run, value in zip(members, values, strict=True)}
-            written.append({"method": method, "fusion": fusion, **candidate, "validation": value, "by_seed": by_seed})
+            written.append(
+                {
+                    "method": method,
+                    "fusion": fusion,
+                    **candidate,
+                    "validation": value,
+                    "by_seed": by_seed,
+                }
+            )
             if task.improves(value, best_value):
                 best, best_value = candidate, value
         if best is None:
             reason = states[candidates[0][1][0].name].reason
-            raise TrainingError(f"every trial of {method} with {fusion} fusion failed, the first one: {reason}")
+            raise TrainingError(
+                f"every trial of {method} with {fusion} fusion failed, the first one: {reason}"
+            )
         chosen[method, fusion] = best
     write_json(folder / "trials.json", written)
     return chosen
@@ -143,10 +167,18 @@ def _write(
             f"{'; '.join(of_methods)}"
         )
     if failed:
-        table.notes.append(f"left out, because they failed: {', '.join(state.run.name for state in failed)}")
-    records = [{**asdict(record), "folder": str(record.folder.relative_to(folder))} for record in finished]
+        table.notes.append(
+            f"left out, because they failed: {', '.join(state.run.name for state in failed)}"
+        )
+    records = [
+        {**asdict(record), "folder": str(record.folder.relative_to(folder))} for record in finished
+    ]
     write_json(folder / "comparison.json", records)
-    for name, text in (("table.md", markdown(table)), ("table.tex", latex(table)), ("table.csv", as_csv(table))):
+    for name, text in (
+        ("table.md", markdown(table)),
+        ("table.tex", latex(table)),
+        ("table.csv", as_csv(table)),
+    ):
         write_text(folder / name, text)
 
 

@@ -92,7 +92,9 @@ def run_all(
     return states
 
 
-def _start_or_keep(state: State, out: Path, launcher: Launcher, free: list[int], slots: dict[str, int]) -> None:
+def _start_or_keep(
+    state: State, out: Path, launcher: Launcher, free: list[int], slots: dict[str, int]
+) -> None:
     if (state.folder / RESULT).is_file():
         state.status = FINISHED
         return
@@ -158,5 +160,7 @@ def _interrupt(states: Sequence[State]) -> None:
         if state.job is not None:
             state.job.interrupt()
     deadline = time.monotonic() + PATIENCE_AFTER_CTRL_C
-    while time.monotonic() < deadline and any(s.job is not None and s.job.poll() is None for s in running):
+    while time.monotonic() < deadline and any(
+        s.job is not None and s.job.poll() is None for s in running
+    ):
         time.sleep(PAUSE)

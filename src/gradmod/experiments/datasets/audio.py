@@ -42,7 +42,9 @@ def read_wave(path: Path, rate: int) -> Wave:
         reason = " ".join(str(error).split())
         raise DataError(unreadable(path, "a sound file", "sound", reason)) from None
     if len(samples) == 0 or len(samples) < promised or _is_cut_off(path):
-        raise DataError(f"{path} cannot be read: truncated (only {len(samples)} samples are there); fetch it again")
+        raise DataError(
+            f"{path} cannot be read: truncated (only {len(samples)} samples are there); fetch it again"
+        )
     if not np.isfinite(samples).all():
         raise DataError(f"{path} holds samples that are not finite; fetch it again")
     wave = samples.mean(axis=1)
@@ -51,7 +53,9 @@ def read_wave(path: Path, rate: int) -> Wave:
     import soxr
 
     resampled = np.asarray(soxr.resample(wave, own_rate, rate, quality="HQ"), dtype=np.float32)
-    length = math.ceil(len(wave) * rate / own_rate)  # soxr rounds; librosa rounds up, with a zero at the end
+    length = math.ceil(
+        len(wave) * rate / own_rate
+    )  # soxr rounds; librosa rounds up, with a zero at the end
     return np.pad(resampled, (0, max(0, length - len(resampled))))[:length]
 
 
@@ -64,7 +68,9 @@ def _is_cut_off(path: Path) -> bool:
     return header[:4] == b"RIFF" and not streamed and size + 8 > path.stat().st_size
 
 
-def log_magnitude_spectrogram(wave: Wave, window: int, hop: int, floor: float) -> npt.NDArray[np.float32]:
+def log_magnitude_spectrogram(
+    wave: Wave, window: int, hop: int, floor: float
+) -> npt.NDArray[np.float32]:
     """log(|STFT| + floor) of centred frames under a periodic Hann window, zeros beyond the ends, as librosa's.
 
     Args:

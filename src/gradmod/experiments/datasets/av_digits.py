@@ -53,12 +53,18 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     """
     sounds, images, targets, order = _made()
     test, rest = np.split(order, [round(len(order) * TEST_SHARE)])
-    views = {"audio": ArraySource(sounds, (1, BINS, CLIP_SAMPLES // HOP)), "visual": ArraySource(images, (1, 8, 8))}
+    views = {
+        "audio": ArraySource(sounds, (1, BINS, CLIP_SAMPLES // HOP)),
+        "visual": ArraySource(images, (1, 8, 8)),
+    }
     whole = Split(views, targets)
     learnt = whole.subset(np.sort(rest))
     train, validation, predictor = heldout(len(learnt), split_seed)
     return Splits(
-        learnt.subset(train), learnt.subset(validation), whole.subset(np.sort(test)), learnt.subset(predictor)
+        learnt.subset(train),
+        learnt.subset(validation),
+        whole.subset(np.sort(test)),
+        learnt.subset(predictor),
     )
 
 
@@ -68,8 +74,12 @@ def _made() -> tuple[npt.NDArray[Any], ...]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    streams = dict(zip(_GENERATOR_STREAMS, np.random.default_rng(_MAKING_SEED).spawn(4), strict=True))
-    images = _standardised(digits.images + streams["image noise"].normal(0, PIXEL_NOISE, digits.images.shape))
+    streams = dict(
+        zip(_GENERATOR_STREAMS, np.random.default_rng(_MAKING_SEED).spawn(4), strict=True)
+    )
+    images = _standardised(
+        digits.images + streams["image noise"].normal(0, PIXEL_NOISE, digits.images.shape)
+    )
     waves = keypad_waves(digits.target, streams["tone"], streams["sound noise"])
     sounds = _standardised(log_spectrogram(waves))
     made = sounds, images, digits.target, streams["split"].permutation(len(digits.target))
@@ -78,7 +88,9 @@ def _made() -> tuple[npt.NDArray[Any], ...]:
     return made
 
 
-def keypad_waves(digits: npt.NDArray[Any], tones: np.random.Generator, noise: np.random.Generator) -> Array:
+def keypad_waves(
+    digits: npt.NDArray[Any], tones: np.random.Generator, noise: np.random.Generator
+) -> Array:
     """[N, 4000] half a second of white noise (power 1) for each digit, its keypad tone somewhere in it."""
     count = len(digits)
     seconds = tones.uniform(*TONE_SECONDS, (count, 1))
@@ -95,7 +107,9 @@ def keypad_waves(digits: npt.NDArray[Any], tones: np.random.Generator, noise: np
 def log_spectrogram(waves: Array) -> Array:
     """[N, 32, 32] natural logarithm of the power at 32 frequencies (low first) and 32 times."""
     padded = np.pad(waves, ((0, 0), (WINDOW // 2, WINDOW // 2)))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW, axis=1)[:, ::HOP][:, : CLIP_SAMPLES // HOP]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW, axis=1)[:, ::HOP][
+        :, : CLIP_SAMPLES // HOP
+    ]
     spectrum = np.fft.rfft(frames * np.hanning(WINDOW), axis=2)[..., FIRST_BIN : FIRST_BIN + BINS]
     return np.asarray(np.log(np.abs(spectrum) ** 2 + 1e-6).swapaxes(1, 2))
 

@@ -51,7 +51,9 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
         test, test_labels = _open(folder, "test")
     problems.raise_any()
     sources = {m: StoredValues.of(train[m], test[m], shape) for m, (_, _, shape) in _INPUTS.items()}
-    notes = tuple(f"{m}: {source.describe()}" for m, source in sources.items() if not source.are_bytes)
+    notes = tuple(
+        f"{m}: {source.describe()}" for m, source in sources.items() if not source.are_bytes
+    )
     whole = Split(sources, np.concatenate([train_labels, test_labels]).astype(np.int64))
     if protocol == PUBLISHED:
         training, evaluation, predictor = nine_tenths_of_both(len(train_labels), len(test_labels))
@@ -95,7 +97,9 @@ class StoredValues(ChainedSource):
         Raises:
             DataError: see `value_forms.form_of`.
         """
-        form = form_of([ValueFacts.of(stored.path, stored.array, brief=True) for stored in (train, test)])
+        form = form_of(
+            [ValueFacts.of(stored.path, stored.array, brief=True) for stored in (train, test)]
+        )
         first, second = (ArraySource(stored.array, shape, form.divisor) for stored in (train, test))
         return cls(first, second, (train.path, test.path), form)
 
@@ -107,7 +111,9 @@ class StoredValues(ChainedSource):
     def describe(self) -> str:
         """What the files hold: type, range and share of negative values, and what is done with it; reads all values."""
         arrays = self.first.array, self.second.array
-        return described([ValueFacts.of(*stored) for stored in zip(self.paths, arrays, strict=True)], self.form)
+        return described(
+            [ValueFacts.of(*stored) for stored in zip(self.paths, arrays, strict=True)], self.form
+        )
 
 
 def _open(folder: Path, split: str) -> tuple[dict[str, _Stored], npt.NDArray[Any]]:

@@ -52,7 +52,9 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     folder = Path(root).expanduser()
     if not root or not folder.is_dir():
         raise DataError(dataset_info("ave").where_it_looked(root))
-    audio = np.asarray(H5Array(folder / FILES["audio"][0], FEATURES, (None, *FILES["audio"][1])).all())
+    audio = np.asarray(
+        H5Array(folder / FILES["audio"][0], FEATURES, (None, *FILES["audio"][1])).all()
+    )
     visual = H5Array(folder / FILES["visual"][0], FEATURES, (None, *FILES["visual"][1]))
     counts = {"audio": len(audio), "visual": len(visual)}
     if len(set(counts.values())) > 1:
@@ -67,20 +69,32 @@ def load(root: str, protocol: str, split_seed: int) -> Splits:
     problems.raise_any()
     event = (targets != BACKGROUND).astype(np.float32)
     whole = Split(
-        {"audio": ArraySource(audio, FILES["audio"][1]), "visual": visual, "event": ArraySource(event, (SEGMENTS,))},
+        {
+            "audio": ArraySource(audio, FILES["audio"][1]),
+            "visual": visual,
+            "event": ArraySource(event, (SEGMENTS,)),
+        },
         targets,
     )
     unlisted = len(whole) - len(train) - len(val) - len(test)
     if unlisted:
-        notes += (f"{unlisted} samples are in none of train_order.h5, val_order.h5 and test_order.h5: left out",)
+        notes += (
+            f"{unlisted} samples are in none of train_order.h5, val_order.h5 and test_order.h5: left out",
+        )
     if protocol == PUBLISHED:
         return Splits(whole.subset(train), whole.subset(val), None, None, notes)
     order = np.random.default_rng(split_seed).permutation(train)
     held, kept = np.split(order, [len(train) // PREDICTOR_SHARE])
     if not len(held):
-        raise DataError(f"{folder}: train has {len(train)} samples; expected at least {PREDICTOR_SHARE}")
+        raise DataError(
+            f"{folder}: train has {len(train)} samples; expected at least {PREDICTOR_SHARE}"
+        )
     return Splits(
-        whole.subset(np.sort(kept)), whole.subset(val), whole.subset(test), whole.subset(np.sort(held)), notes
+        whole.subset(np.sort(kept)),
+        whole.subset(val),
+        whole.subset(test),
+        whole.subset(np.sort(held)),
+        notes,
     )
 
 
@@ -128,7 +142,11 @@ def labels_in(folder: Path, samples: int) -> tuple[Indices, tuple[str, ...]]:
         total = right[taken].size
         notes.append(
             f"{name} was not read: "
-            + (f"its labels differ for {differing} of {total} segments" if differing else "it holds the same labels")
+            + (
+                f"its labels differ for {differing} of {total} segments"
+                if differing
+                else "it holds the same labels"
+            )
         )
     notes += [f"{name} was not read: {reason}" for name, reason in wrong.items()]
     return right[taken], tuple(notes)
@@ -141,8 +159,12 @@ def _classes_in(path: Path, samples: int) -> Indices:
             f"{path} holds labels of {len(one_hot)} samples, the features are of {samples}; expected the same"
         )
     problems = Problems()
-    for wrong in np.flatnonzero(~(np.isin(one_hot, (0, 1)).all((1, 2)) & (one_hot.sum(2) == 1).all(1))):
-        problems.add(f"{path}: sample {wrong} is not one-hot; expected one class of {CLASSES} a segment")
+    for wrong in np.flatnonzero(
+        ~(np.isin(one_hot, (0, 1)).all((1, 2)) & (one_hot.sum(2) == 1).all(1))
+    ):
+        problems.add(
+            f"{path}: sample {wrong} is not one-hot; expected one class of {CLASSES} a segment"
+        )
     problems.raise_any()
     return np.asarray(one_hot.argmax(2), dtype=np.int64)
 
@@ -159,13 +181,17 @@ def orders(folder: Path, samples: int) -> tuple[Indices, Indices, Indices]:
         path = folder / f"{name}_order.h5"
         with problems.kept():
             found = np.asarray(H5Array(path, ORDER, (None,)).all())
-            whole = np.isfinite(found) & (found == np.floor(found)) & (found >= 0) & (found < samples)
+            whole = (
+                np.isfinite(found) & (found == np.floor(found)) & (found >= 0) & (found < samples)
+            )
             for value in found[~whole]:
                 problems.add(f"{path} holds {value}; expected whole numbers 0 to {samples - 1}")
             indices = found[whole].astype(np.int64)
             for index in indices.tolist():
                 if index in owner:
-                    problems.add(f"{path}: sample {index} is in {owner[index]} already; expected every sample once")
+                    problems.add(
+                        f"{path}: sample {index} is in {owner[index]} already; expected every sample once"
+                    )
                 owner[index] = name
             parts.append(indices)
     problems.raise_any()
@@ -274,6 +300,10 @@ class H5Array:
                 "file anew with gzip, or without compression"
             )
         if isinstance(error, OSError) and error.errno:
-            return UnavailableError(f"{self._path} cannot be opened: {os.strerror(error.errno)} ({reason})")
+            return UnavailableError(
+                f"{self._path} cannot be opened: {os.strerror(error.errno)} ({reason})"
+            )
         other = another_kind(self._path, "an HDF5 file", "hdf5")
-        return DataError(f"{self._path} cannot be read: {other or f'{otherwise} ({reason}); fetch it again'}")
+        return DataError(
+            f"{self._path} cannot be read: {other or f'{otherwise} ({reason}); fetch it again'}"
+        )

@@ -110,7 +110,9 @@ class DatasetFacts:
         for (part, other), count in self.doubles.items():
             yield f"{count} samples of {part} are in {other} too"
         for m in dict.fromkeys(m for _, _, m in self.equal_inputs):
-            of_modality = {(p, o): shared for (p, o, name), shared in self.equal_inputs.items() if name == m}
+            of_modality = {
+                (p, o): shared for (p, o, name), shared in self.equal_inputs.items() if name == m
+            }
             listed = [
                 f"{shared.samples} samples of {part} in {other} ({shared.distinct} inputs)"
                 for (part, other), shared in of_modality.items()
@@ -141,7 +143,9 @@ class DatasetFacts:
         for m, count in self.slight.items():
             yield f"{count} samples of {m} say too little to be looked for in other splits (one value, or a few words)"
         for m in dict.fromkeys(m for _, _, m in self.equal_inputs):
-            common = sum(shared.common for (_, _, name), shared in self.equal_inputs.items() if name == m)
+            common = sum(
+                shared.common for (_, _, name), shared in self.equal_inputs.items() if name == m
+            )
             if common:
                 yield f"{m}: some inputs are those of {COMMON} samples and more, in several splits: {common} times"
         for (part, other, kind), shared in self.shared_groups.items():
@@ -209,7 +213,11 @@ def _look_at(splits: Splits, facts: DatasetFacts, problems: Problems) -> None:
 
 def _descriptions(split: Split) -> list[str]:
     """What the files of the inputs hold, of sources that can tell: type, range, and what is done with the values."""
-    return [f"{name}: {source.describe()}" for name, source in split.sources.items() if hasattr(source, "describe")]
+    return [
+        f"{name}: {source.describe()}"
+        for name, source in split.sources.items()
+        if hasattr(source, "describe")
+    ]
 
 
 def _pairs(parts: list[str]) -> Iterator[tuple[str, str]]:
@@ -254,7 +262,10 @@ def _compare(seen: Mapping[str, _Seen], modalities: tuple[str, ...], facts: Data
             facts.doubles[part, other] = count
     for m in modalities:
         telling = {
-            part: [None if slight else one for one, slight in zip(of.inputs[m], of.slight[m], strict=True)]
+            part: [
+                None if slight else one
+                for one, slight in zip(of.inputs[m], of.slight[m], strict=True)
+            ]
             for part, of in seen.items()
         }
         often = Counter(one for ones in telling.values() for one in ones if one is not None)
@@ -267,7 +278,9 @@ def _compare(seen: Mapping[str, _Seen], modalities: tuple[str, ...], facts: Data
             ]
             rare = [one for one in equal if often[one] < COMMON]
             if equal:
-                facts.equal_inputs[part, other, m] = Shared(len(rare), len(set(rare)), len(equal) - len(rare))
+                facts.equal_inputs[part, other, m] = Shared(
+                    len(rare), len(set(rare)), len(equal) - len(rare)
+                )
 
 
 def _matches(root: str, pattern: str) -> list[Path]:
@@ -277,7 +290,9 @@ def _matches(root: str, pattern: str) -> list[Path]:
     return [folder] if pattern == "." else files_in(folder, pattern)
 
 
-def _read_all(split: Split, facts: DatasetFacts, part: str = "train", problems: Problems | None = None) -> _Seen:
+def _read_all(
+    split: Split, facts: DatasetFacts, part: str = "train", problems: Problems | None = None
+) -> _Seen:
     """Take in every sample; gather what cannot be read, and go on."""
     problems = Problems() if problems is None else problems
     seen = _Seen({}, {})
@@ -290,7 +305,9 @@ def _read_all(split: Split, facts: DatasetFacts, part: str = "train", problems: 
             positions = np.arange(start, min(start + BATCH, len(split)))
             for read, value in _read(split, name, source, positions, problems, damaged):
                 _take_in(name, value, read, facts, part, problems, not_finite)
-                for position, digest, little in zip(read, input_digests(value), say_little(value), strict=True):
+                for position, digest, little in zip(
+                    read, input_digests(value), say_little(value), strict=True
+                ):
                     digests[position], slight[position] = digest, little
         for leaf, rows in not_finite.items():
             damaged.update(rows)

@@ -82,7 +82,9 @@ def settled(splits: Splits) -> Splits:
     else:
         names, outputs = (), _numbers(targets, splits, task)
     if splits.outputs is not None and outputs != splits.outputs:
-        raise DataError(f"Splits(outputs={splits.outputs}), but the targets are {outputs} a sample; leave outputs out")
+        raise DataError(
+            f"Splits(outputs={splits.outputs}), but the targets are {outputs} a sample; leave outputs out"
+        )
     parts: dict[str, Any] = {
         name: split.with_targets(targets.of[name], names or None) for name, split in splits.items()
     }
@@ -111,32 +113,46 @@ def _plain(name: str, array: Array) -> Array:
         if all(issubclass(kind, texts) for kind in kinds):
             return array.astype(str)
         if not all(issubclass(kind, numbers) for kind in kinds):
-            expected = "all numbers, or all texts" if len(kinds) > 1 else "numbers or texts, one for each sample"
+            expected = (
+                "all numbers, or all texts"
+                if len(kinds) > 1
+                else "numbers or texts, one for each sample"
+            )
             raise DataError(f"the labels of {name} are objects ({listed}); expected {expected}")
         array = np.array(array.tolist())
     if array.dtype.kind == "S":
         try:
             return np.char.decode(array, "utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(f"the labels of {name} are bytes that are not UTF-8 ({error})") from None
+            raise DataError(
+                f"the labels of {name} are bytes that are not UTF-8 ({error})"
+            ) from None
     if array.dtype.kind == "T":  # NumPy 2's texts of any length
         return array.astype(str)
     if array.dtype.kind not in "iufbU":
-        raise DataError(f"the labels of {name} are of the kind {array.dtype}; expected numbers or texts")
+        raise DataError(
+            f"the labels of {name} are of the kind {array.dtype}; expected numbers or texts"
+        )
     return array
 
 
 def _is_missing(value: Any) -> bool:
     return (
-        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+        value is None
+        or type(value).__name__ in ("NAType", "NaTType")
+        or (isinstance(value, float) and value != value)
     )
 
 
-def _classes(targets: _Targets, splits: Splits, task: Classification) -> tuple[tuple[str, ...], int]:
+def _classes(
+    targets: _Targets, splits: Splits, task: Classification
+) -> tuple[tuple[str, ...], int]:
     """Make the targets classes; their names, and how many there are. Of soft ones, there are no names."""
     declared = splits.classes
     if splits.outputs is not None and declared and len(declared) != splits.outputs:
-        raise DataError(f"Splits(outputs={splits.outputs}) and {len(declared)} classes; expected as many")
+        raise DataError(
+            f"Splits(outputs={splits.outputs}) and {len(declared)} classes; expected as many"
+        )
     known = len(declared) or splits.outputs
     columns = _one_column(targets)
     if columns is not None:
@@ -174,7 +190,9 @@ def _one_column(targets: _Targets) -> int | None:
     shape = next(iter(targets.of.values())).shape[1:]
     if len(shape) > 1 and set(shape[1:]) == {1}:
         targets.of = {name: of.reshape(len(of), -1) for name, of in targets.of.items()}
-        targets.notes.append(f"labels of the shape {['N', *shape]} are taken as ['N', {shape[0]}]".replace("'", ""))
+        targets.notes.append(
+            f"labels of the shape {['N', *shape]} are taken as ['N', {shape[0]}]".replace("'", "")
+        )
         shape = shape[:1]
     if shape == (1,):
         targets.of = {name: of.reshape(len(of)) for name, of in targets.of.items()}
@@ -202,9 +220,13 @@ def _from_one_hot(targets: _Targets, columns: int, known: int | None) -> bool:
     ones = {name: of.sum(1) for name, of in wide.items()}
     if binary and all((of == 1).all() for of in ones.values()):
         if known is not None and known != columns:
-            raise DataError(f"the labels are one-hot of {columns} columns and Splits says {known} classes")
+            raise DataError(
+                f"the labels are one-hot of {columns} columns and Splits says {known} classes"
+            )
         targets.of = {name: of.argmax(1).astype(np.int64) for name, of in wide.items()}
-        targets.notes.append(f"the labels are one-hot: the class is the column that holds the 1, of {columns}")
+        targets.notes.append(
+            f"the labels are one-hot: the class is the column that holds the 1, of {columns}"
+        )
         return False
     finite = {name: np.isfinite(of).all(1) for name, of in wide.items()}
     sums = all(
@@ -335,14 +357,20 @@ def _number(targets: _Targets, found: Array, task: Classification) -> None:
     labels = found.tolist()
     if found.dtype.kind == "U":
         by_number = " by number" if all(_is_whole(text) for text in labels) else ""
-        targets.notes.append(f"the labels are texts: {len(found)} classes, sorted{by_number}: {_pairs(found)}")
+        targets.notes.append(
+            f"the labels are texts: {len(found)} classes, sorted{by_number}: {_pairs(found)}"
+        )
     elif found.dtype.kind in "iu" and labels != list(range(len(found))):
         why = "from 1 on" if labels == list(range(1, len(found) + 1)) else "not 0, 1, 2, ..."
         why = "-1 and 1" if labels == [-1, 1] else why
-        targets.notes.append(f"the labels are {why}: {len(found)} classes, numbered in their order: {_pairs(found)}")
+        targets.notes.append(
+            f"the labels are {why}: {len(found)} classes, numbered in their order: {_pairs(found)}"
+        )
     order = np.argsort(found, kind="stable")
     for name, of in targets.of.items():
-        numbers = order[np.searchsorted(found, of, sorter=order).clip(max=len(found) - 1)].astype(np.int64)
+        numbers = order[np.searchsorted(found, of, sorter=order).clip(max=len(found) - 1)].astype(
+            np.int64
+        )
         if ignored is not None and of.dtype.kind in "iu":
             numbers[of == ignored] = ignored
         targets.of[name] = numbers
@@ -377,7 +405,9 @@ def _tell_of_classes(targets: _Targets, names: tuple[str, ...], task: Classifica
             )
     never = np.flatnonzero(np.sum(list(counts.values()), axis=0) == 0)
     if len(never):
-        targets.notes.append(f"no sample is of {len(never)} of the classes: {_some(np.array(names)[never])}")
+        targets.notes.append(
+            f"no sample is of {len(never)} of the classes: {_some(np.array(names)[never])}"
+        )
     if len(names) > MANY_CLASSES and 2 * len(names) > counts["train"].sum():
         targets.notes.append(
             f"warning: {len(names)} classes for {int(counts['train'].sum())} samples of train; to learn a number say "
@@ -391,7 +421,9 @@ def _numbers(targets: _Targets, splits: Splits, task: Task) -> int:
         raise DataError(f"Splits(classes=...) goes with Classification; the task is {task.name}")
     dtypes = {of.dtype.kind for of in targets.of.values()}
     if "U" in dtypes:
-        raise DataError(f"the targets are texts; the task {task.name} takes numbers: for classes leave the task out")
+        raise DataError(
+            f"the targets are texts; the task {task.name} takes numbers: for classes leave the task out"
+        )
     if not isinstance(task, (MultiLabel, Regression)):
         if splits.outputs is None:
             raise DataError(
@@ -400,17 +432,23 @@ def _numbers(targets: _Targets, splits: Splits, task: Task) -> int:
         return splits.outputs
     shape = next(iter(targets.of.values())).shape[1:]
     if len(shape) > 1:
-        raise DataError(f"a target has the shape {list(shape)}; the task {task.name} takes [N] or [N, K]")
+        raise DataError(
+            f"a target has the shape {list(shape)}; the task {task.name} takes [N] or [N, K]"
+        )
     wide = {name: of.reshape(len(of), -1).astype(np.float32) for name, of in targets.of.items()}
     if not shape:
         targets.notes.append("the targets [N] are taken as one column [N, 1]")
     leave_out = "leave these samples out of the rows: whole.subset(rows)"
     targets.refuse_where(
-        {name: np.isinf(of).any(1) for name, of in wide.items()}, "the targets hold infinite values", leave_out
+        {name: np.isinf(of).any(1) for name, of in wide.items()},
+        "the targets hold infinite values",
+        leave_out,
     )
     if not _takes_missing(task, wide["train"].shape[1]):
         targets.refuse_where(
-            {name: np.isnan(of).any(1) for name, of in wide.items()}, "the targets hold NaN", leave_out
+            {name: np.isnan(of).any(1) for name, of in wide.items()},
+            "the targets hold NaN",
+            leave_out,
         )
     for name, of in wide.items():
         if np.isnan(of).all():
@@ -446,4 +484,6 @@ def _pairs(found: Array) -> str:
 
 def _some(values: Array) -> str:
     flat = values.ravel()
-    return ", ".join(str(value) for value in flat[:MOST_SHOWN].tolist()) + (", ..." if flat.size > MOST_SHOWN else "")
+    return ", ".join(str(value) for value in flat[:MOST_SHOWN].tolist()) + (
+        ", ..." if flat.size > MOST_SHOWN else ""
+    )

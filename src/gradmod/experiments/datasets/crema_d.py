@@ -60,7 +60,9 @@ class Clips:
     pictures: Pictures
 
 
-def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers: str = "mixed") -> Splits:
+def load(
+    root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers: str = "mixed"
+) -> Splits:
     """Open the data set; sounds and frames are decoded when they are read, prepared ones are memory-mapped.
 
     Inputs: `audio` [1, 257, 188], the log-magnitude spectrogram of three seconds at 22,050 Hz; `visual` [3, 224, 224],
@@ -83,22 +85,37 @@ def load(root: str, protocol: str, split_seed: int, *, frames: int = 1, speakers
     if speakers not in ("mixed", "disjoint"):
         raise ConfigError(f"data.speakers is {speakers!r}; expected mixed or disjoint")
     if speakers == "disjoint" and protocol == PUBLISHED:
-        raise ConfigError("data.speakers is 'disjoint', which the published protocol is not; use --protocol heldout")
+        raise ConfigError(
+            "data.speakers is 'disjoint', which the published protocol is not; use --protocol heldout"
+        )
     folder = Path(root).expanduser()
     if not root or not (folder / "CREMAD").is_dir():
         raise DataError(dataset_info("crema-d").where_it_looked(root))
     manifest = verified_manifest(folder, "crema-d")
-    clips = clips_of_files(folder) if manifest is None else clips_of_arrays(folder, manifest["left_out"])
+    clips = (
+        clips_of_files(folder)
+        if manifest is None
+        else clips_of_arrays(folder, manifest["left_out"])
+    )
     visual = Frames(clips.pictures, frames, pinned=protocol == PUBLISHED)
     actors = [name.split("_")[0] for name in clips.names]
-    whole = Split({"audio": clips.sounds, "visual": visual}, clips.labels, ids=clips.names, groups={"speaker": actors})
+    whole = Split(
+        {"audio": clips.sounds, "visual": visual},
+        clips.labels,
+        ids=clips.names,
+        groups={"speaker": actors},
+    )
     total, first = len(clips.names), clips.train
     note = f"{len(clips.left_out)} clips left out, which lack their sound or frames: {', '.join(clips.left_out[:5])}"
     notes = (note,) if clips.left_out else ()
     if protocol == PUBLISHED:
         train, evaluation, predictor = nine_tenths_of_both(first, total - first)
         return Splits(
-            whole.subset(train, augmented=True), whole.subset(evaluation), None, whole.subset(predictor), notes
+            whole.subset(train, augmented=True),
+            whole.subset(evaluation),
+            None,
+            whole.subset(predictor),
+            notes,
         )
     if speakers == "disjoint":
         train, validation, test, predictor = by_group(actors, (0.6, 0.1, 0.2, 0.1), split_seed)
@@ -153,7 +170,9 @@ def listed_clips(folder: Path, audio: Path, pictures_of: Callable[[str], list[Pa
             rows[split] = read_csv(path)
         for name, _ in rows.get(split, []):
             if name in seen:
-                problems.add(f"{path}: the clip {name!r} is listed in {seen[name]} already; expected each once")
+                problems.add(
+                    f"{path}: the clip {name!r} is listed in {seen[name]} already; expected each once"
+                )
             seen[name] = path.name
     problems.raise_any()
     train = 0
@@ -180,7 +199,9 @@ def listed_clips(folder: Path, audio: Path, pictures_of: Callable[[str], list[Pa
 
 def frames_in(folder: Path) -> Callable[[str], list[Path]]:
     """What gives the frame files of a clip in the original layout, in order of time: that of their numbers."""
-    return lambda name: by_number(files_in(folder / "Image-01-FPS" / name, suffixes=PICTURE_SUFFIXES))
+    return lambda name: by_number(
+        files_in(folder / "Image-01-FPS" / name, suffixes=PICTURE_SUFFIXES)
+    )
 
 
 def clips_of_files(folder: Path) -> Clips:
@@ -214,8 +235,13 @@ def clips_of_arrays(folder: Path, left_out: list[str]) -> Clips:
             f"{folder}: the csv files list {len(listed)} clips, audio.npy holds {len(sounds)} and the frames are of "
             f"{len(pictures)}; prepare the data again"
         )
-    names, labels = [name for name, _ in listed], np.array([label for _, label in listed], dtype=np.int64)
-    return Clips(names, labels, len(rows["train"]), left_out, ArraySource(sounds, SPECTROGRAM), pictures)
+    names, labels = (
+        [name for name, _ in listed],
+        np.array([label for _, label in listed], dtype=np.int64),
+    )
+    return Clips(
+        names, labels, len(rows["train"]), left_out, ArraySource(sounds, SPECTROGRAM), pictures
+    )
 
 
 def read_csv(path: Path) -> list[tuple[str, int]]:
@@ -262,7 +288,12 @@ def _is_header(fields: Sequence[str]) -> bool:
 
     Clips' names hold the actor's number. So a first clip with a misspelt class is refused, not passed over.
     """
-    return len(fields) > 1 and all(fields) and not re.search(r"\d", fields[0]) and _EMOTIONS.match(fields[1]) is None
+    return (
+        len(fields) > 1
+        and all(fields)
+        and not re.search(r"\d", fields[0])
+        and _EMOTIONS.match(fields[1]) is None
+    )
 
 
 def _clip_name(field: str) -> str:
@@ -353,13 +384,19 @@ class Frames:
             chosen = chosen_frames(self.pictures.count(clip), self.count, self.pinned, draws)
             for number, frame in zip(chosen, frames, strict=True):
                 image = self.pictures.image(clip, number)
-                part = resized(image, PIXELS) if draws is None else random_resized_crop(image, PIXELS, draws)
+                part = (
+                    resized(image, PIXELS)
+                    if draws is None
+                    else random_resized_crop(image, PIXELS, draws)
+                )
                 normalise_into(part, frame)
         in_order = values[:, 0] if self.count == 1 else np.ascontiguousarray(values.swapaxes(1, 2))
         return torch.from_numpy(in_order)
 
 
-def chosen_frames(available: int, count: int, pinned: bool, draws: np.random.Generator | None) -> list[int]:
+def chosen_frames(
+    available: int, count: int, pinned: bool, draws: np.random.Generator | None
+) -> list[int]:
     """Which frames of a clip are read, in order of time; where there are too few, the last one is repeated.
 
     Args:
@@ -371,7 +408,11 @@ def chosen_frames(available: int, count: int, pinned: bool, draws: np.random.Gen
     if count >= available:
         return [min(number, available - 1) for number in range(count)]
     if pinned:
-        return sorted(np.random.RandomState(PUBLISHED_FRAME_SEED).choice(available, count, replace=False).tolist())
+        return sorted(
+            np.random.RandomState(PUBLISHED_FRAME_SEED)
+            .choice(available, count, replace=False)
+            .tolist()
+        )
     if draws is not None:
         return sorted(draws.choice(available, count, replace=False).tolist())
     return [int((number + 0.5) * available / count) for number in range(count)]

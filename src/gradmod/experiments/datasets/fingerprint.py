@@ -58,7 +58,9 @@ def _of_one(old: Record, new: Record) -> Iterator[str]:
     counts, others = old.get("classes"), new.get("classes")
     if counts != others and counts is not None and others is not None:
         changed = [c for c in dict.fromkeys([*counts, *others]) if counts.get(c) != others.get(c)]
-        shown = ", ".join(f"{others.get(c, 0)} of class {c}, {counts.get(c, 0)} then" for c in changed[:3])
+        shown = ", ".join(
+            f"{others.get(c, 0)} of class {c}, {counts.get(c, 0)} then" for c in changed[:3]
+        )
         yield f"other labels ({shown})"
     elif (counts is None) != (others is None):
         yield "targets of another kind"
@@ -76,7 +78,9 @@ def _of_one(old: Record, new: Record) -> Iterator[str]:
             yield f"{m} is {'missing' if m in inputs else 'new'}"
         elif inputs[m]["shape"] != others[m]["shape"]:
             yield f"{m} has the shape {others[m]['shape']}, {inputs[m]['shape']} then"
-        elif not all(_same_sketch(inputs[m].get(kind), others[m].get(kind)) for kind in ("whole", "every")):
+        elif not all(
+            _same_sketch(inputs[m].get(kind), others[m].get(kind)) for kind in ("whole", "every")
+        ):
             yield f"other values of {m}"
 
 
@@ -108,14 +112,20 @@ def _names(source: Any, rows: Indices) -> list[str]:
     paths = getattr(source, "paths", None)
     if isinstance(paths, Sequence) and len(paths) != len(source):
         return []  # those of whole arrays
-    return [str(getattr(paths[row], "stem", paths[row])) for row in rows] if isinstance(paths, Sequence) else []
+    return (
+        [str(getattr(paths[row], "stem", paths[row])) for row in rows]
+        if isinstance(paths, Sequence)
+        else []
+    )
 
 
 def _of_whole_samples(source: Any, split: Split) -> list[float] | None:
     """Sketch of samples spread over the split; None: they are not the same when they are read again."""
     if not len(split):
         return []
-    positions = np.unique(np.linspace(0, len(split) - 1, min(PROBED_SAMPLES, len(split))).astype(np.int64))
+    positions = np.unique(
+        np.linspace(0, len(split) - 1, min(PROBED_SAMPLES, len(split))).astype(np.int64)
+    )
     first = _whole(source, split.rows[positions])
     again = _whole(source, split.rows[positions[:2]])
     if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(first, again, strict=False)):
@@ -134,9 +144,14 @@ def _some_of_every_sample(source: Any, rows: Indices) -> npt.NDArray[Any] | None
     if hasattr(source, "first") and hasattr(source, "second"):
         split_at = len(source.first)
         early, late = rows[rows < split_at], rows[rows >= split_at] - split_at
-        parts = [_some_of_every_sample(source.first, early), _some_of_every_sample(source.second, late)]
+        parts = [
+            _some_of_every_sample(source.first, early),
+            _some_of_every_sample(source.second, late),
+        ]
         known = [part for part in parts if part is not None]
-        return np.concatenate([part.ravel() for part in known]) if len(known) == len(parts) else None
+        return (
+            np.concatenate([part.ravel() for part in known]) if len(known) == len(parts) else None
+        )
     array = getattr(source, "array", None)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uifb" or not len(array):
         return None
@@ -148,7 +163,9 @@ def _some_of_every_sample(source: Any, rows: Indices) -> npt.NDArray[Any] | None
     steps = np.arange(min(VALUES, span)) * (span // min(VALUES, span))
     shift = (rows * 40503) % max(1, span // min(VALUES, span))
     columns = np.minimum(begins[:, None] + steps + shift[:, None], width - 1)
-    return np.asarray(flat[rows[:, None], columns], dtype=np.float64) / getattr(source, "scale", 1.0)
+    return np.asarray(flat[rows[:, None], columns], dtype=np.float64) / getattr(
+        source, "scale", 1.0
+    )
 
 
 def _whole(source: Any, rows: Indices) -> list[npt.NDArray[np.float64]]:
@@ -157,7 +174,9 @@ def _whole(source: Any, rows: Indices) -> list[npt.NDArray[np.float64]]:
     for row in rows:
         value = source.read(np.asarray([row], dtype=np.int64), None)
         leaves = [value[key] for key in sorted(value)] if isinstance(value, Mapping) else [value]
-        found.append(np.concatenate([np.asarray(leaf, dtype=np.float64).ravel() for leaf in leaves]))
+        found.append(
+            np.concatenate([np.asarray(leaf, dtype=np.float64).ravel() for leaf in leaves])
+        )
     return found
 
 
@@ -166,7 +185,10 @@ def _sketch(values: npt.NDArray[Any]) -> list[float]:
     if not len(flat):
         return []
     signs = np.random.default_rng(0)
-    sums = [float((flat * (signs.integers(0, 2, len(flat), dtype=np.int8) * 2 - 1)).sum()) for _ in range(SUMS)]
+    sums = [
+        float((flat * (signs.integers(0, 2, len(flat), dtype=np.int8) * 2 - 1)).sum())
+        for _ in range(SUMS)
+    ]
     return [*(total / len(flat) ** 0.5 for total in sums), float(np.sqrt(np.mean(flat**2)))]
 
 

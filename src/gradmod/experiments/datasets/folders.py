@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_LEFT_BY_SYSTEMS = frozenset({"__macosx", "@eadir", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"})
+_LEFT_BY_SYSTEMS = frozenset(
+    {"__macosx", "@eadir", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"}
+)
 """Folders and files of macOS' archives, Synology and Windows, in lower case."""
 _NUMBER = re.compile(r"[0-9]+")
 
@@ -39,7 +41,9 @@ def by_number(paths: Iterable[Path]) -> list[Path]:
     Where a name holds several numbers, those on the left come first; where the numbers are equal, the name decides.
     Numbers are whole: `1.10` stands behind `1.9`.
     """
-    return sorted(paths, key=lambda path: ([int(number) for number in _NUMBER.findall(path.stem)], path.name))
+    return sorted(
+        paths, key=lambda path: ([int(number) for number in _NUMBER.findall(path.stem)], path.name)
+    )
 
 
 def _is_left_by_a_system(name: str) -> bool:

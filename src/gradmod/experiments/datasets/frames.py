@@ -88,7 +88,12 @@ class PictureArrays:
         sizes = np.asarray(open_array(folder / "frame_sizes.npy", (None, 2)), dtype=np.int64)
         first = np.asarray(open_array(folder / "first_frames.npy", (None,)), dtype=np.int64)
         begins = np.concatenate([[0], np.cumsum(sizes.prod(axis=1) * 3)])
-        if first[0] != 0 or first[-1] != len(sizes) or (np.diff(first) < 1).any() or begins[-1] != len(pixels):
+        if (
+            first[0] != 0
+            or first[-1] != len(sizes)
+            or (np.diff(first) < 1).any()
+            or begins[-1] != len(pixels)
+        ):
             raise DataError(
                 f"{folder}: frames.npy holds {len(pixels)} bytes, frame_sizes.npy {len(sizes)} frames of "
                 f"{begins[-1]} bytes and first_frames.npy ends at {first[-1]}; expected the same. Prepare the data "
@@ -109,7 +114,9 @@ class PictureArrays:
 
         frame = self.first[clip] + number
         height, width = self.sizes[frame].tolist()
-        return Image.frombuffer("RGB", (width, height), self.pixels[self.begins[frame] : self.begins[frame + 1]])
+        return Image.frombuffer(
+            "RGB", (width, height), self.pixels[self.begins[frame] : self.begins[frame + 1]]
+        )
 
     def content(self, clip: int, number: int) -> bytes:
         """Size and pixels of a frame."""

@@ -33,7 +33,13 @@ def read_image(path: Path) -> Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise DataError(unreadable(path, "an image", "image", reason)) from None
 
@@ -52,7 +58,9 @@ def shrunk(image: Image, shorter_side: int) -> Image:
     scale = shorter_side / min(image.size)
     if not 0 < scale < 1:
         return image
-    return image.resize((round(image.width * scale), round(image.height * scale)), Resampling.BILINEAR)
+    return image.resize(
+        (round(image.width * scale), round(image.height * scale)), Resampling.BILINEAR
+    )
 
 
 def random_resized_crop(image: Image, size: int, draws: np.random.Generator) -> Image:
@@ -63,14 +71,18 @@ def random_resized_crop(image: Image, size: int, draws: np.random.Generator) -> 
     """
     from PIL.Image import Resampling, Transpose
 
-    part = image.crop(_random_box(image.width, image.height, draws)).resize((size, size), Resampling.BILINEAR)
+    part = image.crop(_random_box(image.width, image.height, draws)).resize(
+        (size, size), Resampling.BILINEAR
+    )
     return part.transpose(Transpose.FLIP_LEFT_RIGHT) if draws.random() < 0.5 else part
 
 
 def normalise_into(image: Image, out: npt.NDArray[np.float32]) -> None:
     """Write an RGB image to `out` [3, H, W], with ImageNet's mean taken off, divided by its deviation."""
     for levels, row, channel in zip(image.split(), _table(), out, strict=True):
-        np.take(row, np.asarray(levels), out=channel, mode="clip")  # in this mode NumPy writes without a copy
+        np.take(
+            row, np.asarray(levels), out=channel, mode="clip"
+        )  # in this mode NumPy writes without a copy
 
 
 @cache

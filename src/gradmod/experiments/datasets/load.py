@@ -12,7 +12,11 @@ from gradmod.experiments.import_strings import load_object
 
 
 def load_dataset(
-    name: str, root: str, protocol: str, split_seed: int = 0, options: Mapping[str, object] | None = None
+    name: str,
+    root: str,
+    protocol: str,
+    split_seed: int = 0,
+    options: Mapping[str, object] | None = None,
 ) -> Splits:
     """Read the data set called `name`.
 
@@ -30,11 +34,15 @@ def load_dataset(
     """
     info = dataset_info(name)
     if protocol not in info.protocols:
-        raise ConfigError(f"data.protocol is {protocol!r}; {info.title} has {', '.join(info.protocols)}")
+        raise ConfigError(
+            f"data.protocol is {protocol!r}; {info.title} has {', '.join(info.protocols)}"
+        )
     for option, value in (options or {}).items():
         if option not in info.options:
             takes = f"it has {', '.join(info.options)}" if info.options else "it has no options"
-            raise ConfigError(f"data.{option} is {value!r}, but {info.title} does not take it: {takes}")
+            raise ConfigError(
+                f"data.{option} is {value!r}, but {info.title} does not take it: {takes}"
+            )
     loader = load_object(info.loader)
     if info.is_own:
         return load_own(loader, info.loader, root, protocol, split_seed)

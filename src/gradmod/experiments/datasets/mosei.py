@@ -109,9 +109,15 @@ def load(
     order = np.random.default_rng(split_seed).permutation(train)
     held, kept = np.split(order, [len(train) // PREDICTOR_SHARE])
     if not len(held):
-        raise DataError(f"{folder}: train has {len(train)} clips; expected at least {PREDICTOR_SHARE}")
+        raise DataError(
+            f"{folder}: train has {len(train)} clips; expected at least {PREDICTOR_SHARE}"
+        )
     return Splits(
-        whole.subset(np.sort(kept)), whole.subset(valid), whole.subset(test), whole.subset(np.sort(held)), **facts
+        whole.subset(np.sort(kept)),
+        whole.subset(valid),
+        whole.subset(test),
+        whole.subset(np.sort(held)),
+        **facts,
     )
 
 
@@ -138,7 +144,9 @@ def words_of(sentences: Sequence[Sequence[str]]) -> dict[str, int]:
     return vocabulary
 
 
-def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArray[np.float32], str]:
+def embedding_table(
+    vocabulary: Mapping[str, int], path: str
+) -> tuple[npt.NDArray[np.float32], str]:
     """Vectors of the words.
 
     Args:
@@ -153,7 +161,11 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
     Raises:
         DataError: the file is missing, has none of the words, or vectors of other than 300 numbers.
     """
-    table = np.random.default_rng(_RANDOM_SEED).normal(0, 0.1, (len(vocabulary) + 2, EMBEDDING)).astype(np.float32)
+    table = (
+        np.random.default_rng(_RANDOM_SEED)
+        .normal(0, 0.1, (len(vocabulary) + 2, EMBEDDING))
+        .astype(np.float32)
+    )
     table[PADDING] = 0
     if not path:
         return table, f"no --embeddings: the vectors of all {len(vocabulary)} words start at random"
@@ -171,7 +183,10 @@ def embedding_table(vocabulary: Mapping[str, int], path: str) -> tuple[npt.NDArr
             f"{file} has a vector of none of the {len(vocabulary)} words of train (the first is "
             f"{next(iter(vocabulary))!r}); expected vectors of English words in small letters"
         )
-    return table, f"{len(known)} of {len(vocabulary)} words have a vector in {path}; the others start at random"
+    return (
+        table,
+        f"{len(known)} of {len(vocabulary)} words have a vector in {path}; the others start at random",
+    )
 
 
 @dataclass(frozen=True)
@@ -189,9 +204,13 @@ class Sentences:
         """{"tokens": [n, 60], "mask": [n, 60]}; nothing is drawn."""
         tokens = np.zeros((len(rows), STEPS), dtype=np.int64)
         mask = np.zeros((len(rows), STEPS), dtype=bool)
-        mask[:, 0] = True  # an empty sentence is one step of padding: attention needs something to look at
+        mask[:, 0] = (
+            True  # an empty sentence is one step of padding: attention needs something to look at
+        )
         for position, row in enumerate(rows):
-            numbers = [self.vocabulary.get(word, UNKNOWN) for word in words_in(self.sentences[row])[:STEPS]]
+            numbers = [
+                self.vocabulary.get(word, UNKNOWN) for word in words_in(self.sentences[row])[:STEPS]
+            ]
             tokens[position, : len(numbers)] = numbers
             mask[position, : len(numbers)] = True
         return {"tokens": torch.from_numpy(tokens), "mask": torch.from_numpy(mask)}
@@ -241,7 +260,9 @@ class Content:
     sizes: list[int]
 
     @classmethod
-    def of_pickles(cls, folder: Path, label_files: Sequence[str], modalities: Sequence[str]) -> Content:
+    def of_pickles(
+        cls, folder: Path, label_files: Sequence[str], modalities: Sequence[str]
+    ) -> Content:
         """Read them as published.
 
         Raises:
@@ -272,7 +293,12 @@ class Content:
                 with problems.kept():
                     arrays += _column(folder / f"{part}_{name}.p", list(clips), (None, width))
         problems.raise_any()
-        return cls(sentences, dict(features), {name: np.stack(rows) for name, rows in labels.items()}, sizes)
+        return cls(
+            sentences,
+            dict(features),
+            {name: np.stack(rows) for name, rows in labels.items()},
+            sizes,
+        )
 
     @classmethod
     def of_arrays(
@@ -292,11 +318,21 @@ class Content:
             raise DataError(f"{path} is not UTF-8 ({error}); prepare the data again") from None
         sentences = [line.split() for line in lines]
         features: dict[str, Arrays] = {
-            modality: Ragged.open(folder / f"{modality}.npy", folder / f"{modality}_first.npy", FEATURES[modality][1])
+            modality: Ragged.open(
+                folder / f"{modality}.npy", folder / f"{modality}_first.npy", FEATURES[modality][1]
+            )
             for modality in modalities
         }
-        labels = {name: open_array(folder / f"{name}.npy", (None, LABEL_SIZES[name])) for name in label_files}
-        counts = {len(sentences), sum(sizes), *map(len, features.values()), *map(len, labels.values())}
+        labels = {
+            name: open_array(folder / f"{name}.npy", (None, LABEL_SIZES[name]))
+            for name in label_files
+        }
+        counts = {
+            len(sentences),
+            sum(sizes),
+            *map(len, features.values()),
+            *map(len, labels.values()),
+        }
         if len(counts) > 1:
             raise DataError(
                 f"{folder} holds {sorted(counts)} clips in its files; expected one number. Prepare it again"
@@ -308,7 +344,9 @@ class Content:
         lines = [" ".join(" ".join(words).split()) + "\n" for words in self.sentences]
         (folder / "sentences.txt").write_bytes("".join(lines).encode())
         for modality, arrays in self.features.items():
-            with GrowingArray(folder / f"{modality}.npy", np.float32, (FEATURES[modality][1],)) as values:
+            with GrowingArray(
+                folder / f"{modality}.npy", np.float32, (FEATURES[modality][1],)
+            ) as values:
                 for number in range(len(arrays)):
                     values.append(arrays[number])
             lengths = [len(arrays[number]) for number in range(len(arrays))]
@@ -317,13 +355,17 @@ class Content:
             np.save(folder / f"{name}.npy", rows)
 
 
-def _column(path: Path, keys: Sequence[Any], shape: tuple[int | None, ...]) -> list[npt.NDArray[Any]]:
+def _column(
+    path: Path, keys: Sequence[Any], shape: tuple[int | None, ...]
+) -> list[npt.NDArray[Any]]:
     """What a pickle holds of these clips, in their order."""
     found = _clips(path)
     problems, column = Problems(), []
     missing = [key for key in keys if key not in found]
     if missing:
-        some = ", ".join(map(repr, missing[:MOST_SHOWN])) + (", ..." if len(missing) > MOST_SHOWN else "")
+        some = ", ".join(map(repr, missing[:MOST_SHOWN])) + (
+            ", ..." if len(missing) > MOST_SHOWN else ""
+        )
         problems.add(f"{path} lacks {len(missing)} of {len(keys)} clips, {some} among them")
     for key in keys:
         if key in found:
@@ -336,11 +378,18 @@ def _column(path: Path, keys: Sequence[Any], shape: tuple[int | None, ...]) -> l
 def _clips(path: Path) -> dict[Any, Any]:
     content = load_pickle(path)
     if not isinstance(content, dict) or not content:
-        raise DataError(f"{path} holds {type(content).__name__}; expected a dict of clips, at least one")
+        raise DataError(
+            f"{path} holds {type(content).__name__}; expected a dict of clips, at least one"
+        )
     # Names may be bytes in one file and strings in another.
-    clips = {_text(path, key, key) if isinstance(key, bytes) else key: value for key, value in content.items()}
+    clips = {
+        _text(path, key, key) if isinstance(key, bytes) else key: value
+        for key, value in content.items()
+    }
     if len(clips) < len(content):
-        raise DataError(f"{path} holds a clip twice, named with bytes and with a string; expected each once")
+        raise DataError(
+            f"{path} holds a clip twice, named with bytes and with a string; expected each once"
+        )
     return clips
 
 
@@ -358,9 +407,15 @@ def _words(path: Path, key: Any, value: Any) -> list[str]:
                     f"{path}: the clip {key!r} holds {type(value).__name__} of {type(word).__name__}; expected a list "
                     "of words"
                 )
-            words += [_text(path, key, word)] if isinstance(word, (str, bytes)) else _words(path, key, word)
+            words += (
+                [_text(path, key, word)]
+                if isinstance(word, (str, bytes))
+                else _words(path, key, word)
+            )
     else:
-        raise DataError(f"{path}: the clip {key!r} holds {type(value).__name__}; expected a list of words")
+        raise DataError(
+            f"{path}: the clip {key!r} holds {type(value).__name__}; expected a list of words"
+        )
     return words
 
 
@@ -369,7 +424,9 @@ def _text(path: Path, key: Any, value: str | bytes) -> str:
         text = value.decode() if isinstance(value, bytes) else str(value)
         text.encode()
     except UnicodeError as error:
-        raise DataError(f"{path}: the clip {key!r} holds a word that is not UTF-8 ({error})") from None
+        raise DataError(
+            f"{path}: the clip {key!r} holds a word that is not UTF-8 ({error})"
+        ) from None
     return text
 
 
@@ -382,15 +439,21 @@ def _numbers(path: Path, key: Any, value: Any, shape: tuple[int | None, ...]) ->
     except (TypeError, ValueError):
         array = np.empty(0, dtype=object)
     if array.dtype.kind not in "biuf":
-        found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        found = (
+            f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        )
         raise DataError(f"{path}: the clip {key!r} holds {found}; expected numbers")
     if len(shape) == 1 and array.size == shape[0] == max(array.shape, default=1):
         array = array.reshape(-1)
     elif array.ndim == len(shape) + 1 and array.shape[0] == 1:
         array = array[0]
-    if array.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=False)):
+    if array.ndim != len(shape) or any(
+        w not in (None, n) for w, n in zip(shape, array.shape, strict=False)
+    ):
         wanted = ", ".join("T" if w is None else str(w) for w in shape)
-        raise DataError(f"{path}: the clip {key!r} has shape {list(array.shape)}; expected [{wanted}]")
+        raise DataError(
+            f"{path}: the clip {key!r} has shape {list(array.shape)}; expected [{wanted}]"
+        )
     with np.errstate(over="ignore"):
         numbers = array.astype(np.float32)
     if not np.isfinite(numbers).all():
@@ -402,7 +465,9 @@ def _check_sentiments(path: Path, keys: Iterable[Any], values: Iterable[npt.NDAr
     problems = Problems()
     for key, value in zip(keys, values, strict=True):
         if abs(value[0]) > 3 + 1e-4:
-            problems.add(f"{path}: the clip {key!r} has the sentiment {value[0]:g}; expected a number from -3 to 3")
+            problems.add(
+                f"{path}: the clip {key!r} has the sentiment {value[0]:g}; expected a number from -3 to 3"
+            )
     problems.raise_any()
 
 

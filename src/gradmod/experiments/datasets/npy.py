@@ -31,7 +31,9 @@ def open_array(path: Path, shape: tuple[int | None, ...]) -> npt.NDArray[Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(unreadable(path, NUMBERS, "npy", reason)) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
-        raise DataError(f"{path} holds {getattr(array, 'dtype', type(array).__name__)}; expected an array of numbers")
+        raise DataError(
+            f"{path} holds {getattr(array, 'dtype', type(array).__name__)}; expected an array of numbers"
+        )
     if array.ndim != len(shape) or any(
         want not in (None, have) for want, have in zip(shape, array.shape, strict=False)
     ):
@@ -65,7 +67,9 @@ class GrowingArray:
             ValueError: rows of another shape or type.
         """
         if rows.shape[1:] != self._row or rows.dtype != self._dtype:
-            raise ValueError(f"rows are {rows.dtype} {rows.shape}; expected {self._dtype} (n, *{self._row})")
+            raise ValueError(
+                f"rows are {rows.dtype} {rows.shape}; expected {self._dtype} (n, *{self._row})"
+            )
         self._file.write(np.ascontiguousarray(rows).data)
         self._length += len(rows)
 
@@ -84,7 +88,9 @@ class GrowingArray:
     def _write_header(self) -> None:
         shape = (self._length, *self._row)
         descr: Any = np.lib.format.dtype_to_descr(self._dtype)
-        np.lib.format.write_array_header_1_0(self._file, {"descr": descr, "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": descr, "fortran_order": False, "shape": shape}
+        )
 
 
 def check_labels(path: Path, labels: npt.NDArray[Any], classes: int, samples: int) -> None:
@@ -94,9 +100,15 @@ def check_labels(path: Path, labels: npt.NDArray[Any], classes: int, samples: in
         DataError: there is not.
     """
     if len(labels) != samples:
-        raise DataError(f"{path} holds {len(labels)} labels for {samples} samples; expected one for each")
-    if labels.dtype.kind == "f" and not (np.isfinite(labels).all() and (labels == np.floor(labels)).all()):
-        raise DataError(f"{path} holds labels that are not whole numbers; expected 0 to {classes - 1}")
+        raise DataError(
+            f"{path} holds {len(labels)} labels for {samples} samples; expected one for each"
+        )
+    if labels.dtype.kind == "f" and not (
+        np.isfinite(labels).all() and (labels == np.floor(labels)).all()
+    ):
+        raise DataError(
+            f"{path} holds labels that are not whole numbers; expected 0 to {classes - 1}"
+        )
     if labels.min() < 0 or labels.max() >= classes:
         wrong = np.flatnonzero((labels < 0) | (labels >= classes))
         raise DataError(

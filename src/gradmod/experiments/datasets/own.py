@@ -44,7 +44,9 @@ def load_own(loader: Any, where: str, root: str, protocol: str, split_seed: int)
         DataError: it fails, or what it returns cannot be trained on.
     """
     place = place_of(loader, where)
-    call = _call(loader, place, where, {"root": root, "protocol": protocol, "split_seed": split_seed})
+    call = _call(
+        loader, place, where, {"root": root, "protocol": protocol, "split_seed": split_seed}
+    )
     folder = folder_of(where)
     with nullcontext() if folder is None else importable(folder), users_code(where, found=place):
         splits = call()
@@ -59,7 +61,10 @@ def load_own(loader: Any, where: str, root: str, protocol: str, split_seed: int)
         problems.add(error)
         file = place.rpartition(", line ")[0]  # an error of the user's code names its own line
         raise DataProblemsError(
-            *(text if file and text.startswith(file) else f"{place}: {text}" for text in problems.messages)
+            *(
+                text if file and text.startswith(file) else f"{place}: {text}"
+                for text in problems.messages
+            )
         ) from error
 
 
@@ -90,7 +95,9 @@ def _call(loader: Any, place: str, where: str, arguments: Mapping[str, Any]) -> 
         default = parameters[name].default
         if given != name and default is not inspect.Parameter.empty and name.strip("_") != given:
             # `def load(root, batch_size=32)` would take the protocol as its batch size.
-            raise ConfigError(f"{place}: {where} takes {signature}, whose {name!r} would be the {given}; {wanted}")
+            raise ConfigError(
+                f"{place}: {where} takes {signature}, whose {name!r} would be the {given}; {wanted}"
+            )
     return lambda: loader(*positional, **keywords)
 
 
@@ -104,7 +111,11 @@ def _hint_on(value: Any) -> str:
         return f": its keys are {names}; write Splits(train, validation, test, predictor)" + (
             f", of which {' and '.join(missing)} must be there" if missing else ""
         )
-    if isinstance(value, (tuple, list)) and value and all(isinstance(part, Split) for part in value):
+    if (
+        isinstance(value, (tuple, list))
+        and value
+        and all(isinstance(part, Split) for part in value)
+    ):
         return ": write Splits(train, validation, test, predictor) in place of a sequence of Split"
     return ": write return Splits(train, validation, test, predictor), each a Split or, of the last two, None"
 
@@ -114,7 +125,9 @@ def _checked(splits: Splits) -> Splits:
     names = list(splits.train.sources)
     for part, split in splits.items():
         if set(split.sources) != set(names):
-            raise DataError(f"{part} has the inputs {', '.join(split.sources)} and train {', '.join(names)}")
+            raise DataError(
+                f"{part} has the inputs {', '.join(split.sources)} and train {', '.join(names)}"
+            )
         if not len(split):
             raise DataError(f"{part} has no sample; expected some, or for test and predictor None")
         for name, shape in split.shapes.items():
@@ -145,17 +158,25 @@ def _check_kinds(splits: Splits) -> None:
         split = getattr(splits, part)
         if not isinstance(split, Split) and (split is not None or part in PARTS[:2]):
             kind = "None" if split is None else type(split).__name__
-            raise DataError(f"{part} is {kind}; expected a Split" + (" or None" if part in PARTS[2:] else ""))
+            raise DataError(
+                f"{part} is {kind}; expected a Split" + (" or None" if part in PARTS[2:] else "")
+            )
     if isinstance(splits.task, type) and issubclass(splits.task, Task):
         raise DataError(f"task is the class {splits.task.__name__}; write {splits.task.__name__}()")
     if not isinstance(splits.task, Task):
-        raise DataError(f"task is {type(splits.task).__name__}; expected one of gradmod.tasks, Classification() say")
+        raise DataError(
+            f"task is {type(splits.task).__name__}; expected one of gradmod.tasks, Classification() say"
+        )
     outputs = splits.outputs
-    if outputs is not None and (isinstance(outputs, bool) or not isinstance(outputs, (int, np.integer)) or outputs < 1):
+    if outputs is not None and (
+        isinstance(outputs, bool) or not isinstance(outputs, (int, np.integer)) or outputs < 1
+    ):
         raise DataError(f"outputs is {outputs!r}; expected a whole number >= 1, or None")
     for field in ("notes", "classes", "modalities"):
         value = getattr(splits, field)
-        if value is not None and (isinstance(value, str) or not all(isinstance(text, str) for text in value)):
+        if value is not None and (
+            isinstance(value, str) or not all(isinstance(text, str) for text in value)
+        ):
             raise DataError(f"{field} is {value!r}; expected a tuple of texts: ({value!r},)")
 
 
@@ -165,7 +186,13 @@ def _check_names(names: list[str], modalities: tuple[str, ...] | None) -> None:
         raise DataError("train has no input; expected one source for each modality")
     taken = nn.ModuleDict()
     for name in names:
-        if not isinstance(name, str) or not name or "." in name or hasattr(taken, name) or name == "multimodal":
+        if (
+            not isinstance(name, str)
+            or not name
+            or "." in name
+            or hasattr(taken, name)
+            or name == "multimodal"
+        ):
             raise DataError(
                 f"an input is called {name!r}; expected a name without a dot, that no module and no setting has: "
                 f"{str(name).replace('.', '_') or 'input'}_input, say"
@@ -192,8 +219,14 @@ def _check_input(part: str, split: Split, name: str) -> None:
                 '{"x": [n, T, features] floats, "mask": [n, T] bool}'
             )
         mask = value.get("mask")
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != value["x"].shape[:2]:
-            raise DataError(f'the input {name!r} lacks its "mask" [n, T] bool, true where there is something')
+        if (
+            not isinstance(mask, Tensor)
+            or mask.dtype != torch.bool
+            or mask.shape != value["x"].shape[:2]
+        ):
+            raise DataError(
+                f'the input {name!r} lacks its "mask" [n, T] bool, true where there is something'
+            )
         return
     if tuple(value.shape[1:]) != tuple(source.shape):
         raise DataError(
@@ -201,7 +234,9 @@ def _check_input(part: str, split: Split, name: str) -> None:
             f"says {list(source.shape)}"
         )
     if not value.is_floating_point():
-        raise DataError(f"the input {name!r} is read as {value.dtype}; expected float32: give its numbers as floats")
+        raise DataError(
+            f"the input {name!r} is read as {value.dtype}; expected float32: give its numbers as floats"
+        )
 
 
 def _refuse_not_finite(part: str, split: Split, name: str, source: ArraySource) -> None:
@@ -213,7 +248,10 @@ def _refuse_not_finite(part: str, split: Split, name: str, source: ArraySource) 
     flat = array.reshape(len(array), -1)
     largest = np.finfo(np.float32).max * abs(source.scale)
     bad = np.concatenate(
-        [~(abs(flat[some]) <= largest).all(1) for some in np.array_split(rows, max(len(rows) // 4096, 1))]
+        [
+            ~(abs(flat[some]) <= largest).all(1)
+            for some in np.array_split(rows, max(len(rows) // 4096, 1))
+        ]
     )
     if bad.any():
         positions = np.flatnonzero(np.isin(split.rows, rows[bad]))
@@ -234,7 +272,11 @@ def _check_task(splits: Splits) -> None:
         try:
             splits.task.check(torch.zeros(len(target), splits.outputs), target)
         except ValueError as error:
-            soft = " (soft targets)" if isinstance(splits.task, Classification) and target.dim() > 1 else ""
+            soft = (
+                " (soft targets)"
+                if isinstance(splits.task, Classification) and target.dim() > 1
+                else ""
+            )
             raise DataError(
                 f"the targets of {part}{soft} do not go with the task {splits.task.name!r}: {error}"
             ) from None

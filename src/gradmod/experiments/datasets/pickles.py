@@ -116,14 +116,22 @@ class _DType:
     """What the name of NumPy's data types makes. NumPy's own would take any state, and crash on a damaged one."""
 
     def __init__(self, of: str, align: object = False, copy: object = False) -> None:
-        if not (isinstance(of, str) and re.fullmatch(r"[biufcSUO]\d{0,9}", of) and {align, copy} <= {0, 1}):
+        if not (
+            isinstance(of, str)
+            and re.fullmatch(r"[biufcSUO]\d{0,9}", of)
+            and {align, copy} <= {0, 1}
+        ):
             raise ValueError(f"the data type {of!r} with the flags {align!r} and {copy!r}")
         self.dtype: np.dtype[Any] = np.dtype(of)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, byte_order, *fields, size, alignment, _ = state
         plain = fields == [None] * 3 and byte_order in ("<", ">", "|", "=")
-        if not plain or size not in (-1, self.dtype.itemsize) or alignment not in (-1, self.dtype.alignment):
+        if (
+            not plain
+            or size not in (-1, self.dtype.itemsize)
+            or alignment not in (-1, self.dtype.alignment)
+        ):
             raise ValueError(f"the data type {self.dtype} with the state {state!r}")
         self.dtype = self.dtype.newbyteorder(byte_order)
 
@@ -137,7 +145,11 @@ class _Array(np.ndarray[Any, Any]):
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, of, fortran, data = state
-        if not (isinstance(of, _DType) and isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)):
+        if not (
+            isinstance(of, _DType)
+            and isinstance(shape, tuple)
+            and all(type(n) is int and n >= 0 for n in shape)
+        ):
             raise ValueError(f"an array of type {of!r} and shape {shape!r}")
         raw = data.encode("latin1") if isinstance(data, str) else data
         of_objects = of.dtype.hasobject

@@ -17,7 +17,13 @@ import numpy.typing as npt
 from gradmod import __version__
 from gradmod.experiments.datasets.folders import files_in
 from gradmod.experiments.datasets.npy import open_array
-from gradmod.experiments.errors import UNREADABLE, ConfigError, DataError, WriteError, why_unreadable
+from gradmod.experiments.errors import (
+    UNREADABLE,
+    ConfigError,
+    DataError,
+    WriteError,
+    why_unreadable,
+)
 from gradmod.experiments.file_kinds import unreadable
 from gradmod.experiments.files import making_beside, sync, write_json
 
@@ -53,7 +59,12 @@ def making(out: Path) -> Iterator[Path]:
 
 def write_manifest(folder: Path, dataset: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write down what a finished folder holds: `facts`, our version, and the hash of every file."""
-    manifest: dict[str, Any] = {"dataset": dataset, "format": FORMAT, "gradmod": __version__, **facts}
+    manifest: dict[str, Any] = {
+        "dataset": dataset,
+        "format": FORMAT,
+        "gradmod": __version__,
+        **facts,
+    }
     files = files_in(folder, "**/*")
     manifest["sha256"] = {path.relative_to(folder).as_posix(): sha256([path]) for path in files}
     manifest["digest"] = _digest(manifest)
@@ -77,12 +88,20 @@ def read_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
         reason = why_unreadable(error)
         said = unreadable(path, "JSON", "json text", reason, "prepare the data again")
         raise DataError(said) from None
-    found = {key: manifest.get(key) for key in ("dataset", "format")} if isinstance(manifest, dict) else {}
+    found = (
+        {key: manifest.get(key) for key in ("dataset", "format")}
+        if isinstance(manifest, dict)
+        else {}
+    )
     wanted = {"dataset": dataset, "format": FORMAT}
     if found != wanted or not isinstance(manifest.get("sha256"), dict):
-        raise DataError(f"{path} is of {found}; expected {wanted}: prepare the data again with gradmod {__version__}")
+        raise DataError(
+            f"{path} is of {found}; expected {wanted}: prepare the data again with gradmod {__version__}"
+        )
     if manifest.get("digest") != digest:
-        raise DataError(f"{path} is not what it was when the folder was made: copy or prepare it again")
+        raise DataError(
+            f"{path} is not what it was when the folder was made: copy or prepare it again"
+        )
     return dict(manifest)
 
 
@@ -105,7 +124,9 @@ def verified_manifest(folder: Path, dataset: str) -> dict[str, Any] | None:
         return manifest
     changed = changed_files(folder, manifest)
     if changed:
-        raise DataError(f"{folder / changed[0]} is not what it was when the folder was made: copy or prepare it again")
+        raise DataError(
+            f"{folder / changed[0]} is not what it was when the folder was made: copy or prepare it again"
+        )
     return manifest
 
 
@@ -168,7 +189,9 @@ class Ragged:
         """
         array, beginnings = open_array(values, (None, width)), open_array(first, (None,))
         if beginnings[0] != 0 or beginnings[-1] != len(array) or (np.diff(beginnings) < 0).any():
-            raise DataError(f"{first} does not go with {values}, which has {len(array)} rows; prepare the data again")
+            raise DataError(
+                f"{first} does not go with {values}, which has {len(array)} rows; prepare the data again"
+            )
         return cls(array, np.asarray(beginnings, dtype=np.int64))
 
     def __len__(self) -> int:

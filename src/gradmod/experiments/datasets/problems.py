@@ -22,7 +22,11 @@ class DataProblemsError(DataError):
     """
 
     def __init__(self, *messages: str) -> None:
-        more = f" (and {len(messages) - 1} more: gradmod check lists them)" if len(messages) > 1 else ""
+        more = (
+            f" (and {len(messages) - 1} more: gradmod check lists them)"
+            if len(messages) > 1
+            else ""
+        )
         super().__init__(f"{messages[0]}{more}")
         self.messages = messages
 
@@ -79,7 +83,10 @@ def _line(alike: list[str], root: str) -> str:
     first, *others = alike
     if not others:
         return first
-    shown = [_where(first, others[0], root), *(_where(message, first, root) for message in others[: MOST_SHOWN - 1])]
+    shown = [
+        _where(first, others[0], root),
+        *(_where(message, first, root) for message in others[: MOST_SHOWN - 1]),
+    ]
     more = f", and {len(alike) - len(shown)} more" if len(alike) > len(shown) else ""
     return f"{len(alike)} alike ({', '.join(shown)}{more}): {first}"
 
@@ -92,11 +99,17 @@ def _where(message: str, other: str, root: str) -> str:
         text = places[0].removeprefix(root).lstrip("/\\") if root else places[0]
         return text or places[0]
     of_other = _PARTICULAR.findall(other)
-    own = [part for number, part in enumerate(_PARTICULAR.findall(message)) if of_other[number] != part]
+    own = [
+        part for number, part in enumerate(_PARTICULAR.findall(message)) if of_other[number] != part
+    ]
     return " ".join(own) or message
 
 
 def _places(message: str, root: str) -> list[str]:
     """The files and folders that a message names: what begins as the root does, or at the top."""
     found = (str(place) for place in _PLACE.findall(message))
-    return [p for p in found if p.startswith(("/", "\\", "~")) or p[1:2] == ":" or (root and p.startswith(root))]
+    return [
+        p
+        for p in found
+        if p.startswith(("/", "\\", "~")) or p[1:2] == ":" or (root and p.startswith(root))
+    ]

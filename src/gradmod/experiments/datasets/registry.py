@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from gradmod.experiments.errors import ConfigError, did_you_mean
 
 HELDOUT, PUBLISHED = "heldout", "published"
-LEFT_OUT_OF_OWN = "take its row out of the rows of its split, where your function makes it: whole.subset(rows)"
+LEFT_OUT_OF_OWN = (
+    "take its row out of the rows of its split, where your function makes it: whole.subset(rows)"
+)
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,9 @@ class ArraySource:
     def read(self, rows: Indices, draws: np.random.Generator | None = None) -> Tensor:
         """Samples [n, *shape] in float32; reads these rows only. Nothing is drawn."""
         stored = self.array[rows]
-        if self.scale != 1.0:  # float64 is divided before it is rounded, as code that keeps float64 does
+        if (
+            self.scale != 1.0
+        ):  # float64 is divided before it is rounded, as code that keeps float64 does
             wide = stored.dtype.kind == "f" and stored.itemsize > 4
             stored = np.divide(stored, self.scale, dtype=np.float64 if wide else np.float32)
         values = np.asarray(stored, dtype=np.float32)
@@ -135,19 +137,28 @@ class Split:
         class_names: Sequence[str] | None = None,
     ) -> None:
         if not isinstance(sources, Mapping):
-            raise DataError(f"sources are {_kind(sources)}; expected a dict, one source by name for each modality")
+            raise DataError(
+                f"sources are {_kind(sources)}; expected a dict, one source by name for each modality"
+            )
         self.sources = {name: as_source(source, name) for name, source in sources.items()}
         self._targets = _as_array(targets, "targets")
         if self._targets.ndim == 0:
-            raise DataError(f"targets are {_kind(targets)}; expected an array [N, ...], one for each sample")
+            raise DataError(
+                f"targets are {_kind(targets)}; expected an array [N, ...], one for each sample"
+            )
         self._ids = None if ids is None else _as_array(ids, "ids")
-        self._groups = {name: _as_array(of, f"groups {name!r}") for name, of in (groups or {}).items()}
+        self._groups = {
+            name: _as_array(of, f"groups {name!r}") for name, of in (groups or {}).items()
+        }
         lengths = {name: len(source) for name, source in self.sources.items()}
         if any(length != len(self._targets) for length in lengths.values()):
             raise DataError(
                 f"sources have {lengths} samples and targets {len(self._targets)}; expected the same number"
             )
-        for what, named in (("ids", self._ids), *((f"groups {name!r}", of) for name, of in self._groups.items())):
+        for what, named in (
+            ("ids", self._ids),
+            *((f"groups {name!r}", of) for name, of in self._groups.items()),
+        ):
             if named is not None and named.shape != (len(self._targets),):
                 raise DataError(
                     f"{what} are of the shape {list(named.shape)}; expected [{len(self._targets)}], one for each sample"
@@ -163,7 +174,9 @@ class Split:
         # Files of the user's that the sources may come from are imported first, where it is unpickled.
         return _split_again, (UsersFiles.imported(), type(self), dict(self.__dict__))
 
-    def read(self, indices: Sequence[int] | Indices, draws: np.random.Generator | None = None) -> Batch:
+    def read(
+        self, indices: Sequence[int] | Indices, draws: np.random.Generator | None = None
+    ) -> Batch:
         """A batch: inputs {name: [n, ...]} and targets [n, ...] of the given samples of this split.
 
         Args:
@@ -174,7 +187,9 @@ class Split:
             DataError: a sample cannot be read; of a source of the user's, whatever went wrong.
         """
         inputs = {name: self.read_input(name, indices, draws) for name in self.sources}
-        return inputs, torch.from_numpy(self._as_read(self._targets[self.rows[np.asarray(indices, dtype=np.int64)]]))
+        return inputs, torch.from_numpy(
+            self._as_read(self._targets[self.rows[np.asarray(indices, dtype=np.int64)]])
+        )
 
     def read_input(
         self, name: str, indices: Sequence[int] | Indices, draws: np.random.Generator | None = None
@@ -224,13 +239,19 @@ class Split:
 
     def subset(self, positions: Indices, *, augmented: bool = False) -> Split:
         """The samples at `positions` of this split; nothing is copied but the positions."""
-        return self._changed(rows=self.rows[_rows_of(positions, len(self.rows))], augmented=augmented)
+        return self._changed(
+            rows=self.rows[_rows_of(positions, len(self.rows))], augmented=augmented
+        )
 
-    def with_targets(self, targets: npt.NDArray[Any], class_names: Sequence[str] | None = None) -> Split:
+    def with_targets(
+        self, targets: npt.NDArray[Any], class_names: Sequence[str] | None = None
+    ) -> Split:
         """The same samples with other targets [n, ...]."""
         whole = np.zeros((len(self._targets), *targets.shape[1:]), dtype=targets.dtype)
         whole[self.rows] = targets
-        return self._changed(_targets=whole, class_names=None if class_names is None else tuple(class_names))
+        return self._changed(
+            _targets=whole, class_names=None if class_names is None else tuple(class_names)
+        )
 
     def _changed(self, **changes: Any) -> Split:
         other = object.__new__(type(self))
@@ -257,7 +278,9 @@ def as_source(value: Any, name: str) -> Source:
     if isinstance(value, (np.ndarray, Tensor, list)):
         array = array_of_numbers(value, f"the input {name!r}")
         return ArraySource(array, array.shape[1:])
-    lacking = [attribute for attribute in ("shape", "__len__", "read") if not hasattr(value, attribute)]
+    lacking = [
+        attribute for attribute in ("shape", "__len__", "read") if not hasattr(value, attribute)
+    ]
     if lacking or isinstance(value, type):
         raise DataError(
             f"the input {name!r} is {_kind(value)}; expected an array [N, ...], an ArraySource, or what else has "
@@ -288,14 +311,18 @@ def array_of_numbers(value: Any, what: str) -> npt.NDArray[Any]:
 
 def _as_array(value: Any, what: str) -> npt.NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray) and np.ma.getmaskarray(value).any():
-        raise DataError(f"{what} is a masked array, whose mask is not looked at; fill it, or leave these samples out")
+        raise DataError(
+            f"{what} is a masked array, whose mask is not looked at; fill it, or leave these samples out"
+        )
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     try:
         array: npt.NDArray[Any] = value if isinstance(value, np.memmap) else np.asarray(value)
     except ValueError as error:
-        raise DataError(f"{what} cannot be made an array: its rows are of different lengths ({error})") from None
+        raise DataError(
+            f"{what} cannot be made an array: its rows are of different lengths ({error})"
+        ) from None
     if array.ndim == 0 and array.dtype.kind == "O":
         raise DataError(f"{what} are {_kind(value)}; expected an array")
     return array
@@ -308,15 +335,21 @@ def _rows_of(rows: Any, samples: int) -> Indices:
     array = _as_array(rows, "rows")
     if array.dtype.kind == "b":
         if array.shape != (samples,):
-            raise DataError(f"rows are a mask of the shape {list(array.shape)}; expected [{samples}]")
+            raise DataError(
+                f"rows are a mask of the shape {list(array.shape)}; expected [{samples}]"
+            )
         return np.flatnonzero(array)
     if array.size == 0:
         return np.empty(0, dtype=np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(f"rows are {array.dtype} of the shape {list(array.shape)}; expected whole numbers [n]")
+        raise DataError(
+            f"rows are {array.dtype} of the shape {list(array.shape)}; expected whole numbers [n]"
+        )
     low, high = int(array.min()), int(array.max())
     if low < -samples or high >= samples:
-        raise DataError(f"rows go from {low} to {high}; there are {samples} samples: expected 0 to {samples - 1}")
+        raise DataError(
+            f"rows go from {low} to {high}; there are {samples} samples: expected 0 to {samples - 1}"
+        )
     return np.where(array < 0, array.astype(np.int64) + samples, array.astype(np.int64))
 
 
@@ -327,7 +360,9 @@ def _float_tensors(value: Any, where: str, count: int) -> Value:
         DataError: no tensors of as many samples as were asked for.
     """
     if isinstance(value, Mapping):
-        return {name: _float_tensor(part, f"{where}, {name!r}", count) for name, part in value.items()}
+        return {
+            name: _float_tensor(part, f"{where}, {name!r}", count) for name, part in value.items()
+        }
     return _float_tensor(value, where, count)
 
 
@@ -335,7 +370,9 @@ def _float_tensor(value: Any, where: str, count: int) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
         value = torch.from_numpy(value)
     if not isinstance(value, Tensor):
-        raise DataError(f"it returned {_kind(value)}; expected a tensor [n, ...], or a dict of them")
+        raise DataError(
+            f"it returned {_kind(value)}; expected a tensor [n, ...], or a dict of them"
+        )
     if value.dim() == 0 or len(value) != count:
         raise DataError(
             f"it returned the shape {list(value.shape)} for {count} rows; expected [{count}, ...], a sample each"
@@ -351,5 +388,9 @@ def _split_again(files: UsersFiles, kind: type[Split], state: dict[str, Any]) ->
 
 def _kind(value: Any) -> str:
     return (
-        "None" if value is None else f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        "None"
+        if value is None
+        else f"the class {value.__name__}"
+        if isinstance(value, type)
+        else type(value).__name__
     )

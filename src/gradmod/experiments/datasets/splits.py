@@ -70,7 +70,9 @@ def heldout(samples: int, seed: int) -> tuple[Indices, Indices, Indices]:
         DataError: fewer than 10 samples.
     """
     if samples < 10:
-        raise DataError(f"the training split has {samples} samples; expected at least 10, to hold out 10 % twice")
+        raise DataError(
+            f"the training split has {samples} samples; expected at least 10, to hold out 10 % twice"
+        )
     order = np.random.default_rng(seed).permutation(samples)
     tenth = samples // 10
     parts = order[2 * tenth :], order[:tenth], order[tenth : 2 * tenth]
@@ -91,7 +93,9 @@ def nine_tenths_of_both(train: int, test: int) -> tuple[Indices, Indices, Indice
         DataError: too few to leave a tenth of each.
     """
     if min(train, test) < 2:
-        raise DataError(f"there are {train} train and {test} test samples; expected at least 10 of each")
+        raise DataError(
+            f"there are {train} train and {test} test samples; expected at least 10 of each"
+        )
     cut, test_cut = int(train * 0.9), train + int(test * 0.9)
     predictor = np.concatenate([np.arange(cut, train), np.arange(test_cut, train + test)])
     return np.arange(cut), np.arange(train, test_cut), predictor
@@ -113,10 +117,16 @@ def by_group(groups: Sequence[str], shares: Sequence[float], seed: int) -> tuple
     """
     names = sorted(set(groups))
     if len(names) < len(shares):
-        raise DataError(f"there are {len(names)} groups ({', '.join(names)}); expected at least {len(shares)}")
+        raise DataError(
+            f"there are {len(names)} groups ({', '.join(names)}); expected at least {len(shares)}"
+        )
     order = np.random.default_rng(seed).permutation(len(names))
     spare = len(names) - len(shares)
     cuts = [round(spare * sum(shares[: part + 1])) + part + 1 for part in range(len(shares) - 1)]
-    part_of = {names[number]: part for part, numbers in enumerate(np.split(order, cuts)) for number in numbers}
+    part_of = {
+        names[number]: part
+        for part, numbers in enumerate(np.split(order, cuts))
+        for number in numbers
+    }
     parts = np.array([part_of[group] for group in groups])
     return tuple(np.flatnonzero(parts == part) for part in range(len(shares)))

@@ -66,13 +66,21 @@ def load(root: str, protocol: str, split_seed: int, *, aligned: bool = True) -> 
     whole = Split(sources, content.labels)
     train, valid, test = np.split(np.arange(len(content.labels)), np.cumsum(content.sizes)[:2])
     if protocol == PUBLISHED:
-        return Splits(whole.subset(train), whole.subset(valid), None, whole.subset(test), content.notes)
+        return Splits(
+            whole.subset(train), whole.subset(valid), None, whole.subset(test), content.notes
+        )
     order = np.random.default_rng(split_seed).permutation(train)
     held, kept = np.split(order, [len(train) // PREDICTOR_SHARE])
     if not len(held):
-        raise DataError(f"{path}: train has {len(train)} samples; expected at least {PREDICTOR_SHARE}")
+        raise DataError(
+            f"{path}: train has {len(train)} samples; expected at least {PREDICTOR_SHARE}"
+        )
     return Splits(
-        whole.subset(np.sort(kept)), whole.subset(valid), whole.subset(test), whole.subset(np.sort(held)), content.notes
+        whole.subset(np.sort(kept)),
+        whole.subset(valid),
+        whole.subset(test),
+        whole.subset(np.sort(held)),
+        content.notes,
     )
 
 
@@ -103,14 +111,18 @@ class Content:
         """
         content = load_pickle(path)
         if not isinstance(content, dict) or not set(PARTS) <= set(content):
-            found = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+            found = (
+                sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+            )
             raise DataError(f"{path} holds {found}; expected a dict with {', '.join(PARTS)}")
         problems = Problems()
         parts = [_part(path, part, content[part], problems) for part in PARTS]
         problems.raise_any()
         values = np.unique(np.concatenate([labels for _, labels in parts]))
         if not any(set(values.tolist()) <= allowed for allowed in LABELS):
-            some = ", ".join(f"{value:g}" for value in values[:5]) + (", ..." if len(values) > 5 else "")
+            some = ", ".join(f"{value:g}" for value in values[:5]) + (
+                ", ..." if len(values) > 5 else ""
+            )
             raise DataError(
                 f"{path}: the labels are {len(values)} numbers from {values[0]:g} to {values[-1]:g} ({some}); expected "
                 "0 and 1, or -1 and 1. MultiBench packs MOSI and MOSEI, whose labels are sentiments, in the same form"
@@ -128,13 +140,23 @@ class Content:
         if silent:
             notes.append(f"{silent} samples left out, whose text is all zeros")
         inputs = {
-            m: _stack(path, m, [part[m][kept] for (part, _), kept in zip(parts, spoken, strict=True)]) for m in KEYS
+            m: _stack(
+                path, m, [part[m][kept] for (part, _), kept in zip(parts, spoken, strict=True)]
+            )
+            for m in KEYS
         }
-        labels = [(labels[kept] >= 1).astype(np.int64) for (_, labels), kept in zip(parts, spoken, strict=True)]
+        labels = [
+            (labels[kept] >= 1).astype(np.int64)
+            for (_, labels), kept in zip(parts, spoken, strict=True)
+        ]
         if len(np.unique(labels[0])) < 2:
-            raise DataError(f"{path}: all {len(labels[0])} samples of train have one label; expected two")
+            raise DataError(
+                f"{path}: all {len(labels[0])} samples of train have one label; expected two"
+            )
         begins = {m: _first_row(array) for m, array in inputs.items()}
-        return cls(inputs, begins, np.concatenate(labels), [len(part) for part in labels], tuple(notes))
+        return cls(
+            inputs, begins, np.concatenate(labels), [len(part) for part in labels], tuple(notes)
+        )
 
     @classmethod
     def of_arrays(cls, folder: Path, sizes: list[int], notes: tuple[str, ...] = ()) -> Content:
@@ -149,7 +171,10 @@ class Content:
             DataError: a file is missing or damaged, or they do not go together.
         """
         inputs = {m: open_array(folder / f"{m}.npy", (None, None, SIZES[m])) for m in KEYS}
-        begins = {m: np.asarray(open_array(folder / f"{m}_begins.npy", (None,)), dtype=np.int64) for m in KEYS}
+        begins = {
+            m: np.asarray(open_array(folder / f"{m}_begins.npy", (None,)), dtype=np.int64)
+            for m in KEYS
+        }
         labels = np.asarray(open_array(folder / "labels.npy", (None,)), dtype=np.int64)
         counts = {len(labels), sum(sizes), *map(len, inputs.values()), *map(len, begins.values())}
         if len(counts) > 1 or any((begins[m] >= inputs[m].shape[1]).any() for m in KEYS):
@@ -203,7 +228,9 @@ def _part(path: Path, name: str, part: Any, problems: Problems) -> tuple[dict[st
         raise DataError(f"{path}: {name} lacks some of {', '.join((*KEYS.values(), 'labels'))}")
     inputs = {modality: _array(path, name, key, part[key]) for modality, key in KEYS.items()}
     labels = _array(path, name, "labels", part["labels"])
-    counts = {key: len(inputs[modality]) for modality, key in KEYS.items()} | {"labels": len(labels)}
+    counts = {key: len(inputs[modality]) for modality, key in KEYS.items()} | {
+        "labels": len(labels)
+    }
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: {name} has {counts} samples; expected the same number of each")
     for modality, array in inputs.items():
@@ -214,18 +241,28 @@ def _part(path: Path, name: str, part: Any, problems: Problems) -> tuple[dict[st
             )
     found = {modality: array.shape[2] for modality, array in inputs.items()}
     if found != SIZES:
-        sizes = [", ".join(f"{KEYS[m]} {size}" for m, size in each.items()) for each in (found, SIZES)]
+        sizes = [
+            ", ".join(f"{KEYS[m]} {size}" for m, size in each.items()) for each in (found, SIZES)
+        ]
         raise DataError(
             f"{path}: {name} has {sizes[0]} features; those of UR-Funny are {sizes[1]}. Is it another data set of this "
             "form (MOSI, MOSEI)? Features of your own are read by a function of your own: --dataset FILE.py:FUNCTION"
         )
     inputs["audio"] = np.where(np.isneginf(inputs["audio"]), 0, inputs["audio"])
     with np.errstate(over="ignore"):
-        inputs = {modality: array.astype(np.float32, copy=False) for modality, array in inputs.items()}
+        inputs = {
+            modality: array.astype(np.float32, copy=False) for modality, array in inputs.items()
+        }
     for modality, array in inputs.items():
         for bad in np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(1)):
-            problems.add(f"{path}: {name}/{KEYS[modality]}: sample {bad} holds values that are not finite")
-    if labels.dtype.kind not in "iufb" or labels.size != len(labels) or not np.isfinite(labels).all():
+            problems.add(
+                f"{path}: {name}/{KEYS[modality]}: sample {bad} holds values that are not finite"
+            )
+    if (
+        labels.dtype.kind not in "iufb"
+        or labels.size != len(labels)
+        or not np.isfinite(labels).all()
+    ):
         raise DataError(
             f"{path}: {name}/labels has shape {list(labels.shape)} and dtype {labels.dtype}; expected one finite "
             "number a sample"
@@ -237,7 +274,9 @@ def _array(path: Path, name: str, key: str, value: Any) -> Array:
     try:
         array = np.asarray(value)
     except ValueError:
-        raise DataError(f"{path}: {name}/{key} holds samples of different shapes; expected one shape") from None
+        raise DataError(
+            f"{path}: {name}/{key} holds samples of different shapes; expected one shape"
+        ) from None
     if not array.ndim or not len(array):
         raise DataError(
             f"{path}: {name}/{key} holds {type(value).__name__}; expected an array of samples, at least one"

@@ -139,7 +139,20 @@ class ValueFacts:
                 break
         moments = total, squares
         share = negatives / values
-        return cls(path, array.dtype, len(array), low, high, low_at, high_at, share, dims, dim_at, moments, values)
+        return cls(
+            path,
+            array.dtype,
+            len(array),
+            low,
+            high,
+            low_at,
+            high_at,
+            share,
+            dims,
+            dim_at,
+            moments,
+            values,
+        )
 
     def __str__(self) -> str:
         return _seen(str(self.dtype), self.low, self.high, self.negative)
@@ -153,7 +166,9 @@ def form_of(files: Sequence[ValueFacts]) -> Form:
     """
     for facts in files:
         if facts.low == facts.high:
-            raise DataError(f"{facts.path}: every value is {facts.low:g}; expected images or spectrograms")
+            raise DataError(
+                f"{facts.path}: every value is {facts.low:g}; expected images or spectrograms"
+            )
     form = _form(files)
     if form is None:
         raise DataError(_refusal(files))
@@ -161,7 +176,9 @@ def form_of(files: Sequence[ValueFacts]) -> Form:
     for facts, its in own:
         if its is not None and its.divisor != form.divisor:
             others = "; ".join(f"{other.path}: {other}" for other in files if other is not facts)
-            raise DataError(f"{facts.path}: {facts}; but {others}. Expected one scale: convert one of them")
+            raise DataError(
+                f"{facts.path}: {facts}; but {others}. Expected one scale: convert one of them"
+            )
     shares = [facts.negative for facts in files]
     if max(shares) - min(shares) > _TOLD_APART:
         raise DataError(
@@ -182,7 +199,11 @@ def described(files: Sequence[ValueFacts], form: Form) -> str:
     dtypes = " and ".join(dict.fromkeys(str(facts.dtype) for facts in files))
     low, high = min(facts.low for facts in files), max(facts.high for facts in files)
     dim = sum(facts.dim for facts in files) if form.divisor != 1 else 0
-    note = f"; {dim} of {sum(facts.samples for facts in files)} samples hold nothing above 1" if dim else ""
+    note = (
+        f"; {dim} of {sum(facts.samples for facts in files)} samples hold nothing above 1"
+        if dim
+        else ""
+    )
     return f"{_seen(dtypes, low, high, _negative(files))}: {form.name}{note}"
 
 
@@ -209,7 +230,9 @@ def _form(files: Sequence[ValueFacts]) -> Form | None:
 
 def _negative(files: Sequence[ValueFacts]) -> float:
     """Share of the values of all files that are below 0."""
-    return sum(facts.negative * facts.values for facts in files) / sum(facts.values for facts in files)
+    return sum(facts.negative * facts.values for facts in files) / sum(
+        facts.values for facts in files
+    )
 
 
 def _deviation(files: Sequence[ValueFacts]) -> float:
@@ -231,23 +254,35 @@ def _refusal(files: Sequence[ValueFacts]) -> str:
         return f"{found}: int8 does not hold 0..255, so they were shifted or have overflowed; save uint8. {EXPECTED}"
     few = _negative(files) < _NEGATIVE
     if few and low.low < -_ROUNDING and high.high <= BYTE + _ROUNDING:
-        return f"{low.path}: sample {low.low_at} holds {low.low:g}, the values are {low}; {EXPECTED}"
+        return (
+            f"{low.path}: sample {low.low_at} holds {low.low:g}, the values are {low}; {EXPECTED}"
+        )
     if largest > BYTE and high.dtype.kind in "iu" and low.low >= 0:
         return f"{found}: more than 8 bits; divide them by their range and save floats from 0 to 1. {EXPECTED}"
     if largest > BYTE:
-        side, at, value = (high, high.high_at, high.high) if largest == high.high else (low, low.low_at, low.low)
+        side, at, value = (
+            (high, high.high_at, high.high) if largest == high.high else (low, low.low_at, low.low)
+        )
         return f"{side.path}: sample {at} holds {value:g}, the values are {side}; {EXPECTED}"
     return f"{found}: it cannot be told of which scale that is; {EXPECTED}. Convert them to one of these"
 
 
 def _check_finite(
-    path: Path, rows: npt.NDArray[Any], start: int, tops: npt.NDArray[Any], bottoms: npt.NDArray[Any]
+    path: Path,
+    rows: npt.NDArray[Any],
+    start: int,
+    tops: npt.NDArray[Any],
+    bottoms: npt.NDArray[Any],
 ) -> None:
-    wrong = np.flatnonzero(~(np.isfinite(tops) & np.isfinite(bottoms)))  # an extreme of what holds NaN is NaN
+    wrong = np.flatnonzero(
+        ~(np.isfinite(tops) & np.isfinite(bottoms))
+    )  # an extreme of what holds NaN is NaN
     if len(wrong):
         row = rows[wrong[0]]
         value = row[~np.isfinite(row)][0]
-        raise DataError(f"{path}: sample {start + int(wrong[0])} holds {value}; expected finite values")
+        raise DataError(
+            f"{path}: sample {start + int(wrong[0])} holds {value}; expected finite values"
+        )
 
 
 def _seen(dtype: str, low: float, high: float, negative: float) -> str:
@@ -255,4 +290,8 @@ def _seen(dtype: str, low: float, high: float, negative: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share in (0, 1) or 0.01 <= share <= 0.99 else f"{100 * share:.3g} %"
+    return (
+        f"{100 * share:.0f} %"
+        if share in (0, 1) or 0.01 <= share <= 0.99
+        else f"{100 * share:.3g} %"
+    )

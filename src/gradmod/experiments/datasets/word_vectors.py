@@ -52,7 +52,9 @@ def word_vectors(path: Path, words: Container[str], width: int) -> Iterator[tupl
                 continue
             vector = _numbers(fields)
             if len(vector) != width or not np.isfinite(vector).all():
-                raise DataError(f"{path}, line {number}: expected a word and {width} finite numbers")
+                raise DataError(
+                    f"{path}, line {number}: expected a word and {width} finite numbers"
+                )
             yield word, vector
 
 
@@ -75,8 +77,14 @@ def _check_width(path: Path, lines: list[str], width: int) -> None:
     if widths[width]:
         return
     most = max((w for w in widths if w), key=lambda w: widths[w], default=0)
-    found = f"its vectors have {most} numbers" if most else "no line near its start is a word and numbers"
-    raise DataError(f"{path}: {found}; expected a text file with a word and {width} numbers a line, as GloVe's are")
+    found = (
+        f"its vectors have {most} numbers"
+        if most
+        else "no line near its start is a word and numbers"
+    )
+    raise DataError(
+        f"{path}: {found}; expected a text file with a word and {width} numbers a line, as GloVe's are"
+    )
 
 
 def _width(line: str) -> int:

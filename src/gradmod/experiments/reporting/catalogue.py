@@ -19,10 +19,14 @@ def show_catalogue() -> None:
         flags = ", ".join(flags_of(method.name)) or "-"
         methods.add_row(method.name, method.summary, method.paper, method.cost, flags)
     console.print(methods)
-    datasets = _table("data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs")
+    datasets = _table(
+        "data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs"
+    )
     for info in DATASETS.values():
         needs = "--root FOLDER" if info.layout else "nothing"
-        datasets.add_row(info.name, info.summary, ", ".join(info.modalities), str(info.classes), needs)
+        datasets.add_row(
+            info.name, info.summary, ", ".join(info.modalities), str(info.classes), needs
+        )
     console.print(datasets)
     console.print("What lies in a FOLDER and where it comes from: docs/datasets/NAME.md\n")
     models = _table("models (--encoder, --fusion)", "name", "what it is")

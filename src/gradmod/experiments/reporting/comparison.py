@@ -47,7 +47,9 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
         """Of some values."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+        return cls(
+            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+        )
 
 
 @dataclass(frozen=True)
@@ -140,22 +142,34 @@ def _notes_on_data(folders: Sequence[Path], scored_on: str) -> list[str]:
     Raises:
         ConfigError: they were not scored on the same samples, so that differences between them mean nothing.
     """
-    known = {folder: read_json(folder / "data.json") for folder in folders if (folder / "data.json").is_file()}
+    known = {
+        folder: read_json(folder / "data.json")
+        for folder in folders
+        if (folder / "data.json").is_file()
+    }
     notes: list[str] = []
     first = next(iter(known), None)
     for folder, record in known.items():
         assert first is not None
         with damage_in(folder / "data.json"):
-            found = [what for what in differences(known[first], record) if "other values of" not in what]
+            found = [
+                what for what in differences(known[first], record) if "other values of" not in what
+            ]
             found = [what for what in found if not what.endswith((" is missing", " is new"))]
-        scored = [what for what in found if what.startswith(f"{scored_on}:") or f" {scored_on} split" in what]
+        scored = [
+            what
+            for what in found
+            if what.startswith(f"{scored_on}:") or f" {scored_on} split" in what
+        ]
         if scored:
             raise ConfigError(
                 f"{folder} was not scored on the samples that {first} was scored on ({'; '.join(scored)}): they cannot "
                 "be compared. Train them on the same data"
             )
         if found:
-            notes.append(f"{folder.name} was trained on other data than {first.name}: {'; '.join(found[:3])}")
+            notes.append(
+                f"{folder.name} was trained on other data than {first.name}: {'; '.join(found[:3])}"
+            )
     return notes
 
 
@@ -171,10 +185,15 @@ def _row(
     figures = [results[run.folder]["splits"][split] for run in runs]
     responses: dict[str, Spread] = {}
     if not runs[0].modality:
-        responses = {m: Spread.of([f["responses"][m][task.headline] for f in figures]) for m in figures[0]["responses"]}
+        responses = {
+            m: Spread.of([f["responses"][m][task.headline] for f in figures])
+            for m in figures[0]["responses"]
+        }
     reference = {run.seed: results[run.folder]["train_seconds"] for run in baseline}
     ratios = [
-        results[run.folder]["train_seconds"] / reference[run.seed] for run in runs if reference.get(run.seed, 0) > 0
+        results[run.folder]["train_seconds"] / reference[run.seed]
+        for run in runs
+        if reference.get(run.seed, 0) > 0
     ]
     memory = [results[run.folder].get("peak_memory_mib") for run in runs]
     known = [float(value) for value in memory if value is not None]
@@ -227,12 +246,16 @@ def _difference(
     seeds = [seed for seed in terms if seed in theirs]
     if not seeds:
         return None
-    return paired_bootstrap(np.stack([terms[s] for s in seeds]), np.stack([theirs[s] for s in seeds]))
+    return paired_bootstrap(
+        np.stack([terms[s] for s in seeds]), np.stack([theirs[s] for s in seeds])
+    )
 
 
 def _terms(runs: Sequence[RunRecord], split: str, task: Task) -> dict[int, npt.NDArray[np.float64]]:
     """By seed [N] what each sample contributes to the metric."""
-    return {run.seed: task.per_sample(*_predictions(run.folder, split, task)).numpy() for run in runs}
+    return {
+        run.seed: task.per_sample(*_predictions(run.folder, split, task)).numpy() for run in runs
+    }
 
 
 def _predictions(folder: Path, split: str, task: Task) -> tuple[Tensor, Tensor]:
@@ -251,7 +274,10 @@ def _predictions(folder: Path, split: str, task: Task) -> tuple[Tensor, Tensor]:
 def _fewest_pairs(rows: Sequence[Row]) -> int:
     """Of all rows that are compared with joint training, the smallest number of seeds that both have; 0: none is."""
     seeds_of_joint = {row.fusion: set(row.seeds) for row in rows if row.label == BASELINE}
-    return min((len(seeds_of_joint[row.fusion] & set(row.seeds)) for row in rows if row.difference), default=0)
+    return min(
+        (len(seeds_of_joint[row.fusion] & set(row.seeds)) for row in rows if row.difference),
+        default=0,
+    )
 
 
 def _notes(results: Sequence[dict[str, Any]], scored_on: str, pairs: int) -> list[str]:

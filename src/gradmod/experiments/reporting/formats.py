@@ -20,7 +20,9 @@ def terminal(table: ComparisonTable, title: str, width: int) -> Table:
     """A table for the terminal; where `width` columns are too few, deviations and intervals stand on a second line."""
     shown = _terminal(table, title, lambda cell: cell)
     if Measurement.get(Console(width=1000), Console(width=1000).options, shown).maximum > width:
-        shown = _terminal(table, title, lambda cell: cell.replace(" ± ", "\n± ").replace(" [", "\n["))
+        shown = _terminal(
+            table, title, lambda cell: cell.replace(" ± ", "\n± ").replace(" [", "\n[")
+        )
     return shown
 
 
@@ -28,7 +30,9 @@ def _terminal(table: ComparisonTable, title: str, written: Callable[[str], str])
     shown = new_table(title)
     header, body = cells_of(table)
     for position, name in enumerate(header):
-        shown.add_column(name.replace(" ", "\n"), justify="left" if position < 2 else "right", no_wrap=True)
+        shown.add_column(
+            name.replace(" ", "\n"), justify="left" if position < 2 else "right", no_wrap=True
+        )
     previous = ""
     for cells in body:
         if previous and cells[0] != previous:
@@ -63,11 +67,16 @@ def as_csv(table: ComparisonTable) -> str:
     writer = csv.writer(file, lineterminator="\n")
     spreads: list[tuple[str, Callable[[Row], Spread | None]]] = [
         *((name, lambda row, name=name: row.metrics.get(name)) for name in table.metrics),
-        *((f"{m}_response_{table.headline}", lambda row, m=m: row.responses.get(m)) for m in table.modalities),
+        *(
+            (f"{m}_response_{table.headline}", lambda row, m=m: row.responses.get(m))
+            for m in table.modalities
+        ),
     ]
     difference = [f"difference_{table.sample_metric}", "difference_low", "difference_high"]
     names = [f"{name}_{part}" for name, _ in spreads for part in ("mean", "std")]
-    writer.writerow(["fusion", "method", "seeds", *names, *difference, "relative_time", "peak_memory_mib"])
+    writer.writerow(
+        ["fusion", "method", "seeds", *names, *difference, "relative_time", "peak_memory_mib"]
+    )
     for row in table.rows:
         values: list[float | None] = []
         for _, of in spreads:
@@ -102,7 +111,9 @@ def _line(row: Row, table: ComparisonTable, metrics: Sequence[str]) -> list[str]
 
 
 def _spread(spread: Spread) -> str:
-    return f"{spread.mean:.3f}" + ("" if math.isnan(spread.deviation) else f" ± {spread.deviation:.3f}")
+    return f"{spread.mean:.3f}" + (
+        "" if math.isnan(spread.deviation) else f" ± {spread.deviation:.3f}"
+    )
 
 
 def _escaped(text: str) -> str:

@@ -8,7 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradmod.experiments.errors import UNREADABLE, CheckpointError, ConfigError, damage_in, why_unreadable
+from gradmod.experiments.errors import (
+    UNREADABLE,
+    CheckpointError,
+    ConfigError,
+    damage_in,
+    why_unreadable,
+)
 from gradmod.experiments.files import write_text
 from gradmod.experiments.reporting.comparison import RunRecord, compare
 from gradmod.experiments.reporting.formats import cells_of
@@ -41,7 +47,9 @@ def write_report(folders: Sequence[Path], path: Path) -> Path:
         CheckpointError: a run is not finished, or its records are damaged.
     """
     if path.parent not in folders and path.exists() and not _is_report(path):
-        raise ConfigError(f"{path} is there already and is no report of gradmod's: name another page with --out")
+        raise ConfigError(
+            f"{path} is there already and is no report of gradmod's: name another page with --out"
+        )
     records = [record for folder in folders for record in _records(folder)]
     if not records:
         raise ConfigError("no run was given; expected run folders, or the folder of a comparison")
@@ -64,14 +72,23 @@ def _page(records: Sequence[RunRecord], results: Sequence[Record], folders: Sequ
 
     datasets = list(dict.fromkeys(result["dataset"] for result in results))
     if len(datasets) > 1:
-        raise ConfigError(f"the runs are of different data sets ({', '.join(datasets)}); expected one")
+        raise ConfigError(
+            f"the runs are of different data sets ({', '.join(datasets)}); expected one"
+        )
     compared = _compared(records, folders) if len(records) > 1 else None
     runs = [
-        _run(record.folder, result, f"run{n}") for n, (record, result) in enumerate(zip(records, results, strict=True))
+        _run(record.folder, result, f"run{n}")
+        for n, (record, result) in enumerate(zip(records, results, strict=True))
     ]
     title = runs[0]["title"] if len(runs) == 1 else f"{len(runs)} runs on {datasets[0]}"
-    template = files("gradmod.experiments.reporting").joinpath("report.html.j2").read_text(encoding="utf-8")
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(template)
+    template = (
+        files("gradmod.experiments.reporting")
+        .joinpath("report.html.j2")
+        .read_text(encoding="utf-8")
+    )
+    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        template
+    )
     return page.render(title=title, subtitle=_subtitle(results), comparison=compared, runs=runs)
 
 
@@ -82,12 +99,18 @@ def _records(folder: Path) -> list[RunRecord]:
             listed = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
             return [RunRecord(**{**entry, "folder": folder / entry["folder"]}) for entry in listed]
         except (*UNREADABLE, TypeError, KeyError) as error:
-            raise CheckpointError(f"{folder / COMPARISON} is damaged: {why_unreadable(error)}") from None
+            raise CheckpointError(
+                f"{folder / COMPARISON} is damaged: {why_unreadable(error)}"
+            ) from None
     result = read_result(folder)
     with damage_in(folder / RESULT):
         alone = result["modality"] != "multimodal"
         row = f"{result['modality']} alone" if alone else result["method"]
-        return [RunRecord(row, result["fusion"], result["seed"], result["modality"] if alone else "", folder)]
+        return [
+            RunRecord(
+                row, result["fusion"], result["seed"], result["modality"] if alone else "", folder
+            )
+        ]
 
 
 def _compared(records: Sequence[RunRecord], folders: Sequence[Path]) -> dict[str, Any]:
@@ -115,7 +138,13 @@ def _apart(records: Sequence[RunRecord]) -> list[RunRecord]:
     """Runs with the same row, fusion and seed (of other settings, then) get rows of their own, by their folders."""
     keys = [(record.row, record.fusion, record.seed) for record in records]
     return [
-        RunRecord(f"{record.row} ({record.folder.name})", record.fusion, record.seed, record.modality, record.folder)
+        RunRecord(
+            f"{record.row} ({record.folder.name})",
+            record.fusion,
+            record.seed,
+            record.modality,
+            record.folder,
+        )
         if keys.count(key) > 1
         else record
         for record, key in zip(records, keys, strict=True)
@@ -124,13 +153,19 @@ def _apart(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 def _run(folder: Path, result: Record, name: str) -> dict[str, Any]:
     metrics = read_metrics(folder / METRICS)
-    splits = {split: result["splits"][split] for split in ("test", "validation", "train") if split in result["splits"]}
+    splits = {
+        split: result["splits"][split]
+        for split in ("test", "validation", "train")
+        if split in result["splits"]
+    }
     shown = [metric for metric in METRIC_TITLES if metric in next(iter(splits.values()))][:2]
     header = ["", *(f"{split} {METRIC_TITLES[metric]}" for split in splits for metric in shown)]
     rows = [["model", *(f"{block[metric]:.3f}" for block in splits.values() for metric in shown)]]
     modalities = list(next(iter(splits.values()))["responses"])
     for modality in modalities if len(modalities) > 1 else []:
-        values = [block["responses"][modality][metric] for block in splits.values() for metric in shown]
+        values = [
+            block["responses"][modality][metric] for block in splits.values() for metric in shown
+        ]
         rows.append([f"{modality} response", *(f"{value:.3f}" for value in values)])
     first = next(iter(splits))
     headline = result["headline"]
@@ -144,14 +179,20 @@ def _run(folder: Path, result: Record, name: str) -> dict[str, Any]:
             ("parameters", f"{result['parameters']:,}"),
             ("protocol", result["protocol"]),
         ],
-        "warnings": [] if result.get("exact", True) else [f"coalitions: {result['strategy']}, which is approximate"],
+        "warnings": []
+        if result.get("exact", True)
+        else [f"coalitions: {result['strategy']}, which is approximate"],
         "results_header": header,
         "results": rows,
         "selection": f"Epoch: {result['selected_by']}. A response is a modality's Shapley share of the logits; its "
         "accuracy is not that of a model trained on it alone.",
-        "figures": [_figure(plot.make, f"{name}-{plot.name}", plot.caption) for plot in training_plots(metrics)],
+        "figures": [
+            _figure(plot.make, f"{name}-{plot.name}", plot.caption)
+            for plot in training_plots(metrics)
+        ],
         "diagnoses": [
-            _diagnosis(path, f"{name}-{path.stem}") for path in sorted((folder / "attribution").glob("*.json"))
+            _diagnosis(path, f"{name}-{path.stem}")
+            for path in sorted((folder / "attribution").glob("*.json"))
         ],
         **_competition(folder),
         "coefficients": [
@@ -160,7 +201,9 @@ def _run(folder: Path, result: Record, name: str) -> dict[str, Any]:
         ],
         **_data(metrics),
         "command": metrics.start.get("command", ""),
-        "config": (folder / CONFIG).read_text(encoding="utf-8") if (folder / CONFIG).is_file() else "",
+        "config": (folder / CONFIG).read_text(encoding="utf-8")
+        if (folder / CONFIG).is_file()
+        else "",
         "versions": [
             *result["versions"].items(),
             ("commit", result.get("git") or "unknown"),
@@ -175,7 +218,10 @@ def _diagnosis(path: Path, name: str) -> dict[str, Any]:
     record = read_json(path)
     try:
         metric = METRIC_TITLES.get(record["metric"], record["metric"])
-        drawn = [_figure(plot.make, f"{name}-{plot.name}", plot.caption) for plot in diagnosis_plots(record)]
+        drawn = [
+            _figure(plot.make, f"{name}-{plot.name}", plot.caption)
+            for plot in diagnosis_plots(record)
+        ]
         return {
             "split": record["split"],
             "verdict": record["verdict"],
@@ -186,7 +232,9 @@ def _diagnosis(path: Path, name: str) -> dict[str, Any]:
             "metric": metric,
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error!r}): make it again with gradmod attribute") from None
+        raise CheckpointError(
+            f"{path} is damaged ({error!r}): make it again with gradmod attribute"
+        ) from None
 
 
 def _competition(folder: Path) -> dict[str, Any]:
@@ -210,7 +258,8 @@ def _data(metrics: Metrics) -> dict[str, Any]:
     classes = list(dict.fromkeys(c for split in counts.values() if split for c in split))
     classes = classes if len(classes) <= 30 else []
     rows = [
-        [split, f"{size:,}", *((counts.get(split) or {}).get(c, 0) for c in classes)] for split, size in sizes.items()
+        [split, f"{size:,}", *((counts.get(split) or {}).get(c, 0) for c in classes)]
+        for split, size in sizes.items()
     ]
     return {
         "data_header": ["split", "samples", *(f"class {c}" for c in classes)],

@@ -35,10 +35,14 @@ def progress_table(title: str, states: Iterable[RunState], most: int = 20) -> Ta
     summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     table = new_table(f"{title}: {summary}")
     for column in ("run", "status", "epoch", "validation", "seconds"):
-        table.add_column(column, justify="left" if column in ("run", "status") else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if column in ("run", "status") else "right", no_wrap=True
+        )
     shown = [state for state in listed if state.status in ("running", "failed")][:most]
     for state in shown:
-        epoch, value = last_epoch(state.folder / METRICS) if state.status == "running" else ("", state.reason)
+        epoch, value = (
+            last_epoch(state.folder / METRICS) if state.status == "running" else ("", state.reason)
+        )
         seconds = f"{time.monotonic() - state.started:.0f}" if state.status == "running" else ""
         style = _STYLES[state.status]
         table.add_row(state.name, f"[{style}]{state.status}", epoch, escape(value), seconds)

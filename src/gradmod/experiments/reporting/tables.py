@@ -17,7 +17,11 @@ from gradmod.experiments.runs.records import read_json
 def show_run(folder: Path, result: Mapping[str, Any]) -> None:
     """Print a finished run: its figures on every split, the coefficients' range, where it lies."""
     what = f"{result['method']} on {result['dataset']}, {result['fusion']} fusion, seed {result['seed']}"
-    splits = {name: result["splits"][name] for name in ("test", "validation", "train") if name in result["splits"]}
+    splits = {
+        name: result["splits"][name]
+        for name in ("test", "validation", "train")
+        if name in result["splits"]
+    }
     show_table(figures_table(splits, title=what))
     coefficients = result.get("coefficients")
     if coefficients:
@@ -45,7 +49,9 @@ def terminal_width() -> int:
 
 def new_table(title: str) -> Table:
     """An empty table in the style of all of them: narrow enough for 80 columns, easy to copy into a mail."""
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
 
 
 def figures_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
@@ -57,18 +63,24 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """
     table = new_table(title)
     table.add_column("", no_wrap=True)
-    metrics = [name for name in METRIC_TITLES if all(name in block for block in splits.values())][:2]
+    metrics = [name for name in METRIC_TITLES if all(name in block for block in splits.values())][
+        :2
+    ]
     for split in splits:
         for position, metric in enumerate(metrics):
             words = METRIC_TITLES[metric]
             title = f"{split}\n{words}" if position == 0 else words.replace(" ", "\n")
             table.add_column(title, justify="right", no_wrap=True)
     blocks = list(splits.values())
-    table.add_row("[bold]model", *(f"[bold]{block[metric]:.3f}" for block in blocks for metric in metrics))
+    table.add_row(
+        "[bold]model", *(f"[bold]{block[metric]:.3f}" for block in blocks for metric in metrics)
+    )
     modalities = list(blocks[0]["responses"])
     for modality in modalities if len(modalities) > 1 else []:
         responses = [block["responses"][modality] for block in blocks]
-        table.add_row(f"{modality} response", *(f"{r[metric]:.3f}" for r in responses for metric in metrics))
+        table.add_row(
+            f"{modality} response", *(f"{r[metric]:.3f}" for r in responses for metric in metrics)
+        )
     return table
 
 
@@ -78,7 +90,9 @@ def coefficients_table(coefficients: Mapping[str, Mapping[str, Any]]) -> Table:
     for column in ("", "smallest", "median of epochs", "largest"):
         table.add_column(column, justify="left" if not column else "right")
     for modality, figures in coefficients.items():
-        table.add_row(modality, *(f"{float(figures[name]):.3g}" for name in ("min", "median", "max")))
+        table.add_row(
+            modality, *(f"{float(figures[name]):.3g}" for name in ("min", "median", "max"))
+        )
     return table
 
 
@@ -96,7 +110,10 @@ def show_attribution(path: Path) -> None:
     missing.add_column("shown", no_wrap=True)
     missing.add_column(str(METRIC_TITLES.get(record["metric"], record["metric"])), justify="right")
     for coalition, value in record["game"].items():
-        missing.add_row("nothing (best constant answer)" if coalition == "nothing" else coalition, f"{value:.3f}")
+        missing.add_row(
+            "nothing (best constant answer)" if coalition == "nothing" else coalition,
+            f"{value:.3f}",
+        )
     show_table(missing)
     if record["robustness"]:
         noise = new_table("with noise in one modality, in standard deviations of its input")
@@ -133,10 +150,17 @@ def contribution_rows(record: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for modality, value in record["values"].items():
         share = record["contributions"][modality]
         written = (
-            "" if isinstance(share, str) else f"{share:.0%}{_bracket(intervals['contributions'].get(modality), '.0%')}"
+            ""
+            if isinstance(share, str)
+            else f"{share:.0%}{_bracket(intervals['contributions'].get(modality), '.0%')}"
         )
-        rows.append((modality, f"{value:+.3f}{_bracket(intervals['values'].get(modality))}", written))
-    return [*rows, ("cooperation", f"{record['cooperation']:+.3f}{_bracket(intervals['cooperation'])}", "")]
+        rows.append(
+            (modality, f"{value:+.3f}{_bracket(intervals['values'].get(modality))}", written)
+        )
+    return [
+        *rows,
+        ("cooperation", f"{record['cooperation']:+.3f}{_bracket(intervals['cooperation'])}", ""),
+    ]
 
 
 def _bracket(interval: Any, style: str = "+.3f") -> str:

@@ -53,7 +53,9 @@ class Checkpoints:
             return read_checkpoint(path)
         except CheckpointError as error:
             whole = [
-                other for other in ("last", "previous", "best") if self.path(other) != path and self._is_whole(other)
+                other
+                for other in ("last", "previous", "best")
+                if self.path(other) != path and self._is_whole(other)
             ]
             offer = (
                 f"; whole: {', '.join(f'{self.path(other)} (--checkpoint {other})' for other in whole)}"
@@ -92,9 +94,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     missing = [key for key in _REQUIRED if not isinstance(state, dict) or key not in state]
     if missing:
-        raise CheckpointError(f"checkpoint {path} is not one of gradmod's: it lacks {', '.join(missing)}")
+        raise CheckpointError(
+            f"checkpoint {path} is not one of gradmod's: it lacks {', '.join(missing)}"
+        )
     if state["format"] != FORMAT:
-        raise CheckpointError(f"checkpoint {path} has format {state['format']!r}; this version reads format {FORMAT}")
+        raise CheckpointError(
+            f"checkpoint {path} has format {state['format']!r}; this version reads format {FORMAT}"
+        )
     for name, smallest in _COUNTS.items():
         if type(state[name]) is not int or state[name] < smallest:
             raise CheckpointError(
@@ -102,13 +108,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             )
     for name in ("best_value", "seconds"):
         if not isinstance(state[name], float):
-            raise CheckpointError(f"checkpoint {path} is damaged: {name} is {state[name]!r}; expected a number")
+            raise CheckpointError(
+                f"checkpoint {path} is damaged: {name} is {state[name]!r}; expected a number"
+            )
     return dict(state)
 
 
 def _duplicate(source: Path, destination: Path) -> None:
     """Make `destination` the same file as `source`, at no moment leaving either broken."""
-    if destination.exists() and destination.samefile(source):  # killed before the source was replaced
+    if destination.exists() and destination.samefile(
+        source
+    ):  # killed before the source was replaced
         return
     temporary = temporary_beside(destination)
     try:

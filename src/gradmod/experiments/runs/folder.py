@@ -50,7 +50,9 @@ def create_run_folder(
         while not _rename(making, folder):
             if not unique:
                 if not (folder / CONFIG).is_file():
-                    raise ConfigError(f"{folder} exists already and is no run's folder: choose another --name")
+                    raise ConfigError(
+                        f"{folder} exists already and is no run's folder: choose another --name"
+                    )
                 raise ConfigError(
                     f"the run folder {folder} exists already; go on with it by `gradmod resume {folder}`, or choose "
                     "another --name"
@@ -135,7 +137,9 @@ def _refuse_to_lose(log: Path, keep_bytes: int) -> None:
     """Refuse a log that does not go with the checkpoint from which training goes on."""
     size = log.stat().st_size
     if size < keep_bytes:
-        raise CheckpointError(f"{log} has {size} bytes, but {keep_bytes} at the checkpoint; it was cut: restore it")
+        raise CheckpointError(
+            f"{log} has {size} bytes, but {keep_bytes} at the checkpoint; it was cut: restore it"
+        )
     # A checkpoint is written before the first step: a log without any holds no more than what the run is.
     if keep_bytes == 0 and log.read_bytes().count(b"\n") > 1:
         raise CheckpointError(
@@ -193,11 +197,15 @@ def git_revision() -> str | None:
     here = Path(gradmod.__file__).resolve().parent
     try:
         revision = _git(here, "rev-parse", "HEAD")
-        return revision + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+        return revision + (
+            "+" if _git(here, "status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=10
+    ).stdout.strip()

@@ -20,7 +20,9 @@ from filelock import SoftFileLock, Timeout, lock_descriptor
 
 from gradmod.experiments.errors import ConfigError
 
-_WITHOUT_LOCKS = frozenset({errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL})
+_WITHOUT_LOCKS = frozenset(
+    {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+)
 """What a file system that has no locks answers."""
 PAUSE = 0.05
 
@@ -77,7 +79,10 @@ def acquired(path: Path) -> Iterator[None]:
     with path.open("ab") as file:
         lock = acquire(file)
         if lock is None:
-            print(f"gradmod: note: waiting for who has {path} locked{holder_of(path)}", file=sys.stderr)
+            print(
+                f"gradmod: note: waiting for who has {path} locked{holder_of(path)}",
+                file=sys.stderr,
+            )
         while lock is None:
             time.sleep(PAUSE)
             lock = acquire(file)

@@ -23,7 +23,11 @@ class Recorder:
     """
 
     def __init__(
-        self, folder: Path | None, modalities: tuple[str, ...], keep_bytes: int = 0, first_step: int = 0
+        self,
+        folder: Path | None,
+        modalities: tuple[str, ...],
+        keep_bytes: int = 0,
+        first_step: int = 0,
     ) -> None:
         self._modalities = modalities
         self._log: MetricsLog | None = None
@@ -39,14 +43,24 @@ class Recorder:
         if self._log is not None:
             self._log.write("start", modalities=self._modalities, **facts)
 
-    def step(self, step: int, epoch: int, loss: float, lr: float, grad_norm: float, record: StepRecord | None) -> None:
+    def step(
+        self,
+        step: int,
+        epoch: int,
+        loss: float,
+        lr: float,
+        grad_norm: float,
+        record: StepRecord | None,
+    ) -> None:
         """Record one step."""
         if self._log is None:
             return
         figures: dict[str, Any] = {}
         if record is not None:
             figures = {**record.by_modality(self._modalities), **record.of_the_step()}
-        self._log.write("step", step=step, epoch=epoch, loss=loss, lr=lr, grad_norm=grad_norm, **figures)
+        self._log.write(
+            "step", step=step, epoch=epoch, loss=loss, lr=lr, grad_norm=grad_norm, **figures
+        )
         self._scalars(step, {"loss": loss, "lr": lr, "grad_norm": grad_norm, **figures}, "step")
 
     def epoch(
@@ -81,7 +95,9 @@ class Recorder:
             figures["coefficients"] = coefficients
         figures |= unused or {}
         figures |= monitored
-        self._log.write("epoch", epoch=epoch, step=step, seconds=round(seconds, 3), best=best, **figures)
+        self._log.write(
+            "epoch", epoch=epoch, step=step, seconds=round(seconds, 3), best=best, **figures
+        )
         self._scalars(step, figures, "epoch")
 
     def sync(self) -> int:

@@ -102,7 +102,9 @@ def newest_started(out: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    started = [path.parent for path in out.glob("*/config.toml") if not path.parent.name.startswith(".")]
+    started = [
+        path.parent for path in out.glob("*/config.toml") if not path.parent.name.startswith(".")
+    ]
     if not started:
         raise CheckpointError(f"there is no run in {out}/; name a run's folder")
 

@@ -85,7 +85,9 @@ def parse_config(arguments: Sequence[str], prog: str, more_help: str = "") -> Co
     return parse_settings(arguments, prog, Config(), more_help)
 
 
-def parse_settings(arguments: Sequence[str], prog: str, default: Settings, more_help: str = "") -> Settings:
+def parse_settings(
+    arguments: Sequence[str], prog: str, default: Settings, more_help: str = ""
+) -> Settings:
     """Settings from `--config FILE.toml` or `--preset NAME`, if given, and the flags, which win over the file.
 
     Args:
@@ -107,7 +109,9 @@ def parse_settings(arguments: Sequence[str], prog: str, default: Settings, more_
             continue
         name = value if equals else next(words, None)
         if not name:
-            raise ConfigError("--config needs the name of a TOML file" if flag == "--config" else preset_names())
+            raise ConfigError(
+                "--config needs the name of a TOML file" if flag == "--config" else preset_names()
+            )
         paths.append(Path(name) if flag == "--config" else preset_path(name))
     if len(paths) > 1:
         raise ConfigError(
@@ -116,7 +120,11 @@ def parse_settings(arguments: Sequence[str], prog: str, default: Settings, more_
     if paths:
         default = load_settings(paths[0], default)
     config = parse(
-        type(default), rest, prog, default, more_help=SETTINGS_FILES.format(", ".join(presets())) + more_help
+        type(default),
+        rest,
+        prog,
+        default,
+        more_help=SETTINGS_FILES.format(", ".join(presets())) + more_help,
     )
     if paths:
         refuse_unnamed_code(config, paths[0], _dataset_in(rest))
@@ -153,9 +161,13 @@ def one_line(boxed: str) -> str:
         del paragraphs[0]
     message = " ".join(paragraphs[0])
     message = re.sub(r"^Error parsing \w+: (?=\w+\.\w+)", "", message)
-    message = re.sub(r"^Error parsing (--[\w-]+):", r"\1:", message).split(" Got errors:")[0].rstrip(".")
+    message = (
+        re.sub(r"^Error parsing (--[\w-]+):", r"\1:", message).split(" Got errors:")[0].rstrip(".")
+    )
     for paragraph in paragraphs[1:]:
         if paragraph and paragraph[0].startswith("Perhaps you meant"):
-            flag = next((word for line in paragraph for word in line.split() if word.startswith("--")), "")
+            flag = next(
+                (word for line in paragraph for word in line.split() if word.startswith("--")), ""
+            )
             message += f"; did you mean {flag}?" if flag else ""
     return message or "the arguments cannot be understood"

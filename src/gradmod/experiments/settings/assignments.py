@@ -41,7 +41,9 @@ def assignment(where: str, text: str, methods: Sequence[str]) -> tuple[str, str,
     left, equals, right = text.partition("=")
     owner, _, name = left.strip().rpartition(".")
     name = name.replace("-", "_")
-    section: MethodConfig | OptimizerConfig = MethodConfig() if name in OF_METHOD else OptimizerConfig()
+    section: MethodConfig | OptimizerConfig = (
+        MethodConfig() if name in OF_METHOD else OptimizerConfig()
+    )
     if not equals or name not in OF_METHOD | OF_OPTIMIZER or (owner and owner not in methods):
         raise ConfigError(
             f"{where} holds {text!r}; expected METHOD.setting=value, of a method {', '.join(methods)} and a setting "
@@ -49,7 +51,9 @@ def assignment(where: str, text: str, methods: Sequence[str]) -> tuple[str, str,
         )
     if owner and name in OF_METHOD and name not in (*flags_of(owner), "coalitions"):
         known = ", ".join(sorted({*flags_of(owner), "coalitions", *OF_OPTIMIZER}))
-        raise ConfigError(f"{where} holds {text!r}; {name} makes no difference to {owner}, which has {known}")
+        raise ConfigError(
+            f"{where} holds {text!r}; {name} makes no difference to {owner}, which has {known}"
+        )
     default = getattr(section, name)
     # A text such as audio=3,visual=1 holds commas itself: several of those are parted by |.
     parted = isinstance(default, str) and ("|" in right or "=" in right)

@@ -28,11 +28,15 @@ def whole(name: str, value: Any, least: int) -> None:
         raise ConfigError(f"{name} is {shown(value)}; expected a whole number >= {least}{most}")
 
 
-def number(name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False) -> None:
+def number(
+    name: str, value: Any, least: float, most: float = math.inf, *, above: bool = False
+) -> None:
     """Raise ConfigError unless `value` is a finite number from `least` (or above it) to `most`."""
     real = isinstance(value, (int, float)) and not isinstance(value, bool) and is_finite(value)
     if not real or value < least or (above and value == least) or value > most:
-        bounds = f"{'>' if above else '>='} {least:g}" + (f" and <= {most:g}" if math.isfinite(most) else "")
+        bounds = f"{'>' if above else '>='} {least:g}" + (
+            f" and <= {most:g}" if math.isfinite(most) else ""
+        )
         raise ConfigError(f"{name} is {shown(value)}; expected a number {bounds}")
 
 
@@ -62,7 +66,9 @@ def path(name: str, value: Any) -> None:
     """Raise ConfigError unless `value` is a string that can name a file or a folder."""
     text(name, value)
     if "\0" in value:
-        raise ConfigError(f"{name} is {shown(value)}; expected a path, which the character 0 is in none of")
+        raise ConfigError(
+            f"{name} is {shown(value)}; expected a path, which the character 0 is in none of"
+        )
 
 
 def by_name(name: str, value: str, kind: type[float] | type[int]) -> dict[str, Any]:
@@ -85,7 +91,9 @@ def by_name(name: str, value: str, kind: type[float] | type[int]) -> dict[str, A
                 f"{name} is {shown(value)}; expected a number for each modality, as in {example}"
             ) from None
     if "" in found and len(found) > 1:
-        raise ConfigError(f"{name} is {shown(value)}; expected one number, or one for each modality by name")
+        raise ConfigError(
+            f"{name} is {shown(value)}; expected one number, or one for each modality by name"
+        )
     return found
 
 

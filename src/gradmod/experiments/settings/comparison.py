@@ -53,8 +53,12 @@ class CompareConfig:
             checks.one_of("compare.fusions", fusion, FUSIONS)
         for name in ("methods", "seeds", "fusions", "alphas", "tune_seeds"):
             listed = words(getattr(self, name))
-            if len(set(listed)) < len(listed) or (not listed and name in ("methods", "seeds", "tune_seeds")):
-                raise ConfigError(f"compare.{name} is {getattr(self, name)!r}; expected at least one, each once")
+            if len(set(listed)) < len(listed) or (
+                not listed and name in ("methods", "seeds", "tune_seeds")
+            ):
+                raise ConfigError(
+                    f"compare.{name} is {getattr(self, name)!r}; expected at least one, each once"
+                )
         numbers("compare.seeds", self.seeds, int)
         numbers("compare.tune_seeds", self.tune_seeds, int)
         numbers("compare.alphas", self.alphas, float)
@@ -66,12 +70,18 @@ class CompareConfig:
         for text in self.tune:
             assignment("compare.tune", text, self.method_names)
         if self.launcher == "local" and self.launcher_options:
-            raise ConfigError("compare.launcher_options goes with --launcher submitit; found --launcher local")
+            raise ConfigError(
+                "compare.launcher_options goes with --launcher submitit; found --launcher local"
+            )
         for option in self.launcher_options:
             if "=" not in option:
                 raise ConfigError(f"compare.launcher_options holds {option!r}; expected name=value")
-        if self.alphas and any(assignment("", text, self.method_names)[1] == "alpha" for text in self.tune):
-            raise ConfigError("compare.alphas makes a row of each alpha and compare.tune chooses one: give one of them")
+        if self.alphas and any(
+            assignment("", text, self.method_names)[1] == "alpha" for text in self.tune
+        ):
+            raise ConfigError(
+                "compare.alphas makes a row of each alpha and compare.tune chooses one: give one of them"
+            )
         trials = {method: len(self.grid(method)) for method in self.method_names}
         if len(set(trials.values())) > 1:
             counts = ", ".join(f"{method} {count}" for method, count in trials.items())
@@ -113,7 +123,10 @@ class CompareConfig:
             owner, name, values = assignment("compare.tune", text, self.method_names)
             if owner in ("", method):
                 axes[name] = values
-        return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*axes.values())]
+        return [
+            dict(zip(axes, combination, strict=True))
+            for combination in itertools.product(*axes.values())
+        ]
 
 
 @dataclass(frozen=True)
@@ -140,9 +153,16 @@ class Comparison(Config):
     def run_config(self, method: str, overrides: Overrides) -> Config:
         """Settings of a run of a method, `overrides` of [method] and [optimizer] on top."""
         config = Config(
-            self.data, self.model, replace(self.method, method=method), self.optimizer, self.train, self.monitor
+            self.data,
+            self.model,
+            replace(self.method, method=method),
+            self.optimizer,
+            self.train,
+            self.monitor,
         )
         for name, value in overrides.items():
             section = "method" if name in OF_METHOD else "optimizer"
-            config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
+            config = replace(
+                config, **{section: replace(getattr(config, section), **{name: value})}
+            )
         return config

@@ -121,7 +121,9 @@ class ModelConfig:
     @property
     def encoders(self) -> dict[str, str]:
         """Encoder by modality; under the empty name the one of all."""
-        return {m: kind for m, _, kind in (part.rpartition("=") for part in self.encoder.split(","))}
+        return {
+            m: kind for m, _, kind in (part.rpartition("=") for part in self.encoder.split(","))
+        }
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ class MethodConfig:
         for name in ("modulation_starts", "modulation_ends"):
             if getattr(self, name) is not None:
                 checks.whole(f"method.{name}", getattr(self, name), 0)
-        if self.modulation_ends is not None and self.modulation_ends < (self.modulation_starts or 1):
+        if self.modulation_ends is not None and self.modulation_ends < (
+            self.modulation_starts or 1
+        ):
             raise ConfigError(
                 f"method.modulation_ends is {self.modulation_ends}; expected at least {self.modulation_starts or 1}, "
                 "the first epoch that is modulated (for no modulation at all: --method joint)"

@@ -12,7 +12,17 @@ from gradmod.experiments.errors import ConfigError, closest
 from gradmod.experiments.settings.assignments import OF_METHOD, OF_OPTIMIZER
 
 COMMA_LISTS = frozenset(
-    {"methods", "seeds", "fusions", "alphas", "tune_seeds", "encoder", "lr_factors", "patience", "uni_modal_weight"}
+    {
+        "methods",
+        "seeds",
+        "fusions",
+        "alphas",
+        "tune_seeds",
+        "encoder",
+        "lr_factors",
+        "patience",
+        "uni_modal_weight",
+    }
 )
 """Settings that are texts and hold several words parted by commas; on the command line, by blanks too."""
 ASSIGNMENTS = frozenset({"set", "tune", "launcher_options"})
@@ -121,7 +131,9 @@ def in_one_spelling(words: Sequence[str], flags: Mapping[str, Flag]) -> list[str
                 break
             values.append(remaining.pop(0))
         if flag.is_list:
-            lists.setdefault(flag.name, []).extend(part for item in values for part in _parts(item, flag))
+            lists.setdefault(flag.name, []).extend(
+                part for item in values for part in _parts(item, flag)
+            )
         elif values:
             rest.append(f"--{flag.name}={','.join(item.strip(',') for item in values)}")
         else:
@@ -142,7 +154,9 @@ def in_flags(message: str, flags: Mapping[str, Flag]) -> str:
     arguments = "|".join(flag.field for flag in flags.values() if "." not in flag.field)
     if not arguments:
         return message
-    return re.sub(rf"(?:^|(?<= and ))({arguments})(?= is )", lambda match: by_field[match[1]], message)
+    return re.sub(
+        rf"(?:^|(?<= and ))({arguments})(?= is )", lambda match: by_field[match[1]], message
+    )
 
 
 def _named(words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -47,7 +47,10 @@ def refuse_without_effect(config: Config, given: Sequence[Flag]) -> None:
         by_reason: dict[str, list[str]] = {}
         for flag, reason in refused:
             by_reason.setdefault(reason, []).append(flag.shown)
-        told = "; ".join(f"{', '.join(names)} makes no difference {reason}" for reason, names in by_reason.items())
+        told = "; ".join(
+            f"{', '.join(names)} makes no difference {reason}"
+            for reason, names in by_reason.items()
+        )
         raise ConfigError(f"{told}. Leave out what changes nothing")
 
 
@@ -55,7 +58,13 @@ def without_effect(config: Config) -> Reasons:
     """`section.field` of every setting that changes nothing, whatever its value, and why: "to --method joint"."""
     if isinstance(config, Comparison):
         return _of_comparison(config)
-    return {**_of_data(config), **_of_model(config), **_of_method(config), **_of_optimizer(config), **_of_run(config)}
+    return {
+        **_of_data(config),
+        **_of_model(config),
+        **_of_method(config),
+        **_of_optimizer(config),
+        **_of_run(config),
+    }
 
 
 def _of_data(config: Config) -> Reasons:
@@ -81,8 +90,16 @@ def _of_model(config: Config) -> Reasons:
     if info.network is not None:
         reason = f"to --dataset {info.name}, which has one network of its own"
         takes = inspect.signature(load_object(info.network)).parameters
-        settings = {"encoder": "", "fusion": "", "width": "width", "layers": "layers", "padding": "masks_padding"}
-        return {f"model.{name}": reason for name, argument in settings.items() if argument not in takes}
+        settings = {
+            "encoder": "",
+            "fusion": "",
+            "width": "width",
+            "layers": "layers",
+            "padding": "masks_padding",
+        }
+        return {
+            f"model.{name}": reason for name, argument in settings.items() if argument not in takes
+        }
     kinds = {info.encoder if kind == "auto" else kind for kind in model.encoders.values()}
     if "transformer" not in kinds:
         for name in ("layers", "padding"):
@@ -108,7 +125,9 @@ def _of_method(config: Config) -> Reasons:
             found[f"method.{name}"] = "to AGM with --alpha 0, which is joint training"
     if config.data.modality != MULTIMODAL and method.method in NEED_SEVERAL:
         for name in ("method", "coalitions", *known):
-            found[f"method.{name}"] = f"with one modality, {config.data.modality}: nothing is out of balance"
+            found[f"method.{name}"] = (
+                f"with one modality, {config.data.modality}: nothing is out of balance"
+            )
     elif config.data.modality != MULTIMODAL:
         found["method.coalitions"] = f"with one modality, {config.data.modality}"
     return found
@@ -121,7 +140,9 @@ def _of_optimizer(config: Config) -> Reasons:
     for schedule, names in _OF_SCHEDULES.items():
         for name in names:
             if optimizer.schedule != schedule:
-                found[f"optimizer.{name}"] = f"to --schedule {optimizer.schedule}; {schedule} has it"
+                found[f"optimizer.{name}"] = (
+                    f"to --schedule {optimizer.schedule}; {schedule} has it"
+                )
     if optimizer.schedule == "step" and optimizer.decay_every >= config.train.epochs:
         reason = f"in {config.train.epochs} epochs with --decay-every {optimizer.decay_every}"
         for name in ("schedule", "decay_every", "decay_factor"):
@@ -134,7 +155,9 @@ def _of_optimizer(config: Config) -> Reasons:
 def _of_run(config: Config) -> Reasons:
     train, monitor, found = config.train, config.monitor, Reasons()
     named_devices = train.device.count(",") + 1
-    if max(named_devices, train.devices) * train.nodes == 1 and not any(name in os.environ for name in _LAUNCHED):
+    if max(named_devices, train.devices) * train.nodes == 1 and not any(
+        name in os.environ for name in _LAUNCHED
+    ):
         for name in ("timeout", "sync_batch_norm"):
             found[f"train.{name}"] = "to a run of one process; --devices and --nodes say how many"
     if not monitor.competition_every:
@@ -143,7 +166,9 @@ def _of_run(config: Config) -> Reasons:
         if getattr(monitor, name) > train.epochs:
             found[f"monitor.{name}"] = f"in {train.epochs} epochs: nothing would be measured"
     if config.data.modality != MULTIMODAL:
-        found["monitor.shape_every"] = f"with one modality, {config.data.modality}: there is nothing to divide"
+        found["monitor.shape_every"] = (
+            f"with one modality, {config.data.modality}: there is nothing to divide"
+        )
     return found
 
 
@@ -156,11 +181,17 @@ def _of_comparison(comparison: Comparison) -> Reasons:
             whys = [reasons[name] for reasons in own.values()]
             said = [why for why in whys if why.startswith("beside")]
             found[name] = (
-                said[0] if said else f"to any of --methods {','.join(methods)}" if len(set(whys)) > 1 else whys[0]
+                said[0]
+                if said
+                else f"to any of --methods {','.join(methods)}"
+                if len(set(whys)) > 1
+                else whys[0]
             )
     found["method.method"] = "to a comparison; did you mean --methods?"
     found["train.seed"] = "to a comparison; did you mean --seeds?"
-    found["data.modality"] = "to a comparison, which is of multimodal models; --mono adds the others"
+    found["data.modality"] = (
+        "to a comparison, which is of multimodal models; --mono adds the others"
+    )
     if compare.fusions:
         found["model.fusion"] = "beside --fusions"
     if not any(len(compare.grid(method)) > 1 for method in methods):
@@ -179,12 +210,16 @@ def _of_compared(comparison: Comparison, method: str) -> Reasons:
         for config in [comparison.run_config(method, {**compare.settings_of(method), **candidate})]
         for fusion in comparison.fusion_names
     ]
-    found = {name: why for name, why in reasons[0].items() if all(name in other for other in reasons)}
+    found = {
+        name: why for name, why in reasons[0].items() if all(name in other for other in reasons)
+    }
     said = {*compare.settings_of(method), *compare.grid(method)[0]}
     if compare.alphas and "alpha" in flags_of(method):
         said.add("alpha")
     for name in said:
-        found.setdefault(f"{_section_of(name)}.{name}", "beside --set, --tune or --alphas, which say it already")
+        found.setdefault(
+            f"{_section_of(name)}.{name}", "beside --set, --tune or --alphas, which say it already"
+        )
     return found
 
 
@@ -196,24 +231,35 @@ def _refuse_idle_assignments(comparison: Comparison) -> None:
     """
     compare, methods = comparison.compare, comparison.compare.method_names
     parsed = {
-        where: [(text, *assignment(f"compare.{where}", text, methods)) for text in getattr(compare, where)]
+        where: [
+            (text, *assignment(f"compare.{where}", text, methods))
+            for text in getattr(compare, where)
+        ]
         for where in ("set", "tune")
     }
     seen: dict[tuple[str, str], str] = {}
     for text, owner, name, _ in [*parsed["set"], *parsed["tune"]]:
         if (owner, name) in seen:
-            raise ConfigError(f"{text!r} and {seen[owner, name]!r} of --set and --tune say the same setting; give one")
+            raise ConfigError(
+                f"{text!r} and {seen[owner, name]!r} of --set and --tune say the same setting; give one"
+            )
         seen[owner, name] = text
         meant = [method for method in methods if owner in ("", method)]
         if compare.alphas and name == "alpha":
-            raise ConfigError(f"{text!r} sets alpha, and so does --alphas {compare.alphas}; give one of them")
+            raise ConfigError(
+                f"{text!r} sets alpha, and so does --alphas {compare.alphas}; give one of them"
+            )
         reasons = []
         for method in meant:
-            candidates = [{**compare.settings_of(method), **candidate} for candidate in compare.grid(method)]
+            candidates = [
+                {**compare.settings_of(method), **candidate} for candidate in compare.grid(method)
+            ]
             for config in (comparison.run_config(method, candidate) for candidate in candidates):
                 reasons.append(without_effect(config).get(f"{_section_of(name)}.{name}", ""))
         if all(reasons):
-            raise ConfigError(f"{text!r} makes no difference {reasons[0]}. Leave out what changes nothing")
+            raise ConfigError(
+                f"{text!r} makes no difference {reasons[0]}. Leave out what changes nothing"
+            )
 
 
 def _section_of(name: str) -> str:
@@ -223,4 +269,9 @@ def _section_of(name: str) -> str:
 def differing(config: Config, default: Config) -> list[str]:
     """`section.field` of the settings that are not those of `default`."""
     pairs = ((s.name, getattr(config, s.name), getattr(default, s.name)) for s in fields(default))
-    return [f"{s}.{f.name}" for s, a, b in pairs for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)]
+    return [
+        f"{s}.{f.name}"
+        for s, a, b in pairs
+        for f in fields(a)
+        if getattr(a, f.name) != getattr(b, f.name)
+    ]

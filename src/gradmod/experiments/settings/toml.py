@@ -7,7 +7,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from gradmod.experiments.errors import UNREADABLE, ConfigError, SettingsFileError, did_you_mean, why_unreadable
+from gradmod.experiments.errors import (
+    UNREADABLE,
+    ConfigError,
+    SettingsFileError,
+    did_you_mean,
+    why_unreadable,
+)
 from gradmod.experiments.file_kinds import another_kind
 from gradmod.experiments.files import write_text
 from gradmod.experiments.settings.checks import is_finite, shown
@@ -42,7 +48,9 @@ def load_settings(path: Path | str, default: Settings) -> Settings:
     except FileNotFoundError:
         raise SettingsFileError(f"the configuration {path} does not exist") from None
     except UNREADABLE as error:
-        why = another_kind(path, "TOML", "text json") or why_unreadable(error)  # [[name]] looks like JSON
+        why = another_kind(path, "TOML", "text json") or why_unreadable(
+            error
+        )  # [[name]] looks like JSON
         raise SettingsFileError(f"the configuration {path} cannot be read as TOML: {why}") from None
     return settings_from_sections(sections, str(path), default)
 
@@ -83,7 +91,10 @@ def settings_from_sections(sections: dict[str, Any], source: str, default: Setti
                 )
             section = getattr(config, name)
             types = get_type_hints(type(section))
-            checked = {key: _value(f"{source}: {name}.{key}", types, key, value) for key, value in values.items()}
+            checked = {
+                key: _value(f"{source}: {name}.{key}", types, key, value)
+                for key, value in values.items()
+            }
             config = replace(config, **{name: replace(section, **checked)})
     except SettingsFileError:
         raise
@@ -105,7 +116,9 @@ def save_config(config: Config, path: Path) -> None:
 
 def _value(where: str, types: dict[str, Any], key: str, value: Any) -> Any:
     if key not in types:
-        raise SettingsFileError(f"{where} is unknown; expected one of {', '.join(types)}{did_you_mean(key, types)}")
+        raise SettingsFileError(
+            f"{where} is unknown; expected one of {', '.join(types)}{did_you_mean(key, types)}"
+        )
     if get_origin(types[key]) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise SettingsFileError(f"{where} is {shown(value)}; expected a list of texts")
@@ -115,7 +128,9 @@ def _value(where: str, types: dict[str, Any], key: str, value: Any) -> Any:
         return None
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         if not is_finite(value):
-            raise SettingsFileError(f"{where} is {shown(value)}; expected a number of at most {sys.float_info.max:.1e}")
+            raise SettingsFileError(
+                f"{where} is {shown(value)}; expected a number of at most {sys.float_info.max:.1e}"
+            )
         return float(value)
     if type(value) not in allowed:
         names = " or ".join(NONE if kind is type(None) else kind.__name__ for kind in allowed)

@@ -16,9 +16,14 @@ def setting_warnings(config: Config) -> list[str]:
         if name in reasons:
             flag = "--" + name.partition(".")[2].replace("_", "-")
             by_reason.setdefault(reasons[name], []).append(flag)
-    notes += [f"{', '.join(names)} makes no difference {reason}" for reason, names in by_reason.items()]
+    notes += [
+        f"{', '.join(names)} makes no difference {reason}" for reason, names in by_reason.items()
+    ]
     if isinstance(config, Comparison):
-        runs = [config.run_config(name, config.compare.settings_of(name)) for name in config.compare.method_names]
+        runs = [
+            config.run_config(name, config.compare.settings_of(name))
+            for name in config.compare.method_names
+        ]
     else:
         runs = [config]
     return list(dict.fromkeys([*notes, *(note for run in runs for note in _of_method(run))]))
@@ -47,7 +52,9 @@ def _of_method(config: Config) -> list[str]:
             "multiplies it by; sgd does not. See docs/methods/agm.md, Adaptive optimizers"
         )
     if method.modulation_ends is not None and method.modulation_ends < epochs:
-        notes.append(f"AGM modulates up to epoch {method.modulation_ends} of {epochs}; after it training is joint")
+        notes.append(
+            f"AGM modulates up to epoch {method.modulation_ends} of {epochs}; after it training is joint"
+        )
     if config.data.modality != "multimodal":
         notes.append(f"with the one modality {config.data.modality!r}, AGM is joint training")
     return notes

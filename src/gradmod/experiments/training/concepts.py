@@ -69,7 +69,9 @@ def concepts_of(config: Config, data: Splits) -> dict[str, Concept]:
         ConfigError: a run of one modality.
     """
     if config.data.modality != "multimodal":
-        raise ConfigError(f"the run has one modality, {config.data.modality}: nothing competes with it")
+        raise ConfigError(
+            f"the run has one modality, {config.data.modality}: nothing competes with it"
+        )
     out = config.monitor.concepts or str(Path(config.train.out) / "concepts")
     concepts = {}
     for modality in modalities_of(config, data):
@@ -91,7 +93,9 @@ def concepts_of(config: Config, data: Splits) -> dict[str, Concept]:
         )
         name = f"{config.data.short_name}-{config.model.fusion}-{modality}-seed{config.train.seed}"
         name += f"-{_hash(alone, data.content_hash)}"
-        concepts[modality] = Concept(modality, replace(alone, train=replace(alone.train, name=name)))
+        concepts[modality] = Concept(
+            modality, replace(alone, train=replace(alone.train, name=name))
+        )
     return concepts
 
 
@@ -109,7 +113,9 @@ def predictor_split(config: Config, data: Splits) -> Split:
     return data.predictor
 
 
-def concept_outputs(concept: Concept, split: str, data: Splits, kind: str = "logits") -> npt.NDArray[np.float32]:
+def concept_outputs(
+    concept: Concept, split: str, data: Splits, kind: str = "logits"
+) -> npt.NDArray[np.float32]:
     """[rows, C] what a concept says on a split, or the features that its head reads; computed once, then kept.
 
     Raises:
@@ -139,7 +145,11 @@ def concept_outputs(concept: Concept, split: str, data: Splits, kind: str = "log
 def _compute_outputs(concept: Concept, split: str, data: Splits, path: Path) -> None:
     run = open_run(concept.folder, "best", data)
     features, logits = predict_features(
-        run.fabric, run.model, run.split(split), batch_size=run.config.train.batch_size, workers=run.parts.workers
+        run.fabric,
+        run.model,
+        run.split(split),
+        batch_size=run.config.train.batch_size,
+        workers=run.parts.workers,
     )
     path.parent.mkdir(exist_ok=True)
     write_arrays(path, {"features": features.numpy(), "logits": logits.numpy()})
@@ -151,7 +161,9 @@ def _hash(config: Config, content: str) -> str:
     del sections["monitor"]
     del sections["data"]["root"]
     place, colon, name = config.data.dataset.rpartition(":")
-    sections["data"]["dataset"] = f"{Path(place).name}{colon}{name}"  # code of the user's own may lie anywhere
+    sections["data"]["dataset"] = (
+        f"{Path(place).name}{colon}{name}"  # code of the user's own may lie anywhere
+    )
     for neutral in ("out", "name", "workers", "device", "log_every", "timeout"):
         del sections["train"][neutral]
     text = json.dumps([FORMAT, sections, content], sort_keys=True)

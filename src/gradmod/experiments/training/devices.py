@@ -45,7 +45,13 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """
     accelerator, _, numbers = config.device.partition(":")
     if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        accelerator = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     present = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     chosen = [int(number) for number in numbers.split(",")] if numbers else []
     if accelerator in present and present[accelerator] <= max([0, *chosen]):
@@ -54,7 +60,9 @@ def make_fabric(config: TrainConfig) -> Fabric:
             f"{accelerator} device(s) here; use auto or cpu"
         )
     if config.precision == "16-mixed" and accelerator == "cpu":
-        raise ConfigError("train.precision is '16-mixed', which needs a GPU; on the CPU use bf16-mixed or 32-true")
+        raise ConfigError(
+            "train.precision is '16-mixed', which needs a GPU; on the CPU use bf16-mixed or 32-true"
+        )
     if chosen and config.devices not in (1, len(chosen)):
         raise ConfigError(
             f"train.devices is {config.devices}, but train.device {config.device!r} names {len(chosen)}; leave out "
@@ -85,7 +93,9 @@ def make_fabric(config: TrainConfig) -> Fabric:
                 f"{config.precision!r} do not go together, says Lightning Fabric: {error}"
             ) from None
     _expect_whole_models(fabric, config.strategy)
-    if hasattr(fabric.strategy, "_timeout"):  # every strategy that waits has it, whatever Fabric made of the name
+    if hasattr(
+        fabric.strategy, "_timeout"
+    ):  # every strategy that waits has it, whatever Fabric made of the name
         fabric.strategy._timeout = timedelta(minutes=config.timeout)
     return fabric
 

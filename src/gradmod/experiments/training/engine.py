@@ -45,7 +45,9 @@ class FabricEngine(Engine):
         """See `Engine.backward`."""
         self._fabric.backward(loss)
 
-    def gradients(self, loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool) -> tuple[Tensor | None, ...]:
+    def gradients(
+        self, loss: Tensor, parameters: Sequence[Tensor], keep_graph: bool
+    ) -> tuple[Tensor | None, ...]:
         """See `Engine.gradients`."""
         with _as_fabrics_own_backward():
             return super().gradients(loss, parameters, keep_graph)

@@ -75,7 +75,9 @@ def predict(
             "logits": evaluation.logits.float(),
             "responses": evaluation.responses.transpose(0, 1),
         }
-        return found | ({"own": model.own_predictions(inputs).float().transpose(0, 1)} if with_own else {})
+        return found | (
+            {"own": model.own_predictions(inputs).float().transpose(0, 1)} if with_own else {}
+        )
 
     found = _over_split(fabric, model, dataset, read, batch_size, workers)
     _refuse_not_finite(found["logits"], dataset)
@@ -88,7 +90,9 @@ def _refuse_not_finite(logits: Tensor, dataset: Split) -> None:
     if not rows:
         return
     bad = samples_not_finite(dataset, np.array(rows[:MOST_LOOKED_AT]))
-    why = "; ".join(f"the input of {m!r} is not finite in sample(s) {listed}" for m, listed in bad.items())
+    why = "; ".join(
+        f"the input of {m!r} is not finite in sample(s) {listed}" for m, listed in bad.items()
+    )
     raise TrainingError(
         f"the model's logits are not finite for {len(rows)} of {len(dataset)} samples of a split, sample {rows[0]} the "
         f"first; {why or 'their inputs are finite'}. {'Mend or drop them' if bad else 'Lower --lr or clip harder'}"
@@ -193,5 +197,7 @@ def save_predictions(folder: Path, split: str, predictions: Predictions) -> None
     """Write a split's logits, responses and targets to `predictions/<split>.npz`."""
     target = predictions_path(folder, split)
     target.parent.mkdir(exist_ok=True)
-    arrays = {name: getattr(predictions, name).numpy() for name in ("logits", "responses", "target")}
+    arrays = {
+        name: getattr(predictions, name).numpy() for name in ("logits", "responses", "target")
+    }
     write_arrays(target, arrays)

@@ -61,12 +61,16 @@ class EpochHistory:
         """Mean loss of this process' steps so far, a scalar."""
         return where_float64_is(torch.stack(self.losses)).double().mean()
 
-    def coefficient_quantiles(self, modalities: tuple[str, ...]) -> dict[str, dict[str, float]] | None:
+    def coefficient_quantiles(
+        self, modalities: tuple[str, ...]
+    ) -> dict[str, dict[str, float]] | None:
         """Distribution of each modality's coefficient over the steps so far; None where the method has none."""
         if not self.coefficients:
             return None
         values = _on_the_cpu(self.coefficients).double()
-        quantiles = torch.quantile(values, torch.tensor(list(_QUANTILES.values()), dtype=values.dtype), dim=0)
+        quantiles = torch.quantile(
+            values, torch.tensor(list(_QUANTILES.values()), dtype=values.dtype), dim=0
+        )
         return {
             modality: dict(zip(_QUANTILES, column.tolist(), strict=True))
             for modality, column in zip(modalities, quantiles.T, strict=True)
@@ -85,7 +89,9 @@ class EpochHistory:
             found = {"steps_not_counted": not_counted, "left_out_targets": left_out}
         if self.coefficients:
             share = method.at_bounds(_on_the_cpu(self.coefficients)).double().mean(0).tolist()
-            found["at_bounds"] = dict(zip(method.modalities, share, strict=True)) if any(share) else None
+            found["at_bounds"] = (
+                dict(zip(method.modalities, share, strict=True)) if any(share) else None
+            )
         return {name: value for name, value in found.items() if value}
 
     def _count(self, record: StepRecord) -> None:
@@ -106,7 +112,9 @@ class EpochHistory:
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device, steps: int, modalities: int) -> EpochHistory:
+    def from_state(
+        cls, state: dict[str, Any], device: torch.device, steps: int, modalities: int
+    ) -> EpochHistory:
         """The history that `state` was made from; all of it was looked at.
 
         Args:
@@ -118,7 +126,11 @@ class EpochHistory:
         Raises:
             ValueError: it is not.
         """
-        losses, coefficients, events = state["losses"], state["coefficients"], state.get("events", torch.empty(0))
+        losses, coefficients, events = (
+            state["losses"],
+            state["coefficients"],
+            state.get("events", torch.empty(0)),
+        )
         if events.shape not in ((0,), (2,)):
             raise ValueError(f"events of shape {list(events.shape)}; expected two counts")
         if losses.shape != (steps,) or coefficients.shape not in ((0,), (steps, modalities)):

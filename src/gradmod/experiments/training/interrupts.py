@@ -26,13 +26,19 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            for number, usual in (
+                (signal.SIGINT, signal.default_int_handler),
+                (signal.SIGTERM, signal.SIG_DFL),
+            ):
                 if signal.getsignal(number) is usual:
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._restore()
 
@@ -57,5 +63,7 @@ def interrupts_named(folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         finished = (folder / RESULT).is_file()
-        how = f"the run {folder} is finished" if finished else f"go on with: gradmod resume {folder}"
+        how = (
+            f"the run {folder} is finished" if finished else f"go on with: gradmod resume {folder}"
+        )
         raise InterruptedRunError(f"interrupted; what was saved before is whole; {how}") from None

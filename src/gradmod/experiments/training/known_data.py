@@ -11,7 +11,13 @@ from typing import Any
 from gradmod.experiments.datasets.fingerprint import FORMAT, Record, differences, record_of
 from gradmod.experiments.datasets.registry import DATASETS, dataset_info
 from gradmod.experiments.datasets.splits import Splits
-from gradmod.experiments.errors import UNREADABLE, CheckpointError, ConfigError, DataError, damage_in
+from gradmod.experiments.errors import (
+    UNREADABLE,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    damage_in,
+)
 from gradmod.experiments.files import write_json
 from gradmod.experiments.runs.names import CONFIG, DATA, METRICS
 from gradmod.experiments.settings.config import Config
@@ -39,12 +45,18 @@ def with_data_named(config: Config, folder: Path, dataset: str, root: str) -> Co
             f"--dataset makes no difference: the run {folder} is of {data.dataset}. For other data, train another run"
         )
     if dataset and ":" not in dataset:
-        raise ConfigError(f"--dataset is {dataset!r}; the run {folder} is of {data.dataset}, a data set of its own")
+        raise ConfigError(
+            f"--dataset is {dataset!r}; the run {folder} is of {data.dataset}, a data set of its own"
+        )
     refuse_unnamed_code(config, folder / CONFIG, dataset and data.dataset)
     info = dataset_info(data.dataset)
     if root and info.name in DATASETS and not info.layout:
-        raise ConfigError(f"--root makes no difference: {info.title}, the data of the run {folder}, is embedded")
-    return replace(config, data=replace(data, dataset=dataset or data.dataset, root=root or data.root))
+        raise ConfigError(
+            f"--root makes no difference: {info.title}, the data of the run {folder}, is embedded"
+        )
+    return replace(
+        config, data=replace(data, dataset=dataset or data.dataset, root=root or data.root)
+    )
 
 
 def read_known_data(config: Config, folder: Path) -> Splits:
@@ -61,7 +73,11 @@ def read_known_data(config: Config, folder: Path) -> Splits:
     try:
         data = read_data(config)
     except DataError as error:
-        where = f", which was looked for from {Path.cwd()}" if not Path(config.data.root).is_absolute() else ""
+        where = (
+            f", which was looked for from {Path.cwd()}"
+            if not Path(config.data.root).is_absolute()
+            else ""
+        )
         raise DataError(
             f"{error}. The run {folder} was trained on data at {config.data.root!r}{where}; if they were moved, say "
             "where they are: --root"
@@ -88,7 +104,9 @@ def expect_known_data(data: Splits, folder: Path, config: Config) -> None:
     with damage_in(folder / DATA):
         found = differences(before, record_of(data))
     if found:
-        more = f"; and {len(found) - SHOWN_DIFFERENCES} more" if len(found) > SHOWN_DIFFERENCES else ""
+        more = (
+            f"; and {len(found) - SHOWN_DIFFERENCES} more" if len(found) > SHOWN_DIFFERENCES else ""
+        )
         raise DataError(
             f"the data at {config.data.root or config.data.dataset!r} differ from those that the run {folder} was "
             f"trained on: {'; '.join(found[:SHOWN_DIFFERENCES])}{more}. Scores on them would mean nothing: parts that "

@@ -41,10 +41,17 @@ def split_batches(
     fabric: Fabric, split: Split, batch_size: int, workers: int, shard: Shard | None = None
 ) -> Iterator[Batch]:
     """Every sample of a split, in order, or a process' share of them (see `sampling.evaluation_batches`)."""
-    return batches(fabric, split, map(Request, evaluation_batches(len(split), batch_size, shard or Shard())), workers)
+    return batches(
+        fabric,
+        split,
+        map(Request, evaluation_batches(len(split), batch_size, shard or Shard())),
+        workers,
+    )
 
 
-def batches(fabric: Fabric, split: Split, requests: Iterable[Request], workers: int) -> Iterator[Batch]:
+def batches(
+    fabric: Fabric, split: Split, requests: Iterable[Request], workers: int
+) -> Iterator[Batch]:
     """Read batches, in order, and move them to this process' device.
 
     What is read does not depend on the number of workers. They live as long as the iterator, which is why training
@@ -81,7 +88,9 @@ def sensible_workers(decodes: bool) -> int:
     Args:
         decodes: whether reading a sample is work (decoding, transforming) and not only copying from an array.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return min(cores - 1, MOST_WORKERS) if decodes else 0
 
 

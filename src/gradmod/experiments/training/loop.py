@@ -18,7 +18,12 @@ from gradmod.experiments.runs.checkpoints import FORMAT, Checkpoints
 from gradmod.experiments.runs.recorder import Recorder
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.training.engine import FabricEngine
-from gradmod.experiments.training.evaluation import Predictions, measure, predict, validation_figures
+from gradmod.experiments.training.evaluation import (
+    Predictions,
+    measure,
+    predict,
+    validation_figures,
+)
 from gradmod.experiments.training.history import EpochHistory
 from gradmod.experiments.training.interrupts import Interrupts
 from gradmod.experiments.training.loading import Batch, Request, batches
@@ -119,9 +124,13 @@ class Loop:
                 yield Request(indices, (seed, Stream.TRANSFORMS, epoch, step, self.shard.rank))
             start = 0
 
-    def _train_epoch(self, stream: Iterator[Batch], interrupts: Interrupts, progress: RunProgress) -> None:
+    def _train_epoch(
+        self, stream: Iterator[Batch], interrupts: Interrupts, progress: RunProgress
+    ) -> None:
         here, train = self.position, self.config.train
-        self.model.set_learning_rate(self.optimizer, learning_rate(self.config.optimizer, here.epoch, train.epochs))
+        self.model.set_learning_rate(
+            self.optimizer, learning_rate(self.config.optimizer, here.epoch, train.epochs)
+        )
         self.model.train()
         self.model.set_epoch(here.epoch)
         started = time.perf_counter()
@@ -132,13 +141,19 @@ class Loop:
             here.step_in_epoch += 1
             progress.step(here.epoch)
             logs = here.step % train.log_every == 0
-            saves = train.save_every > 0 and here.step % train.save_every == 0 and here.step_in_epoch < self.steps
+            saves = (
+                train.save_every > 0
+                and here.step % train.save_every == 0
+                and here.step_in_epoch < self.steps
+            )
             if logs or saves:
                 self._check_finite()
             if logs:
                 lr = self.optimizer.param_groups[0]["lr"]
                 loss = self._across(loss)
-                self.recorder.step(here.step, here.epoch, float(loss), lr, float(norm), self.model.last_step)
+                self.recorder.step(
+                    here.step, here.epoch, float(loss), lr, float(norm), self.model.last_step
+                )
             if saves:
                 here.seconds += time.perf_counter() - started
                 self._save()
@@ -155,7 +170,9 @@ class Loop:
         share = self.shard.weight(self.order.size(here.step_in_epoch))
         self.model.method.counts_batch = share > 0
         inputs, target = batch
-        step = Step(self.engine, self.model, StepBatch(inputs, target), weight=share, clip=self._clip)
+        step = Step(
+            self.engine, self.model, StepBatch(inputs, target), weight=share, clip=self._clip
+        )
         loss = step.run()
         norm = torch.full_like(loss, torch.nan) if step.norm is None else step.norm
         return loss if share == 1 else loss * share, norm
@@ -167,16 +184,26 @@ class Loop:
 
     def _across(self, shares: Tensor) -> Tensor:
         """Mean over the processes, all of which must call it."""
-        return shares if self.shard.world == 1 else cast(Tensor, self.fabric.all_reduce(shares, reduce_op="mean"))
+        return (
+            shares
+            if self.shard.world == 1
+            else cast(Tensor, self.fabric.all_reduce(shares, reduce_op="mean"))
+        )
 
     def _finish_epoch(self) -> dict[str, Any]:
         """Evaluate, record and save the epoch that was trained; go to the next. Returns the validation figures."""
         here = self.position
         self._check_finite()
-        share_buffers(self.model, self.shard.world)  # what is measured is what the first process saves
+        share_buffers(
+            self.model, self.shard.world
+        )  # what is measured is what the first process saves
         method, modalities = self.model.method, self.model.method.modalities
         predictions = self._predict_validation()
-        figures = validation_figures(predictions, self.task, modalities) if Need.VALIDATION in method.needs else {}
+        figures = (
+            validation_figures(predictions, self.task, modalities)
+            if Need.VALIDATION in method.needs
+            else {}
+        )
         if figures and method.after_epoch(figures):
             predictions = self._predict_validation()
         validation = measure(predictions, self.task, modalities)
@@ -191,7 +218,11 @@ class Loop:
             validation,
             here.history.coefficient_quantiles(modalities),
             best,
-            {monitor.name: monitor.measure(self.model) for monitor in self.monitors if here.epoch % monitor.every == 0},
+            {
+                monitor.name: monitor.measure(self.model)
+                for monitor in self.monitors
+                if here.epoch % monitor.every == 0
+            },
             here.history.unused(method),
         )
         here.epoch += 1
@@ -216,7 +247,9 @@ class Loop:
         self.model.method.look()
         first_unseen = here.step - here.step_in_epoch
         found = here.history.look()
-        finite = torch.stack([parameter.isfinite().all() for parameter in self.model.parameters()]).all()
+        finite = torch.stack(
+            [parameter.isfinite().all() for parameter in self.model.parameters()]
+        ).all()
         if found is None and bool(finite):
             return
         raise explain_non_finite(
@@ -265,6 +298,8 @@ def head_weight(model: nn.Module) -> Tensor | None:
     """Weight of the linear head: that of the last linear layer of `model.head`; None where there is none."""
     head = getattr(model, "head", None)
     linear = (
-        [module for module in head.modules() if isinstance(module, nn.Linear)] if isinstance(head, nn.Module) else []
+        [module for module in head.modules() if isinstance(module, nn.Linear)]
+        if isinstance(head, nn.Module)
+        else []
     )
     return linear[-1].weight if linear else None

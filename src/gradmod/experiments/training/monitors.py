@@ -41,7 +41,9 @@ class ShapeMonitor:
 
     name = "shape"
 
-    def __init__(self, every: int, fabric: Fabric, split: Split, task: Task, batch_size: int, workers: int) -> None:
+    def __init__(
+        self, every: int, fabric: Fabric, split: Split, task: Task, batch_size: int, workers: int
+    ) -> None:
         self.every = every
         self._fabric, self._split, self._task = fabric, split, task
         self._batch_size, self._workers = batch_size, workers
@@ -61,7 +63,11 @@ class ShapeMonitor:
             raise
         except ValueError as error:
             raise TrainingError(f"SHAPE scores on the validation split: {error}") from None
-        return {"contributions": scores.contributions, "values": scores.values, "cooperation": scores.cooperation}
+        return {
+            "contributions": scores.contributions,
+            "values": scores.values,
+            "cooperation": scores.cooperation,
+        }
 
 
 class CompetitionMonitor:
@@ -102,7 +108,9 @@ class CompetitionMonitor:
         }
 
     def _features(self, model: ModulatedModel, split: Split) -> npt.NDArray[np.float32]:
-        features, _ = predict_features(self._fabric, model, split, batch_size=self._batch_size, workers=self._workers)
+        features, _ = predict_features(
+            self._fabric, model, split, batch_size=self._batch_size, workers=self._workers
+        )
         return np.asarray(features)
 
 
@@ -115,7 +123,9 @@ def make_monitors(config: Config, fabric: Fabric, parts: Parts) -> list[Monitor]
     wanted, monitors = config.monitor, list[Monitor]()
     reading = config.train.batch_size, parts.workers
     if wanted.shape_every:
-        monitors.append(ShapeMonitor(wanted.shape_every, fabric, parts.data.validation, parts.task, *reading))
+        monitors.append(
+            ShapeMonitor(wanted.shape_every, fabric, parts.data.validation, parts.task, *reading)
+        )
     if wanted.competition_every:
         fit, evaluated = predictor_split(config, parts.data), parts.data.validation
         outputs = {
@@ -125,5 +135,7 @@ def make_monitors(config: Config, fabric: Fabric, parts: Parts) -> list[Monitor]
             )
             for m, concept in concepts_of(config, parts.data).items()
         }
-        monitors.append(CompetitionMonitor(wanted.competition_every, fabric, fit, evaluated, outputs, *reading))
+        monitors.append(
+            CompetitionMonitor(wanted.competition_every, fabric, fit, evaluated, outputs, *reading)
+        )
     return monitors

@@ -52,9 +52,13 @@ def build_model(
         raise ConfigError("a network needs at least one modality; shapes is empty")
     kinds = dict.fromkeys(shapes, encoder) if isinstance(encoder, str) else dict(encoder)
     if set(kinds) != set(shapes):
-        raise ConfigError(f"model.encoder names {', '.join(kinds)}; expected one for each of {', '.join(shapes)}")
+        raise ConfigError(
+            f"model.encoder names {', '.join(kinds)}; expected one for each of {', '.join(shapes)}"
+        )
     kinds = {m: _suitable(shapes[m]) if kind == "auto" else kind for m, kind in kinds.items()}
-    encoders = {m: _maker(kinds[m], width, layers, masks_padding)(shape, m) for m, shape in shapes.items()}
+    encoders = {
+        m: _maker(kinds[m], width, layers, masks_padding)(shape, m) for m, shape in shapes.items()
+    }
     if fusion == "late":
         return LateFusion(encoders, classes)
     if fusion == "sum":
@@ -92,14 +96,20 @@ def _maker(
         expect(shape, modality, (3,), "images [C, H, W]")
         first = width or 8
         stride = 4 if min(shape[1:]) >= LARGE_IMAGE else 2
-        return SmallCNN(in_channels=shape[0], widths=(first, 2 * first, 4 * first, 8 * first), stride=stride)
+        return SmallCNN(
+            in_channels=shape[0], widths=(first, 2 * first, 4 * first, 8 * first), stride=stride
+        )
 
     def transformer(shape: tuple[int, ...], modality: str) -> nn.Module:
         expect(shape, modality, (1,), "sequences, of which a step is [features]")
         size = width or 768
         try:
             return SequenceEncoder(
-                shape[0], size, layers or 8, hidden=max(size * 8 // 3, 1), masks_padding=masks_padding
+                shape[0],
+                size,
+                layers or 8,
+                hidden=max(size * 8 // 3, 1),
+                masks_padding=masks_padding,
             )
         except ValueError as error:
             raise ConfigError(f"model.width is {size}: {error}") from None

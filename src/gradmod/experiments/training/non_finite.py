@@ -37,8 +37,16 @@ def explain_non_finite(
         samples_of: samples of a step of this epoch.
     """
     remedy = "Lower --lr, clip harder (--clip-norm) or lower --alpha; the last checkpoint is from before it"
-    broken = [name for name, parameter in model.model.named_parameters() if not bool(parameter.isfinite().all())]
-    parameters = f"parameters that are not finite: {_some(broken)}" if broken else "all parameters are finite"
+    broken = [
+        name
+        for name, parameter in model.model.named_parameters()
+        if not bool(parameter.isfinite().all())
+    ]
+    parameters = (
+        f"parameters that are not finite: {_some(broken)}"
+        if broken
+        else "all parameters are finite"
+    )
     if found is None:
         return TrainingError(
             f"an update in epoch {epoch} made parameters that are not finite: {_some(broken)}. {remedy}"
@@ -47,11 +55,15 @@ def explain_non_finite(
     where = f"loss is {loss} at step {step_before_epoch + step_in_epoch + 1} (epoch {epoch})"
     if record is not None and record.scores is not None:
         scores = dict(zip(model.method.modalities, record.scores.tolist(), strict=True))
-        where += "; scores: " + ", ".join(f"{modality} {score:.4g}" for modality, score in scores.items())
+        where += "; scores: " + ", ".join(
+            f"{modality} {score:.4g}" for modality, score in scores.items()
+        )
     samples = samples_of(step_in_epoch)
     bad = samples_not_finite(data, samples)
     if bad:
-        listed = "; ".join(f"the input of {m!r} is not finite in sample(s) {found}" for m, found in bad.items())
+        listed = "; ".join(
+            f"the input of {m!r} is not finite in sample(s) {found}" for m, found in bad.items()
+        )
         return TrainingError(f"{where}; {listed} of the training split. Mend or drop them")
     return TrainingError(f"{where}; the inputs are finite; {parameters}. {remedy}")
 
@@ -69,7 +81,9 @@ def samples_not_finite(data: Split, samples: Indices) -> dict[str, str]:
 
 
 def _rows_not_finite(values: Tensor) -> list[int]:
-    rows: list[int] = (~values.isfinite()).reshape(len(values), -1).any(1).nonzero().flatten().tolist()
+    rows: list[int] = (
+        (~values.isfinite()).reshape(len(values), -1).any(1).nonzero().flatten().tolist()
+    )
     return rows
 
 

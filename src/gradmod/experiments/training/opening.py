@@ -14,7 +14,11 @@ from gradmod.experiments.runs.names import CONFIG
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.settings.toml import load_config
 from gradmod.experiments.training.devices import make_fabric
-from gradmod.experiments.training.known_data import expect_known_data, read_known_data, with_data_named
+from gradmod.experiments.training.known_data import (
+    expect_known_data,
+    read_known_data,
+    with_data_named,
+)
 from gradmod.experiments.training.parts import Parts, build_parts
 from gradmod.wrapper import ModulatedModel
 
@@ -59,7 +63,12 @@ class OpenRun:
 
 
 def open_run(
-    folder: Path | str, checkpoint: str = "best", data: Splits | None = None, *, dataset: str = "", root: str = ""
+    folder: Path | str,
+    checkpoint: str = "best",
+    data: Splits | None = None,
+    *,
+    dataset: str = "",
+    root: str = "",
 ) -> OpenRun:
     """Open a run.
 
@@ -80,7 +89,9 @@ def open_run(
     if data is None:
         config = with_data_named(config, folder, dataset, root)
     state = Checkpoints(folder).load(checkpoint)
-    fabric = make_fabric(replace(config.train, devices=1, nodes=1, strategy="auto", sync_batch_norm=False))
+    fabric = make_fabric(
+        replace(config.train, devices=1, nodes=1, strategy="auto", sync_batch_norm=False)
+    )
     fabric.launch()
     if data is None:
         data = read_known_data(config, folder)
@@ -114,7 +125,9 @@ def load_model(model: ModulatedModel, state: dict[str, Any], name: str) -> None:
         model.load_state_dict(state["model"])
     except Exception as error:  # what stands in a damaged state may be of any type
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"checkpoint {name} does not fit the model in {CONFIG}: {reason}") from None
+        raise CheckpointError(
+            f"checkpoint {name} does not fit the model in {CONFIG}: {reason}"
+        ) from None
 
 
 def locate(path: str, default: str) -> tuple[Path, str]:

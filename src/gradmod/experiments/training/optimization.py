@@ -17,7 +17,9 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """SGD with momentum, Adam or AdamW."""
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.SGD(
+            parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
     optimizer = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return optimizer(parameters, lr=config.lr, weight_decay=config.weight_decay)
 
@@ -35,7 +37,9 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
     for parameter, gathered in optimizer.state.items():
         for name, value in gathered.items():
-            fits = value is None or (isinstance(value, Tensor) and value.shape in ((), parameter.shape))
+            fits = value is None or (
+                isinstance(value, Tensor) and value.shape in ((), parameter.shape)
+            )
             if not fits or (isinstance(value, Tensor) and not value.is_floating_point()):
                 raise ValueError(
                     f"the optimizer's {name} is {value if not isinstance(value, Tensor) else list(value.shape)} for a "
@@ -75,10 +79,14 @@ def clip_gradients(
         The total norm before clipping, a scalar tensor.
     """
     listed = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in listed if parameter.grad is not None])
+    norm = nn.utils.get_total_norm(
+        [parameter.grad for parameter in listed if parameter.grad is not None]
+    )
     if clip_norm is not None:
         effective = norm
         if trigger is not None and trigger.grad is not None:
-            effective = torch.where(trigger.grad.abs().max() > clip_norm, norm, torch.zeros_like(norm))
+            effective = torch.where(
+                trigger.grad.abs().max() > clip_norm, norm, torch.zeros_like(norm)
+            )
         nn.utils.clip_grads_with_norm_(listed, clip_norm, effective)
     return norm

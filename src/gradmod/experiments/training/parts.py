@@ -49,7 +49,9 @@ def read_data(config: Config) -> Splits:
 
 def modalities_of(config: Config, data: Splits) -> tuple[str, ...]:
     """All modalities of a data set, whatever a run is trained on."""
-    return data.modalities or dataset_info(config.data.dataset).modalities or tuple(data.train.sources)
+    return (
+        data.modalities or dataset_info(config.data.dataset).modalities or tuple(data.train.sources)
+    )
 
 
 def build_parts(config: Config, data: Splits | None = None) -> Parts:
@@ -75,7 +77,9 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
     if config.train.sync_batch_norm:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     modalities = modalities if modality == "multimodal" else (modality,)
-    method = build_method(config.method.method, modalities, **config.method.settings, seed=config.train.seed)
+    method = build_method(
+        config.method.method, modalities, **config.method.settings, seed=config.train.seed
+    )
     try:
         model = ModulatedModel(network, method, task=data.task, coalitions=config.method.coalitions)
         if model.heads is not None:
@@ -89,7 +93,9 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
             "process(es); expected at least 2 samples for each"
         )
     if len(data.train) < 2 * config.train.devices * config.train.nodes:
-        raise ConfigError(f"the training split has {len(data.train)} samples; expected at least 2 for each process")
+        raise ConfigError(
+            f"the training split has {len(data.train)} samples; expected at least 2 for each process"
+        )
     rest = len(data.train) % config.train.batch_size
     if config.train.sync_batch_norm and 2 <= rest < config.train.devices * config.train.nodes:
         raise ConfigError(
@@ -98,24 +104,34 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
             "samples train.sync_batch_norm takes together; choose another --batch-size"
         )
     workers = config.train.workers
-    return Parts(data, model, data.task, sensible_workers(info.decodes) if workers is None else workers)
+    return Parts(
+        data, model, data.task, sensible_workers(info.decodes) if workers is None else workers
+    )
 
 
 def describe_splits(data: Splits) -> Iterator[str]:
     """What a user should see of the data before it is trained on: sizes, class counts, notes; a line each."""
     for name, split in data.items():
         counts = split.class_counts()
-        classes = "" if counts is None else "; by class: " + " ".join(f"{c}:{n}" for c, n in counts.items())
+        classes = (
+            ""
+            if counts is None
+            else "; by class: " + " ".join(f"{c}:{n}" for c, n in counts.items())
+        )
         yield f"{name}: {len(split)} samples{classes}"
     yield from (note if note.startswith("warning: ") else f"note: {note}" for note in data.notes)
 
 
-def _network(config: Config, data: Splits, modalities: Sequence[str], info: DatasetInfo) -> nn.Module:
+def _network(
+    config: Config, data: Splits, modalities: Sequence[str], info: DatasetInfo
+) -> nn.Module:
     """The network. For one modality alone: its encoder and head, or the whole with the others masked."""
     model, alone = config.model, config.data.modality
     outputs = data.outputs or info.classes
     if not outputs:
-        raise ConfigError(f"{info.title} does not say how many classes there are; expected Splits(outputs=...)")
+        raise ConfigError(
+            f"{info.title} does not say how many classes there are; expected Splits(outputs=...)"
+        )
     masks = alone != "multimodal" and (info.network is not None or model.fusion == "early")
     network: nn.Module
     if info.network is not None:
@@ -138,13 +154,19 @@ def _network(config: Config, data: Splits, modalities: Sequence[str], info: Data
     return MaskedModel(network, shown=(alone,), modalities=modalities) if masks else network
 
 
-def _refuse_other_encoders(encoder: str | dict[str, str], data: Splits, modalities: Sequence[str]) -> None:
+def _refuse_other_encoders(
+    encoder: str | dict[str, str], data: Splits, modalities: Sequence[str]
+) -> None:
     """Sequences come with their padding, as a dict, which the transformer alone takes; and it takes nothing else."""
     sample, _ = data.train.read(np.zeros(1, dtype=np.int64))
     for m in modalities:
         kind = encoder if isinstance(encoder, str) else encoder.get(m, "")
         if isinstance(sample[m], dict) != (kind == "transformer") and kind in ENCODERS:
-            what = "sequences: use transformer" if isinstance(sample[m], dict) else "no sequences: use mlp"
+            what = (
+                "sequences: use transformer"
+                if isinstance(sample[m], dict)
+                else "no sequences: use mlp"
+            )
             raise ConfigError(f"model.encoder is {kind!r} for {m!r}, whose samples are {what}")
 
 
@@ -170,7 +192,9 @@ def _own_network(config: Config, data: Splits, outputs: int, info: DatasetInfo) 
     chosen = {name: value for name, value in settings.items() if value is not None}
     for name in chosen:
         if name not in takes:
-            raise ConfigError(f"model.{name.replace('masks_', '')} is set, but {info.title}'s network does not take it")
+            raise ConfigError(
+                f"model.{name.replace('masks_', '')} is set, but {info.title}'s network does not take it"
+            )
     try:
         return cast(nn.Module, kind(classes=outputs, **data.network, **chosen))
     except ValueError as error:

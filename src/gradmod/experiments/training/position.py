@@ -52,7 +52,9 @@ def position_of(state: dict[str, Any], device: torch.device, modalities: int) ->
         ValueError: its history is not of so many steps and modalities.
     """
     found = Position(**{one.name: state[one.name] for one in fields(Position)})
-    found.history = EpochHistory.from_state(state["history"], device, found.step_in_epoch, modalities)
+    found.history = EpochHistory.from_state(
+        state["history"], device, found.step_in_epoch, modalities
+    )
     return found
 
 

@@ -15,7 +15,13 @@ from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import CheckpointError, ConfigError, GradmodError, damage_in
 from gradmod.experiments.files import write_json
 from gradmod.experiments.runs.checkpoints import Checkpoints
-from gradmod.experiments.runs.folder import command_line, create_run_folder, git_revision, remove_leftovers, versions
+from gradmod.experiments.runs.folder import (
+    command_line,
+    create_run_folder,
+    git_revision,
+    remove_leftovers,
+    versions,
+)
 from gradmod.experiments.runs.names import CONFIG, METRICS, RESULT
 from gradmod.experiments.runs.recorder import Recorder
 from gradmod.experiments.settings.config import Config
@@ -23,7 +29,11 @@ from gradmod.experiments.settings.toml import save_config
 from gradmod.experiments.training.devices import make_fabric, peak_memory
 from gradmod.experiments.training.evaluation import measure, predict, save_predictions
 from gradmod.experiments.training.interrupts import interrupts_named
-from gradmod.experiments.training.known_data import read_known_data, save_known_data, with_data_named
+from gradmod.experiments.training.known_data import (
+    read_known_data,
+    save_known_data,
+    with_data_named,
+)
 from gradmod.experiments.training.loop import Loop
 from gradmod.experiments.training.monitors import make_monitors
 from gradmod.experiments.training.opening import load_model, open_run, run_config
@@ -124,7 +134,12 @@ def resume(
 
 
 def evaluate(
-    folder: Path | str, *, split: str = "test", checkpoint: str = "best", dataset: str = "", root: str = ""
+    folder: Path | str,
+    *,
+    split: str = "test",
+    checkpoint: str = "best",
+    dataset: str = "",
+    root: str = "",
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of a run on one split; `dataset` and `root` as in `resume`.
 
@@ -158,7 +173,9 @@ def _new_folder(config: Config, fabric: Fabric, data: Splits, *, unique: bool) -
     if fabric.is_global_zero:
         try:
             name = config.train.name or default_name(config)
-            made = create_run_folder(Path(config.train.out), name, config, unique=unique, data=record_of(data))
+            made = create_run_folder(
+                Path(config.train.out), name, config, unique=unique, data=record_of(data)
+            )
         except GradmodError as error:
             made = error
     made = fabric.broadcast(made)
@@ -184,7 +201,12 @@ def _train(
 
 
 def _trained(
-    config: Config, folder: Path, fabric: Fabric, parts: Parts, state: dict[str, Any] | None, save: bool
+    config: Config,
+    folder: Path,
+    fabric: Fabric,
+    parts: Parts,
+    state: dict[str, Any] | None,
+    save: bool,
 ) -> tuple[Position, dict[str, Any]]:
     """Train to the last epoch; where that leaves it, and what the run is."""
     modalities = parts.model.method.modalities
@@ -261,7 +283,12 @@ def _trained(
 
 
 def _finish(
-    config: Config, folder: Path, fabric: Fabric, parts: Parts, position: Position, facts: dict[str, Any]
+    config: Config,
+    folder: Path,
+    fabric: Fabric,
+    parts: Parts,
+    position: Position,
+    facts: dict[str, Any],
 ) -> RunSummary | None:
     """Evaluate the best epoch on every split, each once; write the result, the predictions and the curves."""
     state = Checkpoints(folder).load("best") if fabric.is_global_zero else {}
@@ -271,7 +298,9 @@ def _finish(
     for name, split in parts.data.items():
         if name == "test" and not config.train.score_test:
             continue
-        predictions = predict(fabric, parts.model, split, batch_size=config.train.batch_size, workers=parts.workers)
+        predictions = predict(
+            fabric, parts.model, split, batch_size=config.train.batch_size, workers=parts.workers
+        )
         figures[name] = measure(predictions, parts.task, modalities)
         if name in ("validation", "test") and fabric.is_global_zero:
             save_predictions(folder, name, predictions)
@@ -291,7 +320,11 @@ def _finish(
         "steps": position.step,
         "best_epoch": position.best_epoch,
         "selected_by": f"best {parts.task.headline} on the validation split"
-        + ("" if config.data.protocol == "heldout" else ", which is the one reported (published protocol)"),
+        + (
+            ""
+            if config.data.protocol == "heldout"
+            else ", which is the one reported (published protocol)"
+        ),
         "train_seconds": round(position.seconds, 3),
         "peak_memory_mib": peak_memory(fabric.device),
         "splits": figures,

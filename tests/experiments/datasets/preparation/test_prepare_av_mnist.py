@@ -43,7 +43,9 @@ def words(sources: Path, out: Path, *more: str) -> list[str]:
     return ["prepare", "av-mnist", *flags]
 
 
-def test_what_systems_leave_beside_the_sources_changes_nothing(sources: Path, tmp_path: Path) -> None:
+def test_what_systems_leave_beside_the_sources_changes_nothing(
+    sources: Path, tmp_path: Path
+) -> None:
     recipe = Recipe(60, 30)
     clean = find_sounds(sources / "speech", sources / "noise", recipe)
     shutil.copytree(sources, tmp_path / "sources")
@@ -51,7 +53,9 @@ def test_what_systems_leave_beside_the_sources_changes_nothing(sources: Path, tm
     littered = find_sounds(tmp_path / "sources" / "speech", tmp_path / "sources" / "noise", recipe)
     for split, sounds in clean.items():
         same = littered[split]
-        assert [len(waves) for waves in sounds.spoken.values()] == [len(waves) for waves in same.spoken.values()]
+        assert [len(waves) for waves in sounds.spoken.values()] == [
+            len(waves) for waves in same.spoken.values()
+        ]
         for ours, theirs in zip(sounds.noises, same.noises, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -60,7 +64,11 @@ def test_it_makes_what_the_loader_needs_the_same_every_time(sources: Path, tmp_p
     for name in ("one", "two"):
         assert cli.main(words(sources, tmp_path / name)) == 0
     assert cli.main(words(sources, tmp_path / "other", "--seed", "1")) == 0
-    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(tmp_path / "one")
+        for path in (tmp_path / "one").rglob("*")
+        if path.is_file()
+    )
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert (tmp_path / "one" / "audio/train_data.npy").read_bytes() != (
@@ -82,16 +90,24 @@ def test_images_are_centred_as_published_or_uint8_as_asked(sources: Path, tmp_pa
     for form in ("centred", "uint8"):
         more = [] if form == "centred" else ["--images", form]
         assert cli.main(words(sources, tmp_path / form, *more)) == 0
-        assert json.loads((tmp_path / form / "manifest.json").read_text())["recipe"]["images"] == form
+        assert (
+            json.loads((tmp_path / form / "manifest.json").read_text())["recipe"]["images"] == form
+        )
     pixels, _ = read_mnist(sources / "mnist")["train"]
     mean, components = principal_components(pixels, 0.25)
     for split in ("train", "test"):
-        centred, grey = (np.load(tmp_path / form / "image" / f"{split}_data.npy") for form in ("centred", "uint8"))
+        centred, grey = (
+            np.load(tmp_path / form / "image" / f"{split}_data.npy")
+            for form in ("centred", "uint8")
+        )
         assert (centred.dtype, grey.dtype) == (np.float64, np.uint8)
         np.testing.assert_array_equal(grey, (centred + mean).round().clip(0, 255))
         # nothing but the kept components is in an image, and not the mean of the images either
         np.testing.assert_allclose((centred @ components.T) @ components, centred, atol=1e-9)
-    splits = {form: load_dataset("av-mnist", str(tmp_path / form), "heldout") for form in ("centred", "uint8")}
+    splits = {
+        form: load_dataset("av-mnist", str(tmp_path / form), "heldout")
+        for form in ("centred", "uint8")
+    }
     (note,) = splits["centred"].notes
     assert "centred, divided by 255 as they are" in note
     assert splits["uint8"].notes == ()
@@ -99,12 +115,19 @@ def test_images_are_centred_as_published_or_uint8_as_asked(sources: Path, tmp_pa
     assert inputs["visual"].min() < -0.05
 
 
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
 @pytest.mark.parametrize("place", ["", "MNIST/raw", "raw"])
 @pytest.mark.parametrize("name", ["S", "S.gz", "D", "D.gz", "D/D", "S/S", "D/S"])
-def test_mnist_under_the_names_of_those_who_hand_it_on(place: str, name: str, sources: Path, tmp_path: Path) -> None:
+def test_mnist_under_the_names_of_those_who_hand_it_on(
+    place: str, name: str, sources: Path, tmp_path: Path
+) -> None:
     """S: as published; D: with a dot before idx."""
     expected = read_mnist(sources / "mnist")
     for stem in FILES:
@@ -126,7 +149,9 @@ def test_gzip_is_seen_from_the_content(sources: Path, tmp_path: Path) -> None:
             (tmp_path / f"{stem}.gz").write_bytes(gzip.decompress(packed))
         else:
             (tmp_path / stem).write_bytes(packed)
-    np.testing.assert_array_equal(read_mnist(tmp_path)["test"][1], read_mnist(sources / "mnist")["test"][1])
+    np.testing.assert_array_equal(
+        read_mnist(tmp_path)["test"][1], read_mnist(sources / "mnist")["test"][1]
+    )
 
 
 def test_all_files_are_of_one_folder(sources: Path, tmp_path: Path) -> None:
@@ -134,17 +159,27 @@ def test_all_files_are_of_one_folder(sources: Path, tmp_path: Path) -> None:
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     for place, names in ((".", FILES[:3]), ("MNIST/raw", FILES)):
         for stem in names:
-            (tmp_path / place / f"{stem}.gz").write_bytes((sources / "mnist" / f"{stem}.gz").read_bytes())
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte is missing, gzipped or not, though .* is there"):
+            (tmp_path / place / f"{stem}.gz").write_bytes(
+                (sources / "mnist" / f"{stem}.gz").read_bytes()
+            )
+    with pytest.raises(
+        DataError, match=r"t10k-labels-idx1-ubyte is missing, gzipped or not, though .* is there"
+    ):
         read_mnist(tmp_path)
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\n"
-ELSE = {"it is a web page": b"<!DOCTYPE html>", "it is a Git LFS pointer": LFS, "truncated, .*: it is empty": b""}
+ELSE = {
+    "it is a web page": b"<!DOCTYPE html>",
+    "it is a Git LFS pointer": LFS,
+    "truncated, .*: it is empty": b"",
+}
 
 
 @pytest.mark.parametrize("what", ELSE)
-def test_another_file_in_the_place_of_mnist_is_named(what: str, sources: Path, tmp_path: Path) -> None:
+def test_another_file_in_the_place_of_mnist_is_named(
+    what: str, sources: Path, tmp_path: Path
+) -> None:
     for stem in FILES:
         (tmp_path / f"{stem}.gz").write_bytes((sources / "mnist" / f"{stem}.gz").read_bytes())
     (tmp_path / f"{FILES[1]}.gz").write_bytes(ELSE[what])
@@ -160,7 +195,9 @@ def test_components_equal_scikit_learn() -> None:
     reference = PCA(svd_solver="full").fit(pixels.astype(float))
     kept = int(np.searchsorted(reference.explained_variance_ratio_.cumsum(), 0.3)) + 1
     assert len(components) == kept
-    restored = (pixels - reference.mean_) @ reference.components_[:kept].T @ reference.components_[:kept]
+    restored = (
+        (pixels - reference.mean_) @ reference.components_[:kept].T @ reference.components_[:kept]
+    )
     kept_alone = reduced(pixels, mean, components)
     assert kept_alone.dtype == np.float64
     np.testing.assert_allclose(kept_alone, restored, atol=1e-9)
@@ -176,7 +213,9 @@ def test_the_mixture_has_the_ratio_that_was_asked_for() -> None:
     speech = rng.normal(0, 0.7, 3000).astype(np.float32)
     silent = Recordings({3: [np.zeros(3000, dtype=np.float32)]}, [noise])
     for ratio in (-16.0, 0.0, 10.0):
-        wave = mixture(3, Recordings({3: [speech]}, [noise]), (ratio, ratio), np.random.default_rng(5))
+        wave = mixture(
+            3, Recordings({3: [speech]}, [noise]), (ratio, ratio), np.random.default_rng(5)
+        )
         background = mixture(3, silent, (ratio, ratio), np.random.default_rng(5))
         part = wave - background
         spoken = part[np.flatnonzero(part)[0] :][: len(speech)]
@@ -201,17 +240,29 @@ def test_recordings_and_speakers_are_kept_apart(sources: Path) -> None:
     by_recording = find_sounds(sources / "speech", sources / "noise", Recipe(60, 30))
     assert all(len(waves) == 6 for waves in by_recording["train"].spoken.values())
     assert all(len(waves) == 15 for waves in by_recording["test"].spoken.values())
-    by_speaker = find_sounds(sources / "speech", sources / "noise", Recipe(60, 30, disjoint="speakers"))
+    by_speaker = find_sounds(
+        sources / "speech", sources / "noise", Recipe(60, 30, disjoint="speakers")
+    )
     assert all(len(waves) == 14 for waves in by_speaker["train"].spoken.values())
     assert all(len(waves) == 7 for waves in by_speaker["test"].spoken.values())
     assert (len(by_speaker["train"].noises), len(by_speaker["test"].noises)) == (4, 1)
 
 
 def test_what_cannot_be_made(sources: Path, tmp_path: Path) -> None:
-    mnist, speech, noise, out = sources / "mnist", sources / "speech", sources / "noise", tmp_path / "out"
+    mnist, speech, noise, out = (
+        sources / "mnist",
+        sources / "speech",
+        sources / "noise",
+        tmp_path / "out",
+    )
     cases: list[tuple[type[Exception], str, tuple[Path, Path, Path, Path], Recipe]] = [
         (ConfigError, "exists already", (mnist, speech, noise, tmp_path), Recipe(60, 30)),
-        (DataError, r"90 train samples are wanted, but .* has 80", (mnist, speech, noise, out), Recipe(90, 30)),
+        (
+            DataError,
+            r"90 train samples are wanted, but .* has 80",
+            (mnist, speech, noise, out),
+            Recipe(90, 30),
+        ),
         (
             DataError,
             "-ubyte is missing, gzipped or not: looked in",
@@ -257,7 +308,9 @@ def test_damaged_mnist_is_named(how: str, sources: Path, tmp_path: Path) -> None
         prepare(folder, sources / "speech", sources / "noise", tmp_path / "out", Recipe(60, 30))
 
 
-def test_a_failure_leaves_nothing_behind(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_nothing_behind(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from gradmod.experiments.datasets.preparation import av_mnist
 
     def broken(waves: object) -> object:
@@ -272,8 +325,19 @@ def test_from_the_real_sources(shared_data: Path, tmp_path: Path) -> None:
     raw = shared_data / "raw"
     if not raw.is_dir():
         pytest.skip(f"{raw} is not there")
-    flags = ["--mnist", raw / "mnist", "--speech", raw / "fsdd", "--noise", raw / "noise", "--out", tmp_path / "made"]
-    assert cli.main(["prepare", "av-mnist", "--train", "200", "--test", "100", *map(str, flags)]) == 0
+    flags = [
+        "--mnist",
+        raw / "mnist",
+        "--speech",
+        raw / "fsdd",
+        "--noise",
+        raw / "noise",
+        "--out",
+        tmp_path / "made",
+    ]
+    assert (
+        cli.main(["prepare", "av-mnist", "--train", "200", "--test", "100", *map(str, flags)]) == 0
+    )
     manifest = json.loads((tmp_path / "made" / "manifest.json").read_text())
     assert manifest["components"] == 4  # 28 % of the energy
     assert manifest["recordings"] == {"train": 2700, "test": 300}

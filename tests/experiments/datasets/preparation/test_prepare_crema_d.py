@@ -44,7 +44,9 @@ def fast(root: Path) -> Path:
 
 @pytest.mark.parametrize("protocol", ["heldout", "published"])
 @pytest.mark.parametrize("frames", [1, 2])
-def test_what_is_read_equals_what_is_decoded(root: Path, fast: Path, protocol: str, frames: int) -> None:
+def test_what_is_read_equals_what_is_decoded(
+    root: Path, fast: Path, protocol: str, frames: int
+) -> None:
     options = {"frames": frames} if frames > 1 else {}
     decoded = dict(load_dataset("crema-d", str(root), protocol, 1, options).items())
     stored = dict(load_dataset("crema-d", str(fast), protocol, 1, options).items())
@@ -66,9 +68,22 @@ def test_it_stands_alone_and_says_what_it_is(root: Path, fast: Path) -> None:
     assert len(manifest["left_out"]) == 1
     assert manifest["frames"] == {"from": "jpg", "shorter_side": 0}
     assert manifest["source"]["files"] > 70
-    assert load_dataset("crema-d", str(fast), "heldout").notes == load_dataset("crema-d", str(root), "heldout").notes
+    assert (
+        load_dataset("crema-d", str(fast), "heldout").notes
+        == load_dataset("crema-d", str(root), "heldout").notes
+    )
     assert not inspect("crema-d", str(fast)).problems
-    command = ["train", "--dataset", "crema-d", "--root", str(fast), "--encoder", "small-cnn", "--epochs", "1"]
+    command = [
+        "train",
+        "--dataset",
+        "crema-d",
+        "--root",
+        str(fast),
+        "--encoder",
+        "small-cnn",
+        "--epochs",
+        "1",
+    ]
     assert cli.main([*command, "--out", str(fast.parent / "runs"), "--device", "cpu"]) == 0
 
 
@@ -105,14 +120,21 @@ def test_one_frame_a_second_of_a_video(suffix: str, tmp_path: Path) -> None:
         assert levels == pytest.approx([40 * (1 + n) for n in range(frames)], abs=4)
 
 
-def test_from_the_original_videos(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_original_videos(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     videos = tmp_path / "VideoFlash"
     videos.mkdir()
     for clip in (root / "Image-01-FPS").iterdir():
         write_video(videos / f"{clip.name}.flv", 1.5)
     sorted(videos.iterdir())[5].unlink()
     out = tmp_path / "fast"
-    assert cli.main(["prepare", "crema-d", "--root", str(root), "--videos", str(videos), "--out", str(out)]) == 0
+    assert (
+        cli.main(
+            ["prepare", "crema-d", "--root", str(root), "--videos", str(videos), "--out", str(out)]
+        )
+        == 0
+    )
     assert "2 clips left out" in capsys.readouterr().out
     splits = load_dataset("crema-d", str(out), "heldout")
     assert sum(len(split) for _, split in splits.items()) == 34
@@ -123,7 +145,12 @@ def test_from_the_original_videos(root: Path, tmp_path: Path, capsys: pytest.Cap
 def test_only_videos_are_taken_for_videos(tmp_path: Path) -> None:
     root = write_cremad(tmp_path / "raw", train=2, test=2)
     for clip in (root / "Image-01-FPS").iterdir():
-        for name in (f"{clip.name}.flv", f"{clip.name}.txt", f"{clip.name}.srt", f"{clip.name}.json"):
+        for name in (
+            f"{clip.name}.flv",
+            f"{clip.name}.txt",
+            f"{clip.name}.srt",
+            f"{clip.name}.json",
+        ):
             (tmp_path / "videos" / name).parent.mkdir(exist_ok=True)
             (tmp_path / "videos" / name).write_bytes(b"")
     litter(tmp_path / "videos")
@@ -135,11 +162,15 @@ def test_only_videos_are_taken_for_videos(tmp_path: Path) -> None:
     assert [path.name for path in video_of(other)] == [f"{other}.flv"]
     assert video_of("._" + other) == []
     (tmp_path / "videos" / f"{other}.mp4").touch()
-    with pytest.raises(DataError, match=rf"holds {other}\.flv and {other}\.mp4; expected one video of a clip"):
+    with pytest.raises(
+        DataError, match=rf"holds {other}\.flv and {other}\.mp4; expected one video of a clip"
+    ):
         videos_in(tmp_path / "videos")
 
 
-def test_damaged_videos_are_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_videos_are_named(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = tmp_path / "whole.flv"
     write_video(whole, 4)
     for keep, message in (
@@ -172,7 +203,9 @@ def test_a_damaged_clip_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-@pytest.mark.parametrize("file", ["audio.npy", "frames.npy", "frame_sizes.npy", "first_frames.npy", "CREMAD/test.csv"])
+@pytest.mark.parametrize(
+    "file", ["audio.npy", "frames.npy", "frame_sizes.npy", "first_frames.npy", "CREMAD/test.csv"]
+)
 @pytest.mark.parametrize("how", ["missing", "cut", "other"])
 def test_damaged_folders_are_refused(file: str, how: str, fast: Path, tmp_path: Path) -> None:
     for path in fast.rglob("*"):
@@ -204,7 +237,10 @@ def test_check_sees_a_changed_file(fast: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "audio.npy", sounds)
     (problem,) = inspect("crema-d", str(tmp_path)).problems
     assert problem == f"{tmp_path / 'audio.npy'} is not what it was when the folder was made"
-    with pytest.raises(DataError, match=r"audio\.npy is not what it was when the folder was made: copy or prepare it"):
+    with pytest.raises(
+        DataError,
+        match=r"audio\.npy is not what it was when the folder was made: copy or prepare it",
+    ):
         load_dataset("crema-d", str(tmp_path), "heldout")
 
 
@@ -215,7 +251,9 @@ def test_files_are_hashed_once_and_again_when_they_were_touched(
     shutil.copytree(fast, folder)
     hashed: list[str] = []
     real = prepared.sha256
-    monkeypatch.setattr(prepared, "sha256", lambda paths: (hashed.extend(p.name for p in paths), real(paths))[1])
+    monkeypatch.setattr(
+        prepared, "sha256", lambda paths: (hashed.extend(p.name for p in paths), real(paths))[1]
+    )
     os.utime(folder / "audio.npy", ns=(2, 2))  # copied without its time
     load_dataset("crema-d", str(folder), "heldout")
     assert "audio.npy" in hashed

@@ -47,7 +47,9 @@ def humor(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     content = urfunny_content()
     content["train"]["text"][3] = 0  # has no text: left out
     path = write_urfunny(folder / "humor.pkl", content)
-    assert cli.main(["prepare", "ur-funny", "--root", str(path), "--out", str(folder / "fast")]) == 0
+    assert (
+        cli.main(["prepare", "ur-funny", "--root", str(path), "--out", str(folder / "fast")]) == 0
+    )
     return path, folder / "fast"
 
 
@@ -103,8 +105,12 @@ def test_mosei_keeps_the_vectors_it_was_prepared_with(sentiment: tuple[Path, Pat
         assert found.notes == wanted.notes
 
 
-def test_mosei_without_video_or_emotions(sentiment: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    root = write_mosei(tmp_path / "raw", {k: v for k, v in mosei_files().items() if "r21d" not in k})
+def test_mosei_without_video_or_emotions(
+    sentiment: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    root = write_mosei(
+        tmp_path / "raw", {k: v for k, v in mosei_files().items() if "r21d" not in k}
+    )
     for path in root.glob("*_emotion.p"):
         path.unlink()
     mosei.prepare(root, tmp_path / "out")
@@ -129,7 +135,9 @@ class Exploit:
 def test_an_exploit_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     trap, path = tmp_path / "trap", tmp_path / "humor.pkl"
     path.write_bytes(pickle.dumps({"train": Exploit(trap)}))
-    assert cli.main(["prepare", "ur-funny", "--root", str(path), "--out", str(tmp_path / "out")]) == 2
+    assert (
+        cli.main(["prepare", "ur-funny", "--root", str(path), "--out", str(tmp_path / "out")]) == 2
+    )
     root = write_mosei(tmp_path / "raw", mosei_files() | {"valid_mels.p": Exploit(trap)})
     assert cli.main(["prepare", "mosei", "--root", str(root), "--out", str(tmp_path / "out")]) == 2
     assert not trap.exists()
@@ -144,7 +152,9 @@ def copied(folder: Path, to: Path) -> Path:
 
 @pytest.mark.parametrize("how", ["missing", "cut", "shorter", "other"])
 @pytest.mark.parametrize("file", ["text.npy", "text_begins.npy", "labels.npy"])
-def test_damaged_ur_funny_folders(file: str, how: str, humor: tuple[Path, Path], tmp_path: Path) -> None:
+def test_damaged_ur_funny_folders(
+    file: str, how: str, humor: tuple[Path, Path], tmp_path: Path
+) -> None:
     path = copied(humor[1], tmp_path) / file
     damage(path, how)
     with pytest.raises(DataError, match=tmp_path.name):
@@ -152,8 +162,12 @@ def test_damaged_ur_funny_folders(file: str, how: str, humor: tuple[Path, Path],
 
 
 @pytest.mark.parametrize("how", ["missing", "cut", "shorter", "other"])
-@pytest.mark.parametrize("file", ["audio.npy", "audio_first.npy", "sentiment.npy", "embeddings.npy"])
-def test_damaged_mosei_folders(file: str, how: str, sentiment: tuple[Path, Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "file", ["audio.npy", "audio_first.npy", "sentiment.npy", "embeddings.npy"]
+)
+def test_damaged_mosei_folders(
+    file: str, how: str, sentiment: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     path = copied(sentiment[2], tmp_path) / file
     damage(path, how)
     with pytest.raises(DataError, match=tmp_path.name):
@@ -181,7 +195,9 @@ def test_damaged_sentences(sentiment: tuple[Path, Path, Path], tmp_path: Path) -
             path.unlink()
         else:
             path.write_bytes(content)
-            with pytest.raises(DataError, match=r"sentences.txt is not what it was when the folder was made"):
+            with pytest.raises(
+                DataError, match=r"sentences.txt is not what it was when the folder was made"
+            ):
                 load_dataset("mosei", str(tmp_path), "heldout")
             manifest = json.loads((tmp_path / "manifest.json").read_text())
             manifest["sha256"]["sentences.txt"] = hashlib.sha256(content).hexdigest()
@@ -206,11 +222,16 @@ def test_damaged_manifests(humor: tuple[Path, Path], tmp_path: Path) -> None:
         assert inspect("ur-funny", str(tmp_path)).problems
 
 
-def test_what_cannot_be_prepared(humor: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_prepared(
+    humor: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for words, message in (
         (["ave"], "gradmod prepare makes av-mnist, crema-d, ur-funny, mosei; found 'ave'"),
         ([], "found ''"),
-        (["ur-funny", "--root", str(tmp_path / "no.pkl"), "--out", str(tmp_path / "out")], "no.pkl is missing"),
+        (
+            ["ur-funny", "--root", str(tmp_path / "no.pkl"), "--out", str(tmp_path / "out")],
+            "no.pkl is missing",
+        ),
         (["ur-funny", "--root", "x"], "--out"),
     ):
         assert cli.main(["prepare", *words]) in (1, 2)

@@ -68,7 +68,9 @@ class Recipe:
         if not 0 < self.energy <= 1:
             raise ConfigError(f"energy is {self.energy}; expected a share above 0 and at most 1")
         if not (np.isfinite(self.snr_db).all() and self.snr_db[0] <= self.snr_db[1]):
-            raise ConfigError(f"snr_db is {self.snr_db}; expected the smaller number first, both finite")
+            raise ConfigError(
+                f"snr_db is {self.snr_db}; expected the smaller number first, both finite"
+            )
         if self.disjoint not in ("recordings", "speakers"):
             raise ConfigError(f"disjoint is {self.disjoint!r}; expected recordings or speakers")
         if self.images not in (CENTRED, UINT8):
@@ -118,7 +120,9 @@ def prepare(
         for split, (pixels, _) in images.items():
             wanted = getattr(recipe, split)
             if wanted > len(pixels):
-                raise DataError(f"{wanted} {split} samples are wanted, but {mnist} has {len(pixels)} {split} images")
+                raise DataError(
+                    f"{wanted} {split} samples are wanted, but {mnist} has {len(pixels)} {split} images"
+                )
         sounds = find_sounds(speech, noise, recipe)
         mean, components = principal_components(images["train"][0], recipe.energy)
         done = 0
@@ -137,7 +141,10 @@ def prepare(
                     rows = chosen[start : start + CHUNK]
                     kept = reduced(pixels[rows], mean, components)
                     image.append(kept if recipe.images == CENTRED else as_bytes(kept, mean))
-                    draws = [np.random.default_rng([recipe.seed, split == "test", start + i]) for i in range(len(rows))]
+                    draws = [
+                        np.random.default_rng([recipe.seed, split == "test", start + i])
+                        for i in range(len(rows))
+                    ]
                     waves = [
                         mixture(int(labels[row]), sounds[split], recipe.snr_db, d)
                         for row, d in zip(rows, draws, strict=True)
@@ -170,7 +177,9 @@ def principal_components(pixels: npt.NDArray[np.uint8], energy: float) -> tuple[
     return mean, vectors[:, : min(kept, len(variances))].T
 
 
-def reduced(pixels: npt.NDArray[np.uint8], mean: Array, components: Array) -> npt.NDArray[np.float64]:
+def reduced(
+    pixels: npt.NDArray[np.uint8], mean: Array, components: Array
+) -> npt.NDArray[np.float64]:
     """[n, 784] images minus the mean image, with nothing but these components left; the mean is not added back."""
     centred = pixels.astype(np.float64) - mean
     return np.asarray((centred @ components.T) @ components)
@@ -181,7 +190,9 @@ def as_bytes(centred: npt.NDArray[np.float64], mean: Array) -> npt.NDArray[np.ui
     return np.asarray((mean + centred).round().clip(0, 255), dtype=np.uint8)
 
 
-def mixture(digit: int, sounds: Recordings, snr_db: tuple[float, float], draws: np.random.Generator) -> Array:
+def mixture(
+    digit: int, sounds: Recordings, snr_db: tuple[float, float], draws: np.random.Generator
+) -> Array:
     """[8000] one second: a recording of the digit at a random place, in a random second of noise."""
     speech = sounds.spoken[digit][int(draws.integers(len(sounds.spoken[digit])))][:RATE]
     noise = _second_of(sounds.noises[int(draws.integers(len(sounds.noises)))], draws)
@@ -216,10 +227,16 @@ def find_sounds(speech: Path, noise: Path, recipe: Recipe) -> dict[str, Recordin
         raise DataError(f"{speech} holds no recordings; expected files such as 7_jackson_32.wav")
     speakers = sorted({match[2] for _, match in named})
     order = np.random.default_rng([recipe.seed, 2]).permutation(len(speakers))
-    held = {speakers[i] for i in order[: max(1, len(speakers) // 3)]} if recipe.disjoint == "speakers" else set()
+    held = (
+        {speakers[i] for i in order[: max(1, len(speakers) // 3)]}
+        if recipe.disjoint == "speakers"
+        else set()
+    )
     if recipe.disjoint == "speakers" and len(speakers) < 2:
         raise DataError(f"{speech} has recordings of {speakers} alone; disjoint speakers need two")
-    spoken: dict[str, dict[int, list[Array]]] = {s: {d: [] for d in range(10)} for s in ("train", "test")}
+    spoken: dict[str, dict[int, list[Array]]] = {
+        s: {d: [] for d in range(10)} for s in ("train", "test")
+    }
     for path, match in named:
         digit, speaker, index = int(match[1]), match[2], int(match[3])
         test = speaker in held if held else index < TEST_RECORDINGS
@@ -232,11 +249,16 @@ def find_sounds(speech: Path, noise: Path, recipe: Recipe) -> dict[str, Recordin
             )
     files = files_in(noise, "**/*", (".wav", ".ogg", ".flac"))
     if len(files) < 2:
-        raise DataError(f"{noise} holds {len(files)} sound files; expected wav, ogg or flac, two at least")
+        raise DataError(
+            f"{noise} holds {len(files)} sound files; expected wav, ogg or flac, two at least"
+        )
     waves = [read_wave(path, RATE) for path in files]
     order = np.random.default_rng([recipe.seed, 3]).permutation(len(waves))
     cut = max(1, round(len(waves) * NOISE_TEST_SHARE))
-    noises = {"test": [waves[i] for i in sorted(order[:cut])], "train": [waves[i] for i in sorted(order[cut:])]}
+    noises = {
+        "test": [waves[i] for i in sorted(order[:cut])],
+        "train": [waves[i] for i in sorted(order[cut:])],
+    }
     return {split: Recordings(spoken[split], noises[split]) for split in ("train", "test")}
 
 
@@ -267,7 +289,11 @@ def read_mnist(folder: Path) -> dict[str, tuple[npt.NDArray[np.uint8], npt.NDArr
     content = {}
     for split, (of_images, of_labels) in stems.items():
         pixels, labels = read_idx(paths[of_images], 3), read_idx(paths[of_labels], 1)
-        if pixels.shape[1:] != (28, 28) or len(pixels) != len(labels) or (len(labels) and labels.max() > 9):
+        if (
+            pixels.shape[1:] != (28, 28)
+            or len(pixels) != len(labels)
+            or (len(labels) and labels.max() > 9)
+        ):
             raise DataError(
                 f"{paths[of_images].parent}: {split} images have shape {list(pixels.shape)} and labels "
                 f"{list(labels.shape)}; expected [N, 28, 28] and [N] digits"

@@ -33,7 +33,19 @@ from gradmod.experiments.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VIDEO_SUFFIXES = (".flv", ".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ogv")
+VIDEO_SUFFIXES = (
+    ".flv",
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".ogv",
+)
 
 
 def prepare(
@@ -66,16 +78,25 @@ def prepare(
         DataError: a file is missing or damaged.
     """
     if shorter_side < 0 or 0 < shorter_side < 32:
-        raise ConfigError(f"shorter_side is {shorter_side}; expected 0, for frames as they are, or at least 32 pixels")
+        raise ConfigError(
+            f"shorter_side is {shorter_side}; expected 0, for frames as they are, or at least 32 pixels"
+        )
     with making(out) as folder:
         sounds_in = audio or root / "Audio"
-        listed = listed_clips(root, sounds_in, frames_in(root) if videos is None else videos_in(videos))
+        listed = listed_clips(
+            root, sounds_in, frames_in(root) if videos is None else videos_in(videos)
+        )
 
         write_csv(folder, listed)
         frames_of = frames_of_files if videos is None else frames_of_video
-        sounds, pictures = GrowingArray(folder / "audio.npy", np.float32, SPECTROGRAM), PictureWriter(folder)
+        sounds, pictures = (
+            GrowingArray(folder / "audio.npy", np.float32, SPECTROGRAM),
+            PictureWriter(folder),
+        )
         with sounds, pictures:
-            for number, (sound, paths) in enumerate(zip(listed.sounds, listed.pictures, strict=True), 1):
+            for number, (sound, paths) in enumerate(
+                zip(listed.sounds, listed.pictures, strict=True), 1
+            ):
                 sounds.append(spectrogram(sound)[None, None])
                 pictures.append(shrunk(image, shorter_side) for image in frames_of(paths))
                 if progress is not None:
@@ -83,7 +104,13 @@ def prepare(
         files = [*listed.sounds, *(path for paths in listed.pictures for path in paths)]
         facts = {
             "left_out": listed.left_out,
-            "sound": {"rate": RATE, "seconds": SECONDS, "window": WINDOW, "hop": HOP, "floor": FLOOR},
+            "sound": {
+                "rate": RATE,
+                "seconds": SECONDS,
+                "window": WINDOW,
+                "hop": HOP,
+                "floor": FLOOR,
+            },
             "frames": {"from": "jpg" if videos is None else "video", "shorter_side": shorter_side},
             "source": {"files": len(files), "sha256": sha256(files)},
         }
@@ -110,9 +137,13 @@ def videos_in(folder: Path) -> Callable[[str], list[Path]]:
     for path in files_in(folder, suffixes=VIDEO_SUFFIXES):
         other = by_name.setdefault(path.stem, path)
         if other != path:
-            raise DataError(f"{folder} holds {other.name} and {path.name}; expected one video of a clip: remove one")
+            raise DataError(
+                f"{folder} holds {other.name} and {path.name}; expected one video of a clip: remove one"
+            )
     if not by_name:
-        raise DataError(f"{folder} holds no videos; expected <clip>.flv, or one of {', '.join(VIDEO_SUFFIXES)}")
+        raise DataError(
+            f"{folder} holds no videos; expected <clip>.flv, or one of {', '.join(VIDEO_SUFFIXES)}"
+        )
     return lambda name: [by_name[name]] if name in by_name else []
 
 

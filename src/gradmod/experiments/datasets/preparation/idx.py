@@ -50,7 +50,10 @@ def find_idx(folder: Path, stems: tuple[str, ...]) -> dict[str, Path]:
 def _named(place: Path, stem: str) -> Path | None:
     dotted = stem.replace("-idx", ".idx")
     names = [f"{name}{ending}" for name in (stem, dotted) for ending in ("", ".gz")]
-    candidates = [*(place / name for name in names), *(place / name / inner for name in names for inner in names)]
+    candidates = [
+        *(place / name for name in names),
+        *(place / name / inner for name in names for inner in names),
+    ]
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -71,14 +74,28 @@ def read_idx(path: Path, axes: int) -> npt.NDArray[np.uint8]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: truncated, or not gzip ({error}); fetch it again") from None
-    if len(content) < 4 + 4 * axes or content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE or content[3] != axes:
+        raise DataError(
+            f"{path} cannot be read: truncated, or not gzip ({error}); fetch it again"
+        ) from None
+    if (
+        len(content) < 4 + 4 * axes
+        or content[:2] != b"\0\0"
+        or content[2] != _UNSIGNED_BYTE
+        or content[3] != axes
+    ):
         expected = f"an IDX file of bytes with {axes} axes"
         raise DataError(
-            unreadable(path, expected, f"{IDX.group} {GZIP.group}", f"it begins with {content[:4].hex(' ')}")
+            unreadable(
+                path,
+                expected,
+                f"{IDX.group} {GZIP.group}",
+                f"it begins with {content[:4].hex(' ')}",
+            )
         )
     shape: tuple[Any, ...] = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     values = np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes)
     if len(values) != math.prod(shape):
-        raise DataError(f"{path} is truncated: {len(values)} of {math.prod(shape)} values; fetch it again")
+        raise DataError(
+            f"{path} is truncated: {len(values)} of {math.prod(shape)} values; fetch it again"
+        )
     return values.reshape(shape)

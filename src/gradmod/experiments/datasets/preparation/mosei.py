@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gradmod.experiments.datasets.mosei import FEATURES, LABEL_SIZES, PARTS, Content, embedding_table, words_of
+from gradmod.experiments.datasets.mosei import (
+    FEATURES,
+    LABEL_SIZES,
+    PARTS,
+    Content,
+    embedding_table,
+    words_of,
+)
 from gradmod.experiments.datasets.prepared import making, sha256, write_manifest
 from gradmod.experiments.errors import DataError
 
@@ -32,13 +39,21 @@ def prepare(root: Path, out: Path, *, embeddings: str = "") -> dict[str, Any]:
     with making(out) as folder:
         labels = [name for name in LABEL_SIZES if (root / f"train_{name}.p").is_file()]
         if not labels:
-            raise DataError(f"{root} holds neither train_sentiment.p nor train_emotion.p; expected at least one")
-        modalities = [m for m, (name, _) in FEATURES.items() if m == "audio" or (root / f"train_{name}.p").is_file()]
+            raise DataError(
+                f"{root} holds neither train_sentiment.p nor train_emotion.p; expected at least one"
+            )
+        modalities = [
+            m
+            for m, (name, _) in FEATURES.items()
+            if m == "audio" or (root / f"train_{name}.p").is_file()
+        ]
         content = Content.of_pickles(root, labels, modalities)
         content.save(folder)
         note = ""
         if embeddings:
-            table, note = embedding_table(words_of(content.sentences[: content.sizes[0]]), embeddings)
+            table, note = embedding_table(
+                words_of(content.sentences[: content.sizes[0]]), embeddings
+            )
             np.save(folder / "embeddings.npy", table)
         names = ["sentences", *labels, *(FEATURES[modality][0] for modality in modalities)]
         files = [root / f"{part}_{name}.p" for part in PARTS for name in names]

@@ -36,4 +36,6 @@ def seconds_of(path: Path) -> Iterator[Image.Image]:
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise DataError(unreadable(path, "a video", "video", str(error))) from None
     if seen < 0 or time + 1 < promised:
-        raise DataError(f"{path} is truncated: it holds {time:.1f} of {promised:.1f} seconds; fetch it again")
+        raise DataError(
+            f"{path} is truncated: it holds {time:.1f} of {promised:.1f} seconds; fetch it again"
+        )

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from gradmod.experiments.reporting.style import METRIC_TITLES, MODEL_COLOUR, OTHER_COLOUR, SHARES, colours
+from gradmod.experiments.reporting.style import (
+    METRIC_TITLES,
+    MODEL_COLOUR,
+    OTHER_COLOUR,
+    SHARES,
+    colours,
+)
 from gradmod.experiments.runs.records import Record
 
 if TYPE_CHECKING:
@@ -22,20 +28,32 @@ def contribution_bars(record: Record) -> Figure:
         if len(names) > 1
         else [*record["values"].items()]
     )
-    intervals: dict[str, Any] = {**record["intervals"]["values"], "cooperation": record["intervals"]["cooperation"]}
+    intervals: dict[str, Any] = {
+        **record["intervals"]["values"],
+        "cooperation": record["intervals"]["cooperation"],
+    }
     figure = Figure(figsize=(5.0, 0.8 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for place, (name, value) in enumerate(rows):
         axes.barh(place, value, height=0.62, color=chosen[name], alpha=0.85)
         interval = intervals.get(name)
         if interval is not None:
-            axes.plot(interval, [place, place], color=MODEL_COLOUR, linewidth=1.2, marker="|", markersize=6)
+            axes.plot(
+                interval,
+                [place, place],
+                color=MODEL_COLOUR,
+                linewidth=1.2,
+                marker="|",
+                markersize=6,
+            )
     axes.axvline(0, color=MODEL_COLOUR, linewidth=0.8)
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     metric = record["metric"]
-    axes.set_xlabel(f"contribution to the {METRIC_TITLES.get(metric, metric)} ({record['split']}, 95 % interval)")
+    axes.set_xlabel(
+        f"contribution to the {METRIC_TITLES.get(metric, metric)} ({record['split']}, 95 % interval)"
+    )
     return figure
 
 
@@ -47,8 +65,21 @@ def robustness_curves(record: Record) -> Figure:
     axes = figure.subplots()
     chosen = colours(list(record["values"]))
     for modality, values in record["robustness"].items():
-        axes.plot(record["noise_levels"], values, color=chosen[modality], marker="o", markersize=3, label=modality)
-    axes.axhline(record["game"]["nothing"], color=MODEL_COLOUR, linewidth=0.8, linestyle=":", label="constant answer")
+        axes.plot(
+            record["noise_levels"],
+            values,
+            color=chosen[modality],
+            marker="o",
+            markersize=3,
+            label=modality,
+        )
+    axes.axhline(
+        record["game"]["nothing"],
+        color=MODEL_COLOUR,
+        linewidth=0.8,
+        linestyle=":",
+        label="constant answer",
+    )
     metric = record["metric"]
     if metric in SHARES:
         axes.set_ylim(0, 1.02)

@@ -41,21 +41,36 @@ def comparison_bars(table: ComparisonTable) -> Figure:
         for place, row in enumerate(rows):
             spread = row.metrics[metric]
             off = 0.0 if spread.deviation != spread.deviation else spread.deviation
-            axes.errorbar(spread.mean, place, xerr=off, fmt="o", color=MODEL_COLOUR, markersize=4, capsize=2.5)
+            axes.errorbar(
+                spread.mean, place, xerr=off, fmt="o", color=MODEL_COLOUR, markersize=4, capsize=2.5
+            )
             for modality, colour in colours(table.modalities).items():
                 if modality in row.responses:
-                    axes.plot(row.responses[modality].mean, place, "|", color=colour, markersize=9, markeredgewidth=2)
+                    axes.plot(
+                        row.responses[modality].mean,
+                        place,
+                        "|",
+                        color=colour,
+                        markersize=9,
+                        markeredgewidth=2,
+                    )
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_title(f"{fusion} fusion", fontsize=9)
         axes.set_xlabel(METRIC_TITLES.get(metric, metric))
-    handles = [axes.plot([], [], "o", color=MODEL_COLOUR, markersize=4, label="model (mean, std)")[0]]
+    handles = [
+        axes.plot([], [], "o", color=MODEL_COLOUR, markersize=4, label="model (mean, std)")[0]
+    ]
     handles += [
-        axes.plot([], [], "|", color=colour, markersize=9, markeredgewidth=2, label=f"{modality} response")[0]
+        axes.plot(
+            [], [], "|", color=colour, markersize=9, markeredgewidth=2, label=f"{modality} response"
+        )[0]
         for modality, colour in colours(table.modalities).items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(4, len(handles)), fontsize=8
+    )
     return figure
 
 
@@ -72,18 +87,29 @@ def comparison_curves(runs: Sequence[RunRecord]) -> Figure:
     metric = "accuracy"
     for axes, fusion in zip(panels, fusions, strict=True):
         for number, row in enumerate(rows):
-            logs = [read_metrics(run.folder / METRICS) for run in runs if (run.fusion, run.row) == (fusion, row)]
+            logs = [
+                read_metrics(run.folder / METRICS)
+                for run in runs
+                if (run.fusion, run.row) == (fusion, row)
+            ]
             if not logs:
                 continue
             metric = logs[0].headline
             # Runs that ended early have fewer epochs: beyond the shortest there is no mean over seeds.
             length = min(len(log.epochs) for log in logs)
-            values = [[float(epoch["validation"][metric]) for epoch in log.epochs[:length]] for log in logs]
+            values = [
+                [float(epoch["validation"][metric]) for epoch in log.epochs[:length]]
+                for log in logs
+            ]
             columns = list(zip(*values, strict=True))
             mean = [fmean(column) for column in columns]
             # Joint training is dashed and on top: a method that does not differ from it shows as both.
             style = ("-", ":", "-.")[number // len(PALETTE) % 3]
-            look: dict[str, Any] = {"color": PALETTE[number % len(PALETTE)], "zorder": 2, "linestyle": style}
+            look: dict[str, Any] = {
+                "color": PALETTE[number % len(PALETTE)],
+                "zorder": 2,
+                "linestyle": style,
+            }
             if row == BASELINE:
                 look = {"color": MODEL_COLOUR, "zorder": 3, "linestyle": (0, (4, 2))}
             epochs = range(1, length + 1)

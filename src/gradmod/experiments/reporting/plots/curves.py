@@ -44,12 +44,26 @@ def _headlines(axes: Axes, metrics: Metrics) -> None:
     epochs = [epoch["epoch"] for epoch in metrics.epochs]
     blocks: list[dict[str, Any]] = [epoch["validation"] for epoch in metrics.epochs]
     marker = "o" if len(epochs) == 1 else None
-    axes.plot(epochs, [b[metric] for b in blocks], color=MODEL_COLOUR, linewidth=1.8, label="model", marker=marker)
+    axes.plot(
+        epochs,
+        [b[metric] for b in blocks],
+        color=MODEL_COLOUR,
+        linewidth=1.8,
+        label="model",
+        marker=marker,
+    )
     modalities = metrics.modalities
     if len(modalities) > 1:
         for modality, colour in colours(modalities).items():
             values = [block["responses"][modality][metric] for block in blocks]
-            axes.plot(epochs, values, color=colour, linewidth=1.2, label=f"{modality} response", marker=marker)
+            axes.plot(
+                epochs,
+                values,
+                color=colour,
+                linewidth=1.2,
+                label=f"{modality} response",
+                marker=marker,
+            )
     best = [epoch for epoch in metrics.epochs if epoch.get("best")]
     if best:
         axes.plot(

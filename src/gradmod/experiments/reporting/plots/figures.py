@@ -27,10 +27,14 @@ def save_figure(make: Callable[[], Figure], path: Path) -> Path:
 
     with matplotlib.rc_context(RC):
         figure = make()
-        write_atomically(path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None}))
+        write_atomically(
+            path, lambda file: figure.savefig(file, format="svg", metadata={"Date": None})
+        )
         write_atomically(
             path.with_suffix(".png"),
-            lambda file: figure.savefig(file, format="png", dpi=PNG_DPI, metadata={"Software": None}),
+            lambda file: figure.savefig(
+                file, format="png", dpi=PNG_DPI, metadata={"Software": None}
+            ),
         )
     return path
 
@@ -50,7 +54,11 @@ def inline_svg(make: Callable[[], Figure], name: str) -> str:
     text = file.getvalue()
     text = text[text.index("<svg") :]
     # What would be hard to see on a dark page is drawn in colours that the page chooses.
-    for colour, chosen in ((MODEL_COLOUR, "currentColor"), ("#000000", "currentColor"), (GRID_COLOUR, "var(--line)")):
+    for colour, chosen in (
+        (MODEL_COLOUR, "currentColor"),
+        ("#000000", "currentColor"),
+        (GRID_COLOUR, "var(--line)"),
+    ):
         text = text.replace(colour, chosen)
     text = text.replace(PALETTE[0].lower(), "var(--blue)")
     # Identifiers are counted up within a figure: two on one page must not share them.

@@ -30,7 +30,9 @@ def shape_over_epochs(metrics: Metrics) -> Figure:
     epochs = [epoch for epoch in metrics.epochs if "shape" in epoch]
     values = [float(epoch["shape"]["cooperation"]) for epoch in epochs]
     numbers = [epoch["epoch"] for epoch in epochs]
-    axes.plot(numbers, values, color=MODEL_COLOUR, linewidth=1.0, linestyle="--", label="cooperation")
+    axes.plot(
+        numbers, values, color=MODEL_COLOUR, linewidth=1.0, linestyle="--", label="cooperation"
+    )
     axes.axhline(0, color=MODEL_COLOUR, linewidth=0.8, linestyle=":")
     axes.set_ylabel("contribution (validation)")
     axes.legend(ncols=3, fontsize=8)
@@ -58,7 +60,14 @@ def _over_epochs(
     for modality, colour in colours(metrics.modalities).items():
         values = [float(by_modality(epoch[name])[modality]) for epoch in epochs]
         marker = "o" if len(epochs) == 1 else None
-        axes.plot([e["epoch"] for e in epochs], values, color=colour, linewidth=1.4, label=modality, marker=marker)
+        axes.plot(
+            [e["epoch"] for e in epochs],
+            values,
+            color=colour,
+            linewidth=1.4,
+            label=modality,
+            marker=marker,
+        )
     axes.set_xlabel("epoch")
     whole_ticks(axes)
     return figure, axes

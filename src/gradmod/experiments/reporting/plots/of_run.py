@@ -36,7 +36,13 @@ def training_plots(metrics: Metrics) -> list[Plot]:
     """Of what was measured while it trained."""
     plots = [Plot("curves", "accuracy and coefficients over the epochs", partial(curves, metrics))]
     if has_shape(metrics):
-        plots.append(Plot("contributions", "contributions over the epochs", partial(shape_over_epochs, metrics)))
+        plots.append(
+            Plot(
+                "contributions",
+                "contributions over the epochs",
+                partial(shape_over_epochs, metrics),
+            )
+        )
     if has_competition(metrics):
         caption = "competition strength over the epochs"
         plots.append(Plot("competition", caption, partial(competition_over_epochs, metrics)))
@@ -47,9 +53,13 @@ def training_plots(metrics: Metrics) -> list[Plot]:
 
 def diagnosis_plots(record: Record) -> list[Plot]:
     """Of a diagnosis."""
-    plots = [Plot("contribution", "contribution of each modality", partial(contribution_bars, record))]
+    plots = [
+        Plot("contribution", "contribution of each modality", partial(contribution_bars, record))
+    ]
     if record["robustness"]:
-        plots.append(Plot("noise", "with noise in one modality", partial(robustness_curves, record)))
+        plots.append(
+            Plot("noise", "with noise in one modality", partial(robustness_curves, record))
+        )
     return plots
 
 

@@ -10,7 +10,11 @@ from gradmod.experiments.runs.records import Metrics
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PANELS = {"scores": "score $s^m$", "ratios": "ratio $r^m$", "coefficients": "coefficient $\\kappa^m$"}
+PANELS = {
+    "scores": "score $s^m$",
+    "ratios": "ratio $r^m$",
+    "coefficients": "coefficient $\\kappa^m$",
+}
 
 
 def has_steps(metrics: Metrics) -> bool:
@@ -29,7 +33,13 @@ def step_figures(metrics: Metrics) -> Figure:
         steps = [step for step in metrics.steps if name in step]
         for modality, colour in colours(metrics.modalities).items():
             values = [float(step[name][modality]) for step in steps]
-            axes.plot([step["step"] for step in steps], values, color=colour, linewidth=1.0, label=modality)
+            axes.plot(
+                [step["step"] for step in steps],
+                values,
+                color=colour,
+                linewidth=1.0,
+                label=modality,
+            )
         if name != "scores":  # in balance a ratio is 1, and a coefficient of 1 changes nothing
             axes.axhline(1, color=MODEL_COLOUR, linewidth=0.8, linestyle=":")
         axes.set_ylabel(PANELS[name])

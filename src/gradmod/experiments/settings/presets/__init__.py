@@ -27,5 +27,7 @@ def preset_path(name: str) -> Path:
     """
     if name not in presets():
         hint = did_you_mean(name, presets())
-        raise ConfigError(f"there is no preset {name!r}; expected one of {', '.join(presets())}{hint}")
+        raise ConfigError(
+            f"there is no preset {name!r}; expected one of {', '.join(presets())}{hint}"
+        )
     return FOLDER / f"{name}.toml"
