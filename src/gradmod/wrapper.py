@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from gradmod.coalitions.choice import possible_strategies
 from gradmod.coalitions.features import uni_modal_pass
 from gradmod.coalitions.first_step import CheckedStrategy
+from gradmod.coalitions.kept_state import is_uninitialized
 from gradmod.coalitions.masking import check_inputs
 from gradmod.coalitions.modes import has_training_batch_norm
 from gradmod.coalitions.no_gradient import without_gradient
@@ -22,6 +24,7 @@ from gradmod.coalitions.presence import hide_absent, presence_table, without_mis
 from gradmod.coalitions.strategy import Evaluation
 from gradmod.coalitions.undisturbed import undisturbed
 from gradmod.methods.base import Method, Need
+from gradmod.methods.epoch import Epoch, read_features
 from gradmod.methods.heads import UniModalHeads
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
@@ -86,6 +89,8 @@ class ModulatedModel(nn.Module):
                 "ModulatedModel was given a model with a ModulatedModel in it; one model has one method"
             )
         names = method.modalities
+        self.task = task if task is not None else Classification()
+        model = method.prepare_network(model, self.task)
         encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
         # Modalities may share their encoders, where the method does nothing to encoders.
         modules = modality_modules(encoders, names, heads, apart=Need.MODULES in method.needs)
@@ -94,7 +99,6 @@ class ModulatedModel(nn.Module):
         method.bind(modules)
         self.model = model
         self.method = method
-        self.task = task if task is not None else Classification()
         needs_heads = Need.HEADS in method.needs and not declares_own_heads(model, names)
         self.heads = UniModalHeads(names) if needs_heads else None
         self._in_training_step = False
@@ -220,6 +224,11 @@ class ModulatedModel(nn.Module):
             assert clip_norm is not None
             return nn.utils.clip_grad_norm_(parameters, clip_norm)
 
+        if accumulate > 1 and self.method.takes_turns:
+            raise ValueError(
+                f"accumulate is {accumulate}; {type(self.method).__name__} makes several optimizer steps in each "
+                "batch, so that parts of one cannot be gathered: expected 1. Make the batch larger"
+            )
         self._gathered = (self._gathered + 1) % accumulate
         step = Step(
             Engine(self if through is None else through, optimizer, scaler),
@@ -246,13 +255,16 @@ class ModulatedModel(nn.Module):
         return read_output(self.model, output)
 
     def give_heads_their_sizes(self, inputs: Mapping[str, Any]) -> None:
-        """Size the uni-modal heads that this model owns, where there are any, by a batch: before DDP, say.
+        """Size the heads that the method added to the network, where there are any, by a batch: before DDP, say.
 
         The network is afterwards as it was.
         """
         if self.heads is not None and not self.heads.has_sizes:
             with undisturbed(self), torch.no_grad():
                 uni_modal_pass(self.model.eval(), inputs, self.method.modalities, self.heads)
+        if is_uninitialized(self.model):
+            with undisturbed(self), torch.no_grad():
+                self.model.eval()(inputs)
 
     def check_network(
         self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
@@ -300,9 +312,35 @@ class ModulatedModel(nn.Module):
         with without_gradient():
             return self.strategy.evaluate(self.model, inputs, modalities, present=table)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch is being trained, counted from 1; see `Method.set_epoch`."""
-        self.method.set_epoch(epoch)
+    def before_epoch(self, number: int, *, train: Any = None, validation: Any = None) -> bool:
+        """Tell the method that an epoch begins.
+
+            for number in range(1, epochs + 1):
+                model.before_epoch(number)
+
+        AGM and OGM-GE with a window of epochs need the number, Diagnosing & Re-learning and MLA the loaders as well.
+
+        Args:
+            number: of the epoch, counted from 1.
+            train: gives the batches of the training split: (inputs, target) or (inputs, target, present). The method
+                may go through it in eval mode, which leaves the model and the random numbers as they were; so a loader
+                without augmentation is best. Its length is the number of steps in the epoch.
+            validation: the same of the validation split.
+
+        Returns:
+            Whether the model was changed by it.
+
+        Raises:
+            ValueError: `number` is below 1.
+        """
+        loaders = {"train": train, "validation": validation}
+        readers = {
+            name: functools.partial(read_features, self.model, loader, self.method.modalities)
+            for name, loader in loaders.items()
+            if loader is not None
+        }
+        steps = len(train) if isinstance(train, Sized) else None
+        return self.method.begin_epoch(Epoch(number, steps, splits=readers))
 
     def after_backward(self) -> None:
         """Let the method change the gradients: between `backward()` and `optimizer.step()`, before any clipping.
@@ -319,7 +357,8 @@ class ModulatedModel(nn.Module):
         Returns:
             Whether the model was changed by it.
         """
-        return self.method.after_epoch(validation)
+        number = self.method.epoch or 1  # a loop need not count for a method that does not ask
+        return self.method.after_epoch(Epoch(number, validation=validation))
 
     def own_predictions(self, inputs: Mapping[str, Any]) -> Tensor:
         """[M, ..., K] what each modality alone predicts: from its own head where it has one, else its response."""

@@ -139,7 +139,7 @@ def test_outside_its_window_the_coefficients_are_one_and_statistics_are_kept() -
     joint = ModulatedModel(net, Joint(NAMES[:2]))
     modulated = []
     for epoch in range(1, 6):
-        model.set_epoch(epoch)
+        model.before_epoch(epoch)
         inputs, target = batch(NAMES[:2], 6, 3, seed=epoch)
         ours, theirs = gradients(model, inputs, target), gradients(joint, inputs, target)
         assert agm.last_step is not None
@@ -167,14 +167,14 @@ def test_an_empty_window_or_one_from_before_the_first_epoch_is_an_error(
     ]
 
 
-def test_a_window_without_set_epoch_is_an_error() -> None:
+def test_a_window_without_before_epoch_is_an_error() -> None:
     model = ModulatedModel(
         network(NAMES[:2], late=True, layer="plain"), AGM(NAMES[:2], epochs=(1, None))
     )
-    with pytest.raises(RuntimeError, match="set_epoch"):
+    with pytest.raises(RuntimeError, match="before_epoch"):
         model(*batch(NAMES[:2], 6, 3))
     with pytest.raises(ValueError, match="first epoch is 1"):
-        model.set_epoch(0)
+        model.before_epoch(0)
 
 
 @settings(max_examples=30)

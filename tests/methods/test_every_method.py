@@ -243,7 +243,7 @@ def test_a_step_differs_from_joint_on_every_data_set(
             model.after_epoch({m: ValidationFigures(1 + worse * (n == 0), 0.5 - 0.2 * worse * (n == 0))
                                for n, m in enumerate(model.method.modalities)})  # fmt: skip
         model.set_learning_rate(optimizer, 0.1)
-        model.set_epoch(3)
+        model.before_epoch(3)
         model.train()
         for seed in range(2):
             torch.manual_seed(seed)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gradmod import MSES, ModulatedModel
+from gradmod.methods.epoch import Epoch
 from gradmod.methods.record import ValidationFigures
 from gradmod.models.fusion import SumFusion
 from gradmod.models.mlp import MLP
@@ -34,13 +35,13 @@ def test_when_a_modality_is_stopped() -> None:
     method.bind(dict.fromkeys(TWO, ()))
     expected = ((4.0, 4.0), (2.0, 3.0), (4.0, 3.5), (4.0, 3.75))
     for epoch, (loss, smoothed) in enumerate(expected, 1):
-        changed = method.after_epoch(losses(loss, 10.0 - epoch))
+        changed = method.after_epoch(Epoch(1, validation=losses(loss, 10.0 - epoch)))
         assert method._smoothed["audio"] == smoothed
         assert changed == (epoch == 4)
         assert method.stopped == (("audio",) if epoch == 4 else ())
         assert not method.has_finished
     for epoch in range(3):
-        method.after_epoch(losses(0.0, 100.0))
+        method.after_epoch(Epoch(1, validation=losses(0.0, 100.0)))
         assert method.has_finished == (epoch >= 1)
     assert method.stopped == ("audio", "visual")
 
@@ -49,7 +50,8 @@ def test_a_loss_that_stays_has_not_fallen() -> None:
     method = MSES(TWO, patience=2, smoothing=0.0)
     method.bind(dict.fromkeys(TWO, ()))
     for stopped in ((), (), ("audio",)):
-        method.after_epoch(losses(1.0, 1.0 / (1 + len(method._smoothed) + method._waited["audio"])))
+        visual = 1.0 / (1 + len(method._smoothed) + method._waited["audio"])
+        method.after_epoch(Epoch(1, validation=losses(1.0, visual)))
         assert method.stopped == stopped
 
 
@@ -58,7 +60,7 @@ def test_patience_by_modality() -> None:
     method.bind(dict.fromkeys(TWO, ()))
     stopped = []
     for loss in (1.0, 2.0, 3.0, 4.0):
-        method.after_epoch(losses(loss, loss))
+        method.after_epoch(Epoch(1, validation=losses(loss, loss)))
         stopped.append(method.stopped)
     assert stopped == [(), ("audio",), ("audio",), ("audio", "visual")]
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gradmod import MSLR, ModulatedModel
+from gradmod.methods.epoch import Epoch
 from gradmod.methods.record import ValidationFigures
 from networks import batch, network
 
@@ -33,7 +34,7 @@ def assert_factors(method: MSLR, audio: float, visual: float) -> None:
 
 def test_keep() -> None:
     method = MSLR(TWO, {"audio": 1.3, "visual": 0.7}, rule="keep")
-    method.after_epoch(figures(0.1, 0.9))
+    method.after_epoch(Epoch(1, validation=figures(0.1, 0.9)))
     assert_factors(method, 1.3, 0.7)
 
 
@@ -48,7 +49,7 @@ def test_smooth_goes_to_one_in_equal_steps() -> None:
         (1.0, 1.0),
     ):
         assert_factors(method, audio, visual)
-        method.after_epoch(figures(0.1, 0.9))
+        method.after_epoch(Epoch(1, validation=figures(0.1, 0.9)))
 
 
 def test_dynamic_follows_the_validation() -> None:
@@ -56,7 +57,7 @@ def test_dynamic_follows_the_validation() -> None:
     method = MSLR(TWO, {"audio": 2.0}, window=3)
     assert_factors(method, 2.0, 1.0)
     for accuracy, factor in ((0.2, 1.0), (0.4, 4 / 3), (0.6, 1.5), (0.3, 9 / 13)):
-        method.after_epoch(figures(accuracy, 0.5))
+        method.after_epoch(Epoch(1, validation=figures(accuracy, 0.5)))
         assert_factors(method, 2.0 * factor, 1.0)
 
 
@@ -64,14 +65,14 @@ def test_an_error_counts_by_its_reciprocal() -> None:
     """Errors 2 then 1: 1 / mean(1/2, 1) = 4/3."""
     method = MSLR(TWO)
     for audio in (2.0, 1.0):
-        method.after_epoch(figures(audio, 1.0, lower_is_better=True))
+        method.after_epoch(Epoch(1, validation=figures(audio, 1.0, lower_is_better=True)))
     assert_factors(method, 4 / 3, 1.0)
 
 
 def test_an_accuracy_of_zero_changes_nothing() -> None:
     method = MSLR(TWO)
     for _ in range(3):
-        method.after_epoch(figures(0.0, 0.4))
+        method.after_epoch(Epoch(1, validation=figures(0.0, 0.4)))
     assert_factors(method, 1.0, 1.0)
 
 

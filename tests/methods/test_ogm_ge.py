@@ -169,7 +169,7 @@ def test_outside_its_window_it_is_joint_training() -> None:
     inputs, target = batch(TWO, 8, 3)
     model = ModulatedModel(network(TWO, late=True, layer="plain"), OGMGE(TWO, 2.0, epochs=(2, 2)))
     for epoch, changes in ((1, False), (2, True), (3, False)):
-        model.set_epoch(epoch)
+        model.before_epoch(epoch)
         plain = gradients(model, inputs, target)
         same = all(torch.equal(p.grad, plain[n]) for n, p in model.model.named_parameters())  # type: ignore[arg-type]
         assert same != changes

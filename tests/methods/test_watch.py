@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradmod import AGM, ModulatedModel, Regression, Task
+from gradmod.methods.epoch import Epoch
 from gradmod.methods.watch import StepWatch
 from networks import NAMES, batch, network
 
@@ -98,7 +99,7 @@ def test_coefficients_at_their_bounds_are_told_once_after_many_steps() -> None:
     assert "lower alpha" in found[0]
     assert told(modulated(), 300, inputs, target) == []
     for agm in (AGM(TWO, alpha=0.0), AGM(TWO, epochs=(2, 3))):
-        agm.set_epoch(1)
+        agm.begin_epoch(Epoch(1))
         model = ModulatedModel(network(TWO, late=True, layer="plain"), agm, task=Extreme())
         assert told(model, 300, inputs, target) == []
 
@@ -124,7 +125,7 @@ def test_which_coefficients_are_at_a_bound() -> None:
 def test_the_trainer_looks_where_it_reads_anyway_and_so_does_an_epoch() -> None:
     inputs, target = batch(TWO, 6, 3)
     inputs["audio"][0] = torch.nan
-    for look in (lambda m: m.method.look(), lambda m: m.set_epoch(2)):
+    for look in (lambda m: m.method.look(), lambda m: m.before_epoch(2)):
         model = modulated()
         assert told(model, 3, inputs, target) == []
         with pytest.warns(RuntimeWarning, match="could not use 3 of the 3 steps"):

@@ -15,6 +15,18 @@ from gradmod.coalitions.reuse import RecordedEncoding, recorded_in
 from gradmod.protocols import declared_modules, declares_encoding, declares_own_heads, logits_of
 
 
+class FeaturesPass(NamedTuple):
+    """A full pass, and what each modality's encoder gave in it.
+
+    Attributes:
+        output: what the network returned.
+        features: by modality.
+    """
+
+    output: Any
+    features: dict[str, Any]
+
+
 class UniModalPass(NamedTuple):
     """A full pass, and each modality's own prediction in it.
 
@@ -30,29 +42,26 @@ class UniModalPass(NamedTuple):
 Heads = Callable[[Mapping[str, Any], Tensor], Tensor]
 
 
-def uni_modal_pass(
+def features_pass(
     model: nn.Module,
     inputs: Mapping[str, Any],
     modalities: Sequence[str],
-    heads: Heads | None = None,
     *,
     gradient: bool = True,
-) -> UniModalPass:
-    """Run the network's own forward, keep what its encoders gave in it, and let a head read each.
+) -> FeaturesPass:
+    """Run the network's own forward and keep what its encoders gave in it.
 
     Args:
         model: declares `encoders` at least; where those are containers, `feature_modules`.
         inputs: the batch, by modality.
         modalities: their order.
-        heads: what reads the features where the network has no heads of its own: called with them and the logits.
-        gradient: False: the uni-modal logits are values only.
+        gradient: False: the features are read as values alone.
 
     Raises:
-        RuntimeError: the forward does not run a modality's encoder once; no heads.
+        RuntimeError: the forward does not run a modality's encoder once.
     """
     # What the forward does not encode is encoded afterwards, where no gradient is asked for: from this state.
     before = None if gradient or torch.compiler.is_compiling() else NetworkState(model)
-    own_heads = declares_own_heads(model, modalities)
     if declares_encoding(model, modalities):
         net: Any = model
         encoded = RecordedEncoding(net.encode, {})
@@ -74,11 +83,35 @@ def uni_modal_pass(
     if missing:
         raise RuntimeError(
             f"the network's forward did not run the encoder of {', '.join(map(repr, missing))} exactly once, or wrote "
-            "into its feature afterwards, so that no uni-modal head can read it. Name the module that ends in the "
-            "feature: gradmod.adapt(net, encoders={...})"
+            "into its feature afterwards, so that nothing can read it. Name the module that ends in the feature: "
+            "gradmod.adapt(net, encoders={...})"
         )
+    return FeaturesPass(output, features)
+
+
+def uni_modal_pass(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    modalities: Sequence[str],
+    heads: Heads | None = None,
+    *,
+    gradient: bool = True,
+) -> UniModalPass:
+    """Run the network's own forward, and let a head read each modality's feature in it.
+
+    Args:
+        model: see `features_pass`.
+        inputs: the batch, by modality.
+        modalities: their order.
+        heads: what reads the features where the network has no heads of its own: called with them and the logits.
+        gradient: False: the uni-modal logits are values only.
+
+    Raises:
+        RuntimeError: the forward does not run a modality's encoder once; no heads.
+    """
+    output, features = features_pass(model, inputs, modalities, gradient=gradient)
     with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
-        if own_heads:
+        if declares_own_heads(model, modalities):
             logits: Tensor = model.mono_logits(features)  # type: ignore[operator]
         elif heads is not None:
             logits = heads(features, logits_of(model, output))

@@ -3,7 +3,10 @@
 from gradmod.methods.agm import AGM
 from gradmod.methods.base import Method, Need
 from gradmod.methods.changes_gradients import ChangesGradients
+from gradmod.methods.diagnosing_relearning import DiagnosingRelearning
+from gradmod.methods.epoch import Epoch, SplitFeatures
 from gradmod.methods.joint import Joint
+from gradmod.methods.mla import MLA
 from gradmod.methods.mmpareto import MMPareto
 from gradmod.methods.mses import MSES
 from gradmod.methods.mslr import MSLR
@@ -16,16 +19,20 @@ from gradmod.methods.window import WindowedMethod
 
 __all__ = [
     "AGM",
+    "MLA",
     "MSES",
     "MSLR",
     "OGMGE",
     "Batch",
     "ChangesGradients",
+    "DiagnosingRelearning",
     "Engine",
+    "Epoch",
     "Joint",
     "MMPareto",
     "Method",
     "Need",
+    "SplitFeatures",
     "Step",
     "StepRecord",
     "UniModalLosses",

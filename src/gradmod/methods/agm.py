@@ -12,6 +12,7 @@ from torch import Tensor
 from gradmod import functional
 from gradmod.methods.base import Need
 from gradmod.methods.centre import TargetCentre
+from gradmod.methods.epoch import Epoch
 from gradmod.methods.record import StepRecord
 from gradmod.methods.scores import scores_of, sums_and_counts
 from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
@@ -53,7 +54,7 @@ class AGM(WindowedMethod):
         alpha: strength, >= 0; 0 is joint training.
         cap: upper limit on tau^m - r^m; None: no limit, as published for AV-MNIST, AVE and MOSEI.
         epochs: (first, last) epoch that is modulated, both included, counted from 1; `last` may be None. Outside it the
-            coefficients are 1 and only the statistics are kept. None: always. With a window, call `set_epoch`.
+            coefficients are 1 and only the statistics are kept. None: always. With a window, call `model.before_epoch`.
 
     Attributes:
         mean_score: [M] float64 buffer, cumulative mean of the scores over all steps so far.
@@ -172,10 +173,10 @@ class AGM(WindowedMethod):
         """See `Method.look`."""
         self.watch.look()
 
-    def set_epoch(self, epoch: int) -> None:
-        """See `Method.set_epoch`."""
-        super().set_epoch(epoch)
+    def before_epoch(self, epoch: Epoch) -> bool:
+        """See `Method.before_epoch`: warns of what went wrong in the last one."""
         self.look()
+        return False
 
     def _in_unit(self, scores: Tensor, task: Task) -> Tensor:
         unit = self.centre.unit(task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod.methods.averaging import Averaging
-from gradmod.methods.record import StepRecord, ValidationFigures
+from gradmod.methods.epoch import Epoch
+from gradmod.methods.record import StepRecord
 from gradmod.methods.scores import sums_and_counts
 from gradmod.methods.step import Step, total
 from gradmod.methods.surroundings import (
@@ -27,6 +29,9 @@ from gradmod.tasks import Task
 if TYPE_CHECKING:
     from gradmod.methods.view import Batch, View
 
+_STORE = "store."
+"""Before the names of `Method.store` in a state dict."""
+
 
 class Need(enum.Enum):
     """What a method cannot do without."""
@@ -40,7 +45,9 @@ class Need(enum.Enum):
     MODULES = "modules"
     """It acts on the modules of single modalities."""
     VALIDATION = "validation"
-    """`after_epoch` must be called."""
+    """After an epoch it looks at how well each modality alone predicts on the validation split."""
+    SPLITS = "splits"
+    """Before an epoch it looks at the features of the training and of the validation split."""
 
 
 class Method(nn.Module):
@@ -51,6 +58,11 @@ class Method(nn.Module):
 
     Args:
         modalities: names of the inputs, in the order in which the method reports them.
+
+    Attributes:
+        store: tensors of any shapes, by name, that it keeps beside its buffers (prototypes, first weights): saved with
+            the state, loaded whatever their shapes, moved with the module.
+        epoch: the epoch that is being trained, counted from 1; None: it was not told.
 
     Raises:
         ValueError: no modality, or one named twice.
@@ -70,6 +82,9 @@ class Method(nn.Module):
     counts_batch: bool
     """Whether the samples of the next batch count; no on a process that has none in a step, and goes along with those
     of another one."""
+    takes_turns = False
+    """Whether a batch makes several optimizer steps, one modality after the other: then the order of the modalities
+    counts, and a batch cannot be gathered in parts."""
     sets_learning_rates = False
     """Whether modalities have learning rates of their own, so that the optimizer needs parameter groups."""
 
@@ -80,12 +95,25 @@ class Method(nn.Module):
                 f"modalities is {modalities!r}; expected a sequence of different names, e.g. ('audio', 'visual')"
             )
         self.modalities = tuple(modalities)
+        self.store: dict[str, Tensor] = {}
         self.epoch: int | None = None
         self.counts_batch = True
         self._averaging = Averaging()
         self._is_bound = False
         # In a dict, so that the network's modules do not become the method's own.
         self._modules_of: dict[str, tuple[nn.Module, ...]] = {}
+
+    def prepare_network(self, network: nn.Module, task: Task) -> nn.Module:
+        """The network that is trained and that predicts: the user's own, or one that is made of its parts.
+
+        Args:
+            network: the user's own.
+            task: what the targets are.
+
+        Raises:
+            ValueError: the method does not go with the network, or with the task.
+        """
+        return network
 
     def forward(self, view: View, batch: Batch) -> Any:
         """The training forward: what the network returns on the batch, its backward as the method wants it.
@@ -122,6 +150,11 @@ class Method(nn.Module):
         Raises:
             RuntimeError: it is called in a way that the method cannot be right in.
         """
+        if Need.SPLITS in self.needs and self.epoch is None:
+            raise RuntimeError(
+                f"{type(self).__name__} looks at the data between epochs, and was not told of one: call "
+                "model.before_epoch(number, train=loader, validation=loader) before every epoch, counted from 1"
+            )
         if not self.averages_scores:
             return
         refuse_transforms(type(self).__name__)
@@ -190,16 +223,42 @@ class Method(nn.Module):
     def after_backward(self) -> None:
         """Change the gradients: between `backward()` and the optimizer's step, after unscaling, before clipping."""
 
-    def after_epoch(self, validation: Mapping[str, ValidationFigures]) -> bool:
-        """Look at how well each modality alone predicts on the validation split, at the end of an epoch.
+    def begin_epoch(self, epoch: Epoch) -> bool:
+        """Be told that an epoch begins; a run that was resumed in the middle of one tells it again.
 
-        Args:
-            validation: by modality.
+        Returns:
+            Whether the model was changed.
+
+        Raises:
+            ValueError: its number is below 1.
+        """
+        if epoch.number < 1:
+            raise ValueError(
+                f"epoch is {epoch.number}; expected a number from 1 on: the first epoch is 1"
+            )
+        is_resumed = self.epoch == epoch.number
+        self.epoch = epoch.number
+        return not is_resumed and self.before_epoch(epoch)
+
+    def before_epoch(self, epoch: Epoch) -> bool:
+        """Do what there is to do before an epoch; not called again where a run is resumed in the middle of it.
+
+        Returns:
+            Whether the model was changed.
+        """
+        return False
+
+    def after_epoch(self, epoch: Epoch) -> bool:
+        """Do what there is to do after an epoch: `epoch.validation` is measured.
 
         Returns:
             Whether the model was changed, so that what was measured of it no longer holds.
         """
         return False
+
+    def epoch_record(self) -> dict[str, Any]:
+        """What the log of the epoch says of the method, as plain values; empty: nothing."""
+        return {}
 
     def learning_rate_factors(self) -> dict[str, float]:
         """What the common learning rate is multiplied by for the parameters of each modality."""
@@ -220,16 +279,6 @@ class Method(nn.Module):
         """[..., M] bool, which of the coefficients [..., M] are as small or as large as the method lets them be."""
         return torch.zeros_like(coefficients, dtype=torch.bool)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch is being trained, counted from 1.
-
-        Raises:
-            ValueError: `epoch` is below 1.
-        """
-        if epoch < 1:
-            raise ValueError(f"epoch is {epoch}; expected a number from 1 on: the first epoch is 1")
-        self.epoch = epoch
-
     def memory(self) -> dict[str, Any]:
         """What the method remembers beside its buffers, as plain values; part of the state dict."""
         return {}
@@ -239,7 +288,7 @@ class Method(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """Modalities and memory, as the bytes of JSON in a uint8 tensor, which any tensor format can hold."""
-        state = {"modalities": self.modalities, "memory": self.memory()}
+        state = {"modalities": self.modalities, "epoch": self.epoch, "memory": self.memory()}
         return torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -255,7 +304,31 @@ class Method(nn.Module):
                 f"the state was saved for the modalities {list(saved)}, in this order; this method has "
                 f"{list(self.modalities)}. Make it with the same names in the same order"
             )
+        self.epoch = content["epoch"]
         self.set_memory(content["memory"])
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, tensor in self.store.items():
+            destination[f"{prefix}{_STORE}{name}"] = tensor if keep_vars else tensor.detach()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        own = f"{prefix}{_STORE}"
+        saved = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith(own)}
+        device = self._home()
+        self.store = {
+            key[len(own) :]: tensor.detach().to(device, copy=True) for key, tensor in saved.items()
+        }
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def _home(self) -> torch.device | None:
+        """Where the method's tensors are; None: it has none, or its modules are nowhere yet."""
+        tensors = itertools.chain(
+            self.store.values(),
+            self.buffers(),
+            (p for modules in self._modules_of.values() for m in modules for p in m.parameters()),
+        )
+        return next((tensor.device for tensor in tensors if not tensor.is_meta), None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Method:
         """Move with the model, but keep float64 statistics float64: `model.half()` must not round them."""
@@ -271,6 +344,12 @@ class Method(nn.Module):
         try:
             super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
             moved = [_moved_like(fn(buffer.float()), buffer) for buffer in moved]
+            self.store = {
+                name: _moved_like(fn(tensor.float()), tensor)
+                if tensor.dtype == torch.float64
+                else fn(tensor)
+                for name, tensor in self.store.items()
+            }
         finally:
             for (module, name, _), buffer in zip(kept, moved, strict=True):
                 module._buffers[name] = buffer

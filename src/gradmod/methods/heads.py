@@ -65,19 +65,36 @@ class UniModalHeads(nn.Module):
         """As torch begins a linear layer."""
         for m, rows in read.items():
             layer = nn.Linear(
-                rows.shape[-1], outputs[m], device=rows.device, dtype=_parameter_dtype(rows)
+                rows.shape[-1], outputs[m], device=rows.device, dtype=parameter_dtype(rows)
             )
-            for parameter, start in ((self.weights[m], layer.weight), (self.biases[m], layer.bias)):
-                parameter.materialize(start.shape, start.device, start.dtype)
-                parameter.copy_(start)
+            begin_as(self.weights[m], layer.weight)
+            begin_as(self.biases[m], layer.bias)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         for kind in ("weights", "biases"):
             for m, parameter in getattr(self, kind).items():
-                saved = state_dict.get(f"{prefix}{kind}.{m}")
-                if isinstance(parameter, UninitializedParameter) and type(saved) is Tensor:
-                    parameter.materialize(saved.shape, parameter.device, saved.dtype)
+                take_saved_size(parameter, state_dict.get(f"{prefix}{kind}.{m}"))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+@torch.no_grad()
+def begin_as(parameter: nn.Parameter, start: Tensor) -> None:
+    """Give a parameter without a size that of `start`, and its values."""
+    if isinstance(parameter, UninitializedParameter):
+        parameter.materialize(start.shape, start.device, start.dtype)
+    parameter.copy_(start)
+
+
+def take_saved_size(parameter: nn.Parameter, saved: object) -> None:
+    """Give a parameter without a size that of a saved tensor, which is going to be loaded into it."""
+    if isinstance(parameter, UninitializedParameter) and type(saved) is Tensor:
+        parameter.materialize(saved.shape, parameter.device, saved.dtype)
+
+
+def parameter_dtype(rows: Tensor) -> torch.dtype:
+    """Parameters stay in 32 bits where autocast makes the features smaller."""
+    enabled = torch.is_autocast_enabled(rows.device.type)
+    return torch.float32 if enabled else rows.dtype
 
 
 def _as_rows(feature: Any, logits: Tensor, modality: str) -> Tensor:
@@ -96,9 +113,3 @@ def _as_rows(feature: Any, logits: Tensor, modality: str) -> Tensor:
         f"{len(logits)} samples and their numbers behind. Give the network heads of its own: gradmod.adapt(net, ..., "
         "heads=...)"
     )
-
-
-def _parameter_dtype(rows: Tensor) -> torch.dtype:
-    """Parameters stay in 32 bits where autocast makes the features smaller."""
-    enabled = torch.is_autocast_enabled(rows.device.type)
-    return torch.float32 if enabled else rows.dtype

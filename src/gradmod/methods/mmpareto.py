@@ -84,12 +84,7 @@ class MMPareto(Method):
         """Gradients of the joint loss and of the sum of the uni-modal ones; combined, and one optimizer step."""
         losses = step.losses(output)
         own = [losses.pop(f"uni_modal.{m}") for m in self.modalities]
-        parameters = [
-            p
-            for group in step.engine.optimizer.param_groups
-            for p in group["params"]
-            if p.requires_grad
-        ]
+        parameters = step.parameters
         joint, alone = step.gradients([total(losses.values()), total(own)], parameters)
         combined, shares = joint + alone, []
         where = _slices(parameters)

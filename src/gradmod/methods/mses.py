@@ -10,7 +10,8 @@ from torch import Tensor
 
 from gradmod.methods.base import Need
 from gradmod.methods.changes_gradients import ChangesGradients
-from gradmod.methods.record import StepRecord, ValidationFigures
+from gradmod.methods.epoch import Epoch
+from gradmod.methods.record import StepRecord
 from gradmod.methods.view import Batch, View
 
 
@@ -65,7 +66,6 @@ class MSES(ChangesGradients):
         self._lowest: dict[str, float] = {}
         self._waited = dict.fromkeys(self.modalities, 0)
         self._stopped: list[str] = []
-        self._best: dict[str, list[Tensor]] = {}
 
     @property
     def stopped(self) -> tuple[str, ...]:
@@ -96,26 +96,31 @@ class MSES(ChangesGradients):
                 parameter.grad = None
 
     @torch.no_grad()
-    def after_epoch(self, validation: Mapping[str, ValidationFigures]) -> bool:
+    def after_epoch(self, epoch: Epoch) -> bool:
         """See `Method.after_epoch`."""
         stopped_before = len(self._stopped)
         for m in self.modalities:
             if m in self._stopped:
                 continue
-            loss = validation[m].score
+            loss = epoch.validation[m].score
             past = self._smoothed.get(m, loss)
             self._smoothed[m] = self.smoothing * past + (1 - self.smoothing) * loss
             if m not in self._lowest or self._smoothed[m] < self._lowest[m]:
                 self._lowest[m], self._waited[m] = self._smoothed[m], 0
-                self._best[m] = [tensor.detach().clone() for tensor in self._tensors(m)]
+                for name, tensor in self._tensors(m):
+                    self.store[name] = tensor.detach().clone()
                 continue
             self._waited[m] += 1
             if self._waited[m] >= self.patience[m]:
                 self._stopped.append(m)
-                for tensor, best in zip(self._tensors(m), self._best.pop(m), strict=True):
-                    tensor.copy_(best)
+                for name, tensor in self._tensors(m):
+                    tensor.copy_(self.store.pop(name))
         self.last_step = None
         return len(self._stopped) > stopped_before
+
+    def epoch_record(self) -> dict[str, Any]:
+        """See `Method.epoch_record`: who was stopped so far."""
+        return {"stopped": list(self._stopped)} if self._stopped else {}
 
     def memory(self) -> dict[str, Any]:
         """Losses and waiting of each modality, and who was stopped."""
@@ -132,29 +137,8 @@ class MSES(ChangesGradients):
         self._waited, self._stopped = dict(memory["waited"]), list(memory["stopped"])
         self.last_step = None
 
-    def _tensors(self, modality: str) -> Iterator[Tensor]:
-        """Parameters and buffers of a modality."""
-        for module in self._modules_of[modality]:
-            yield from module.parameters()
-            yield from module.buffers()
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for modality, tensors in self._best.items():
-            for number, tensor in enumerate(tensors):
-                destination[f"{prefix}best.{modality}.{number}"] = tensor
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
-        self._best = {}
-        for modality in self.modalities:
-            own = f"{prefix}best.{modality}."
-            keys = sorted(
-                (key for key in state_dict if key.startswith(own)),
-                key=lambda key: int(key[len(own) :]),
-            )
-            if keys:
-                like = list(self._tensors(modality))
-                self._best[modality] = [
-                    state_dict.pop(k).to(t.device) for k, t in zip(keys, like, strict=True)
-                ]
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
+    def _tensors(self, modality: str) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers of a modality, and what their best values are called in the store."""
+        modules = self._modules_of[modality]
+        every = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+        return ((f"best.{modality}.{number}", tensor) for number, tensor in enumerate(every))

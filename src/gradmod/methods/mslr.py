@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from gradmod.methods.base import Method, Need
-from gradmod.methods.record import StepRecord, ValidationFigures
+from gradmod.methods.epoch import Epoch
+from gradmod.methods.record import StepRecord
 from gradmod.methods.view import Batch, View
 
 RULES = ("keep", "smooth", "dynamic")
@@ -116,11 +117,11 @@ class MSLR(Method):
         """See `Method.learning_rates_are_set`."""
         self._in_use = True
 
-    def after_epoch(self, validation: Mapping[str, ValidationFigures]) -> bool:
+    def after_epoch(self, epoch: Epoch) -> bool:
         """See `Method.after_epoch`."""
         self._epochs += 1
         for m in self.modalities:
-            figures = validation[m]
+            figures = epoch.validation[m]
             # Where lower is better (an error), what counts is its reciprocal.
             value = (
                 1 / max(figures.headline, 1e-12) if figures.lower_is_better else figures.headline

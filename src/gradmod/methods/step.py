@@ -153,9 +153,20 @@ class Step:
         task = self.model.task
         task.check(output.logits, self.batch.target)
         named = {"task": task.loss(output.logits, self.batch.target), **output.losses}
-        batch_loss = total(named.values()).detach()
-        self.loss = batch_loss if self.loss is None else self.loss + batch_loss
+        self.count(named.values())
         return named
+
+    def count(self, losses: Iterable[Tensor]) -> Tensor:
+        """The sum of scalar losses, which counts as part of the batch's loss."""
+        added = total(losses)
+        self.loss = added.detach() if self.loss is None else self.loss + added.detach()
+        return added
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer trains."""
+        groups = self.engine.optimizer.param_groups
+        return [p for group in groups for p in group["params"] if p.requires_grad]
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss: averaged over processes by DDP, scaled by the scaler."""

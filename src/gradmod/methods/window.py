@@ -15,7 +15,7 @@ class WindowedMethod(Method):
     Args:
         modalities: names of the inputs.
         epochs: (first, last) epoch that is modulated, both included, counted from 1; `last` may be None. None: always.
-            With a window, call `set_epoch`.
+            With a window, call `model.before_epoch`.
 
     Raises:
         ValueError: an empty window.
@@ -35,14 +35,14 @@ class WindowedMethod(Method):
         """Whether the present epoch lies in the window.
 
         Raises:
-            RuntimeError: there is a window, but `set_epoch` was never called.
+            RuntimeError: there is a window, but `model.before_epoch` was never called.
         """
         if self.epochs is None:
             return True
         if self.epoch is None:
             raise RuntimeError(
                 f"{type(self).__name__} has a window of epochs {self.epochs} but was not told where training is: call "
-                "model.set_epoch(epoch), counted from 1, at the start of every epoch"
+                "model.before_epoch(number), counted from 1, at the start of every epoch"
             )
         first, last = self.epochs
         return first <= self.epoch and (last is None or self.epoch <= last)

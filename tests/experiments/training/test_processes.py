@@ -19,6 +19,7 @@ from gradmod.experiments.settings.config import Config
 from gradmod.experiments.training.parts import build_parts
 from gradmod.experiments.training.run import evaluate, resume, train
 from gradmod.methods.base import Method
+from gradmod.methods.epoch import Epoch
 from processes import as_torchrun
 from runs import log_lines, short
 
@@ -108,9 +109,10 @@ def decisions(rank: int, config: Config) -> list[Any]:
     for kind in (MSES, MSLR):
         original = kind.after_epoch
 
-        def after_epoch(self: Method, validation: Any, original: Any = original) -> bool:
-            told.append({m: (figures.score, figures.headline) for m, figures in validation.items()})
-            return bool(original(self, validation))
+        def after_epoch(self: Method, epoch: Epoch, original: Any = original) -> bool:
+            figures = epoch.validation.items()
+            told.append({m: (found.score, found.headline) for m, found in figures})
+            return bool(original(self, epoch))
 
         kind.after_epoch = after_epoch  # type: ignore[method-assign, assignment]
     on(rank, config)

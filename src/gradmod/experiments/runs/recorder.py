@@ -73,7 +73,7 @@ class Recorder:
         coefficients: dict[str, dict[str, float]] | None,
         best: bool,
         monitored: dict[str, Any],
-        unused: dict[str, Any] | None = None,
+        of_method: dict[str, Any] | None = None,
     ) -> None:
         """Record one epoch.
 
@@ -86,14 +86,14 @@ class Recorder:
             coefficients: their distribution over the steps.
             best: whether it is the best epoch so far.
             monitored: what monitors measured.
-            unused: what the method could not use; see `EpochHistory.unused`.
+            of_method: what the method could not use (see `EpochHistory.unused`), and its own record.
         """
         if self._log is None:
             return
         figures: dict[str, Any] = {"train_loss": train_loss, "validation": validation}
         if coefficients is not None:
             figures["coefficients"] = coefficients
-        figures |= unused or {}
+        figures |= of_method or {}
         figures |= monitored
         self._log.write(
             "epoch", epoch=epoch, step=step, seconds=round(seconds, 3), best=best, **figures

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from gradmod.coalitions.features import features_pass
 from gradmod.diagnosis.attribution import in_eval_mode
 from gradmod.experiments.errors import ConfigError, TrainingError
 from gradmod.experiments.files import write_arrays
@@ -19,6 +20,7 @@ from gradmod.experiments.runs.names import predictions_path
 from gradmod.experiments.training.loading import split_batches
 from gradmod.experiments.training.non_finite import samples_not_finite
 from gradmod.experiments.training.sampling import Shard
+from gradmod.methods.epoch import SplitFeatures, as_feature
 from gradmod.methods.record import ValidationFigures
 from gradmod.protocols import declares_own_heads, logits_of
 from gradmod.tasks import Task
@@ -129,6 +131,20 @@ def predict_features(
     finally:
         hook.remove()
     return found["feature"].flatten(0, -2), found["logits"].flatten(0, -2)
+
+
+def split_features(
+    fabric: Fabric, model: ModulatedModel, dataset: Split, *, batch_size: int, workers: int = 0
+) -> SplitFeatures:
+    """What the encoders make of every sample of a split, in its order. Every process must call it."""
+    modalities = model.method.modalities
+
+    def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
+        found = features_pass(model.model, inputs, modalities, gradient=False).features
+        return {m: as_feature(found[m], m) for m in modalities}
+
+    found = _over_split(fabric, model, dataset, read, batch_size, workers)
+    return SplitFeatures({m: found[m] for m in modalities}, found["target"])
 
 
 def _over_split(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -22,6 +23,7 @@ from gradmod.experiments.training.evaluation import (
     Predictions,
     measure,
     predict,
+    split_features,
     validation_figures,
 )
 from gradmod.experiments.training.history import EpochHistory
@@ -36,6 +38,8 @@ from gradmod.experiments.training.progress import RunProgress
 from gradmod.experiments.training.randomness import Stream, seed_all
 from gradmod.experiments.training.sampling import Shard, TrainingBatches
 from gradmod.methods.base import Need
+from gradmod.methods.epoch import Epoch
+from gradmod.methods.record import ValidationFigures
 from gradmod.methods.step import Step
 from gradmod.methods.view import Batch as StepBatch
 from gradmod.tasks import Task
@@ -131,8 +135,8 @@ class Loop:
         self.model.set_learning_rate(
             self.optimizer, learning_rate(self.config.optimizer, here.epoch, train.epochs)
         )
+        self.model.method.begin_epoch(self._epoch())
         self.model.train()
-        self.model.set_epoch(here.epoch)
         started = time.perf_counter()
         for batch in itertools.islice(stream, self.steps - here.step_in_epoch):
             loss, norm = self._step(batch)
@@ -161,6 +165,16 @@ class Loop:
             if here.step_in_epoch < self.steps:
                 self._stop_if_asked(interrupts, at_a_meeting_point=logs)
         here.seconds += time.perf_counter() - started
+
+    def _epoch(self, figures: Mapping[str, ValidationFigures] | None = None) -> Epoch:
+        """The present epoch, as the method sees it."""
+        reading = {"batch_size": self.config.train.batch_size, "workers": self.workers}
+        splits = {"train": self.data.train, "validation": self.data.validation}
+        readers = {
+            name: functools.partial(split_features, self.fabric, self.model, split, **reading)
+            for name, split in splits.items()
+        }
+        return Epoch(self.position.epoch, self.steps, figures or {}, readers)
 
     def _step(self, batch: tuple[dict[str, Any], Tensor]) -> tuple[Tensor, Tensor]:
         """One optimizer step; this process' share of the loss and the norm of the gradients, unread."""
@@ -204,7 +218,7 @@ class Loop:
             if Need.VALIDATION in method.needs
             else {}
         )
-        if figures and method.after_epoch(figures):
+        if figures and method.after_epoch(self._epoch(figures)):
             predictions = self._predict_validation()
         validation = measure(predictions, self.task, modalities)
         best = self.task.improves(validation[self.task.headline], here.best_value)
@@ -223,7 +237,7 @@ class Loop:
                 for monitor in self.monitors
                 if here.epoch % monitor.every == 0
             },
-            here.history.unused(method),
+            {**here.history.unused(method), **method.epoch_record()},
         )
         here.epoch += 1
         here.step_in_epoch = 0
