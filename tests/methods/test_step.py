@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradmod import AGM, MSES, OGMGE, Joint, Method, MMPareto, ModulatedModel, UniModalLosses
+from gradmod.methods import MLA
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.view import Batch
 from networks import NAMES, batch, network
@@ -232,10 +233,27 @@ def halves(rank: int) -> dict[str, float]:
                     mine, own, optimizers[1], clip_norm=1.0, accumulate=parts, through=ddp
                 )
             found[f"{kind.__name__} {parts}"] = apart(parameters(one), parameters(both))
+    found["MLA"] = turns(rank)
     return found
+
+
+def turns(rank: int) -> float:
+    """The same of MLA with its projection: no process waits for gradients of those whose turn it is not."""
+    one, both = (made(MLA, THREE, layer="layer-norm", projection=True) for _ in range(2))
+    one.method.use_process_group(None)
+    ddp = DistributedDataParallel(both)
+    optimizers = [sgd(one), sgd(both)]
+    for model in (one, both):
+        model.before_epoch(1, train=[None] * 3)
+    for seed in range(3):
+        inputs, target = batch(THREE, 8, 3, seed=seed)
+        one.training_step(inputs, target, optimizers[0], clip_norm=1.0)
+        mine = {m: x.chunk(2)[rank] for m, x in inputs.items()}
+        both.training_step(mine, target.chunk(2)[rank], optimizers[1], clip_norm=1.0, through=ddp)
+    return apart(parameters(one), parameters(both))
 
 
 def test_two_processes_equal_one() -> None:
     for found in on_processes(halves, 2):
-        assert len(found) == 10
+        assert len(found) == 11
         assert all(distance < 1e-6 for distance in found.values()), found
