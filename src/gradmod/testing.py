@@ -141,8 +141,7 @@ class Trainee:
     def network_weights(self) -> dict[str, Tensor]:
         """The network's own alone."""
         return {
-            name: parameter.detach().clone()
-            for name, parameter in self.network.named_parameters()
+            name: parameter.detach().clone() for name, parameter in self.network.named_parameters()
         }
 
 

@@ -360,10 +360,19 @@ class ModulatedModel(nn.Module):
         number = self.method.epoch or 1  # a loop need not count for a method that does not ask
         return self.method.after_epoch(Epoch(number, validation=validation))
 
-    def own_predictions(self, inputs: Mapping[str, Any]) -> Tensor:
-        """[M, ..., K] what each modality alone predicts: from its own head where it has one, else its response."""
+    def own_predictions(
+        self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """[M, ..., K] what each modality alone predicts: from its own head where it has one, else its response.
+
+        Args:
+            inputs: as in `forward`.
+            present: as in `forward`; of a sample that lacks a modality its row means nothing.
+        """
         if self.heads is None and not declares_own_heads(self.model, self.method.modalities):
-            return self.responses(inputs).responses
+            return self.responses(inputs, present).responses
+        if present is not None:
+            _, inputs = self._hide_absent(inputs, present)
         with without_gradient():
             return uni_modal_pass(
                 self.model, inputs, self.method.modalities, self.heads, gradient=False

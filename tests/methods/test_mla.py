@@ -114,15 +114,15 @@ def test_a_prediction_is_the_samples_own() -> None:
         torch.testing.assert_close(single, together[row : row + 1], rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("fusion", ["entropy", "mean"])
-def test_the_fusion_by_hand(fusion: str) -> None:
-    model, net = made(THREE, fusion=fusion)
+@pytest.mark.parametrize("weighting", ["entropy", "mean"])
+def test_the_weighting_by_hand(weighting: str) -> None:
+    model, net = made(THREE, weighting=weighting)
     inputs, _ = batch(THREE, 5, 3)
     said = torch.stack([net.alone(m, net.encoders[m](inputs[m])) for m in THREE])
     probabilities = said.softmax(-1)
     entropies = -(probabilities * probabilities.log()).sum(-1)
     weights = (-entropies).exp() / (-entropies).exp().sum(0)
-    if fusion == "mean":
+    if weighting == "mean":
         weights = torch.full_like(weights, 1 / 3)
     torch.testing.assert_close(model.eval()(inputs), (weights[..., None] * said).sum(0))
     torch.testing.assert_close(model.own_predictions(inputs), said)
@@ -225,12 +225,12 @@ def test_what_is_refused() -> None:
         model.training_step(inputs, target, sgd(model), accumulate=2)
     with pytest.raises(RuntimeError, match=r"model\.training_step"):
         made()[0](inputs, target)
-    with pytest.raises(ValueError, match="fusion is 'best'"):
-        MLA(TWO, fusion="best")
+    with pytest.raises(ValueError, match="weighting is 'best'"):
+        MLA(TWO, weighting="best")
     late = network(TWO, late=True, layer="plain")
     with pytest.raises(ValueError, match="of classes, and the task is Regression"):
         ModulatedModel(late, MLA(TWO), task=Regression())
-    ModulatedModel(late, MLA(TWO, fusion="mean"), task=Regression())
+    ModulatedModel(late, MLA(TWO, weighting="mean"), task=Regression())
     opaque = gradmod.adapt(late, lambda net, x: net(x), encoders=dict(late.encoders.items()))
     with pytest.raises(ValueError, match="does not say how it encodes"):
         ModulatedModel(opaque, MLA(TWO))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradmod.coalitions.undisturbed import undisturbed
 from gradmod.methods.base import Method, Need
 from gradmod.methods.epoch import Epoch
-from gradmod.methods.shared_head import FUSIONS, SharedHeadFusion
+from gradmod.methods.shared_head import WEIGHTINGS, SharedHeadFusion
 from gradmod.methods.step import Step
 from gradmod.methods.uni_modal_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.view import Batch, View
@@ -42,10 +42,10 @@ class MLA(Method):
     Args:
         modalities: names of the inputs, in the order of their turns; M >= 1.
         projection: whether the head's gradients are projected; then call `model.before_epoch(number, train=loader)`.
-        fusion: entropy (for classes) or mean.
+        weighting: of the modalities in a prediction: entropy (for classes) or mean.
 
     Raises:
-        ValueError: an unknown fusion.
+        ValueError: an unknown weighting.
 
     Example:
         >>> import torch
@@ -67,12 +67,12 @@ class MLA(Method):
     takes_turns = True
 
     def __init__(
-        self, modalities: Sequence[str], projection: bool = False, fusion: str = "entropy"
+        self, modalities: Sequence[str], projection: bool = False, weighting: str = "entropy"
     ) -> None:
         super().__init__(modalities)
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion is {fusion!r}; expected one of {', '.join(FUSIONS)}")
-        self.projection, self.fusion = projection, fusion
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}")
+        self.projection, self.weighting = projection, weighting
         self.averages_scores = projection
         self._turn = 0
         self._batch, self._batches = 0, 0  # of this epoch
@@ -81,15 +81,15 @@ class MLA(Method):
 
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
-        return f"projection={self.projection}, fusion={self.fusion!r}"
+        return f"projection={self.projection}, weighting={self.weighting!r}"
 
     def prepare_network(self, network: nn.Module, task: Task) -> nn.Module:
         """See `Method.prepare_network`: with one head in place of its fusion."""
-        if self.fusion == "entropy" and not isinstance(task, Classification):
+        if self.weighting == "entropy" and not isinstance(task, Classification):
             raise ValueError(
-                f"fusion is 'entropy', which is of classes, and the task is {type(task).__name__}; expected 'mean'"
+                f"weighting is 'entropy', which is of classes, and the task is {type(task).__name__}; expected 'mean'"
             )
-        return SharedHeadFusion(network, self.modalities, self.fusion)
+        return SharedHeadFusion(network, self.modalities, self.weighting)
 
     def before_epoch(self, epoch: Epoch) -> bool:
         """See `Method.before_epoch`."""

@@ -14,7 +14,7 @@ from gradmod.coalitions.masking import mask
 from gradmod.methods.heads import begin_as, parameter_dtype, take_saved_size
 from gradmod.protocols import declared_modules, declares_encoding, logits_of
 
-FUSIONS = ("entropy", "mean")
+WEIGHTINGS = ("entropy", "mean")
 
 
 class SharedHeadFusion(nn.Module):
@@ -28,7 +28,7 @@ class SharedHeadFusion(nn.Module):
     Args:
         network: says how it encodes (`gradmod.protocols.Encodes`).
         modalities: names, in their order.
-        fusion: entropy, a sample's own weights by how sure the head is of each modality; or mean.
+        weighting: entropy, a sample's own weights by how sure the head is of each modality; or mean.
 
     Attributes:
         weight: [K, F] of the shared head; sized by the first batch, as is `bias` [K].
@@ -40,7 +40,7 @@ class SharedHeadFusion(nn.Module):
     forward_ignores_mode = True
     encodes_as_declared = True
 
-    def __init__(self, network: nn.Module, modalities: Sequence[str], fusion: str) -> None:
+    def __init__(self, network: nn.Module, modalities: Sequence[str], weighting: str) -> None:
         super().__init__()
         if not declares_encoding(network, modalities):
             raise ValueError(
@@ -54,7 +54,7 @@ class SharedHeadFusion(nn.Module):
         self.bias: nn.Parameter
         for name in ("weight", "bias"):  # sized by the first batch
             self.register_parameter(name, UninitializedParameter())  # type: ignore[arg-type]
-        self.head = _Fusion(fusion)
+        self.head = _Fusion(weighting)
         self._rank = 0  # axes of the logits, once they are known
 
     @property
@@ -152,19 +152,19 @@ class _Fusion(nn.Module):
 
     forward_ignores_mode = True
 
-    def __init__(self, fusion: str) -> None:
+    def __init__(self, weighting: str) -> None:
         super().__init__()
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion is {fusion!r}; expected one of {', '.join(FUSIONS)}")
-        self.fusion = fusion
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}")
+        self.weighting = weighting
 
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
-        return f"fusion={self.fusion!r}"
+        return f"weighting={self.weighting!r}"
 
     def forward(self, logits: Tensor) -> Tensor:
         """[B, ..., K]."""
-        if self.fusion == "mean":
+        if self.weighting == "mean":
             return logits.mean(-2)
         logarithms = logits.log_softmax(-1)
         entropy = -(logarithms.exp() * logarithms).sum(-1, keepdim=True)

@@ -103,11 +103,18 @@ class Task(ABC):
         """
         return torch.ones_like(variance)
 
-    def own_predictions(self, responses: Tensor, target: Tensor) -> Tensor:
-        """[M, N, ...] what each modality alone predicts, from all responses [M, N, ...] and targets of a split."""
+    def own_predictions(
+        self, responses: Tensor, target: Tensor, present: Tensor | None = None
+    ) -> Tensor:
+        """[M, N, ...] what each modality alone predicts, from all responses [M, N, ...] and targets of a split.
+
+        `present` [M, N] bool says which sample has which modality, where some lack one.
+        """
         if self.numbers(target) is None:
             return responses
-        return functional.own_predictions(responses, self.constant_logits(responses[0], target))
+        has = None if present is None else present.T
+        constant = self.constant_logits(responses[0], target)
+        return functional.own_predictions(responses, constant, has)
 
     def mean_scores(self, responses: Tensor, target: Tensor) -> Tensor:
         """[M] float64 mean score of each of the responses [M, N, ..., K] over what is scored; NaN where nothing is."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from gradmod.diagnosis import diagnose
 from gradmod.experiments.errors import ConfigError, damage_in
 from gradmod.experiments.files import write_json
 from gradmod.experiments.runs.records import read_result
 from gradmod.experiments.training.concepts import concepts_of
-from gradmod.experiments.training.loading import split_batches
+from gradmod.experiments.training.loading import Batch, split_batches
 from gradmod.experiments.training.opening import OpenRun, open_run
 
 FOLDER = "attribution"
@@ -75,7 +72,7 @@ class _Loader:
     def __init__(self, run: OpenRun, split: str) -> None:
         self._run, self._split = run, run.split(split)
 
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         size, workers = self._run.config.train.batch_size, self._run.parts.workers
         return split_batches(self._run.fabric, self._split, size, workers)
 

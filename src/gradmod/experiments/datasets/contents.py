@@ -39,6 +39,9 @@ def content_hash(data: Splits) -> str:
         said = [name, len(split), split.shapes, split.augmented, targets.dtype.str, targets.shape]
         digest.update(repr(said).encode())
         digest.update(targets.tobytes())
+        for modality, has in sorted(split.present.items()):
+            digest.update(repr(["present", modality]).encode())
+            digest.update(has.tobytes())
         for modality in sorted(split.sources):
             digest.update(repr(modality).encode())
             for part in _contents(split.sources[modality], split.rows):

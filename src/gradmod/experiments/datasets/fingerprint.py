@@ -70,6 +70,8 @@ def _of_one(old: Record, new: Record) -> Iterator[str]:
         yield "samples of other names, or in another order"
     elif _differ(old, new, "rows"):
         yield "other samples of the data set were drawn"
+    if old.get("present", {}) != new.get("present", {}):
+        yield "other samples lack an input"
     inputs, others = old.get("inputs"), new.get("inputs")
     if inputs is None or others is None:
         return
@@ -96,6 +98,7 @@ def _of_split(split: Split) -> Record:
         "targets": _hash(np.ascontiguousarray(split.targets).tobytes()),
         "rows": _hash(np.ascontiguousarray(split.rows).tobytes()),
         "names": _hash("\n".join(names).encode()) if names else None,
+        "present": {name: _hash(has.tobytes()) for name, has in split.present.items()},
         "inputs": {
             name: {
                 "shape": list(source.shape),

@@ -141,6 +141,7 @@ def _checked(splits: Splits) -> Splits:
     for part, split in splits.items():
         for name in names:
             try:
+                _refuse_absent_everywhere(part, split, name)
                 _check_input(part, split, name)
             except DataError as error:
                 problems.add(error)
@@ -239,12 +240,22 @@ def _check_input(part: str, split: Split, name: str) -> None:
         )
 
 
+def _refuse_absent_everywhere(part: str, split: Split, name: str) -> None:
+    has = split.present.get(name)
+    if has is not None and not has.any():
+        raise DataError(
+            f"no sample of {part} has the input {name!r}; expected some: leave the input out, or divide the samples "
+            "otherwise"
+        )
+
+
 def _refuse_not_finite(part: str, split: Split, name: str, source: ArraySource) -> None:
     """Of an array in memory: before a network is trained on it, and not after."""
     array = source.array
     if isinstance(array, np.memmap) or array.dtype.kind != "f":
         return
-    rows = np.unique(split.rows)
+    has = split.present.get(name)
+    rows = np.unique(split.rows if has is None else split.rows[has])
     flat = array.reshape(len(array), -1)
     largest = np.finfo(np.float32).max * abs(source.scale)
     bad = np.concatenate(
@@ -259,8 +270,8 @@ def _refuse_not_finite(part: str, split: Split, name: str, source: ArraySource) 
         raise DataError(
             f"the input {name!r} holds values that are not finite (NaN, infinite, or beyond float32) in "
             f"{len(positions)} of {len(split)} samples of {part}: sample {shown}"
-            f"{', ...' if len(positions) > MOST_SHOWN else ''}; put numbers in their place, or leave these samples out "
-            "of the rows: whole.subset(rows)"
+            f"{', ...' if len(positions) > MOST_SHOWN else ''}; put numbers in their place, say that these samples "
+            f"lack it, Split(..., present={{{name!r}: has}}), or leave them out of the rows: whole.subset(rows)"
         )
 
 

@@ -119,10 +119,12 @@ class Split:
         groups: by what they are groups of (`speaker`, `video`), [N] the group of each sample; a group that is in two
             splits is told by `gradmod check`.
         class_names: of classes 0, 1, ...; None: they are called by their numbers.
+        present: for each input that some samples lack, [N] bool, true where the sample has it. What its source gives
+            for the others is not looked at, be it NaN. None: every sample has every input.
 
     Raises:
-        DataError (a ValueError): the sources, targets, ids and groups differ in length, hold what is no numbers, or
-            `rows` are not rows of theirs.
+        DataError (a ValueError): the sources, targets, ids, groups and `present` differ in length, hold what is no
+            numbers, or `rows` are not rows of theirs.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class Split:
         ids: Sequence[Any] | npt.NDArray[Any] | None = None,
         groups: Mapping[str, Sequence[Any] | npt.NDArray[Any]] | None = None,
         class_names: Sequence[str] | None = None,
+        present: Mapping[str, Sequence[bool] | npt.NDArray[Any]] | None = None,
     ) -> None:
         if not isinstance(sources, Mapping):
             raise DataError(
@@ -163,6 +166,10 @@ class Split:
                 raise DataError(
                     f"{what} are of the shape {list(named.shape)}; expected [{len(self._targets)}], one for each sample"
                 )
+        self._present = {
+            name: _as_presence(name, has, self.sources, len(self._targets))
+            for name, has in (present or {}).items()
+        }
         self.rows = _rows_of(rows, len(self._targets))
         self.augmented = augmented
         self.class_names = None if class_names is None else tuple(class_names)
@@ -191,19 +198,34 @@ class Split:
             self._as_read(self._targets[self.rows[np.asarray(indices, dtype=np.int64)]])
         )
 
+    def read_present(self, indices: Sequence[int] | Indices) -> dict[str, Tensor] | None:
+        """For each input that samples of the data set lack, [n] bool, which of the given samples have it; None: all."""
+        rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        return {name: torch.from_numpy(has[rows]) for name, has in self._present.items()} or None
+
     def read_input(
         self, name: str, indices: Sequence[int] | Indices, draws: np.random.Generator | None = None
     ) -> Value:
-        """The input `name` of these samples alone [n, ...]; else as `read`."""
+        """The input `name` of these samples alone [n, ...], 0 where a sample lacks it; else as `read`."""
         rows = self.rows[np.asarray(indices, dtype=np.int64)]
-        source, chosen = self.sources[name], draws if self.augmented else None
+        value = self._read_rows(name, rows, draws if self.augmented else None)
+        has = self._present.get(name)
+        if has is None or has[rows].all():
+            return value
+        absent = torch.from_numpy(~has[rows])
+        if isinstance(value, Mapping):
+            return {part: _without_rows(tensor, absent) for part, tensor in value.items()}
+        return _without_rows(value, absent)
+
+    def _read_rows(self, name: str, rows: Indices, draws: np.random.Generator | None) -> Value:
+        source = self.sources[name]
         kind = type(source)
         if not is_users(kind):
-            return source.read(rows, chosen)
+            return source.read(rows, draws)
         where = f"{kind.__qualname__}.read of {name!r}"
         module = getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__module__
         with users_code(module, found=where):
-            return _float_tensors(source.read(rows, chosen), where, len(rows))
+            return _float_tensors(source.read(rows, draws), where, len(rows))
 
     @property
     def targets(self) -> npt.NDArray[Any]:
@@ -224,6 +246,11 @@ class Split:
     def groups(self) -> dict[str, npt.NDArray[Any]]:
         """By what they are groups of, [n] the group of each sample."""
         return {name: np.asarray(of[self.rows]) for name, of in self._groups.items()}
+
+    @property
+    def present(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """For each input that samples of the data set lack, [n] which samples of this split have it."""
+        return {name: has[self.rows] for name, has in self._present.items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -326,6 +353,26 @@ def _as_array(value: Any, what: str) -> npt.NDArray[Any]:
     if array.ndim == 0 and array.dtype.kind == "O":
         raise DataError(f"{what} are {_kind(value)}; expected an array")
     return array
+
+
+def _without_rows(values: Tensor, absent: Tensor) -> Tensor:
+    """The values, 0 in the rows of samples that lack them."""
+    return values.masked_fill(absent.reshape(-1, *(1,) * (values.dim() - 1)), 0)
+
+
+def _as_presence(
+    name: str, has: Any, sources: Mapping[str, Source], samples: int
+) -> npt.NDArray[np.bool_]:
+    """Which samples have an input."""
+    array = _as_array(has, f"present {name!r}")
+    if name not in sources:
+        raise DataError(f"present names {name!r}; the inputs are {', '.join(sources)}")
+    if array.dtype != np.bool_ or array.shape != (samples,):
+        raise DataError(
+            f"present {name!r} is {array.dtype} {list(array.shape)}; expected bool [{samples}], true where the sample "
+            "has this input"
+        )
+    return np.asarray(array, dtype=np.bool_)
 
 
 def _rows_of(rows: Any, samples: int) -> Indices:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod.coalitions.features import features_pass
+from gradmod.coalitions.presence import hide_absent
 from gradmod.diagnosis.attribution import in_eval_mode
 from gradmod.experiments.errors import ConfigError, TrainingError
 from gradmod.experiments.files import write_arrays
 from gradmod.experiments.runs.names import predictions_path
-from gradmod.experiments.training.loading import split_batches
+from gradmod.experiments.training.loading import Present, of_modalities, split_batches
 from gradmod.experiments.training.non_finite import samples_not_finite
 from gradmod.experiments.training.sampling import Shard
 from gradmod.methods.epoch import SplitFeatures, as_feature
@@ -44,12 +45,25 @@ class Predictions:
         responses: [M, N, ..., K] mono-modal responses.
         target: [N, ...].
         own: [M, N, ...] what each modality alone predicts, where its own head says so and not its response; else None.
+        present: [M, N] bool, which sample has which modality, where some lack one; None: every sample has every one.
     """
 
     logits: Tensor
     responses: Tensor
     target: Tensor
     own: Tensor | None = None
+    present: Tensor | None = None
+
+    def alone(self, task: Task) -> Tensor:
+        """[M, N, ...] what each modality's response predicts by itself."""
+        return task.own_predictions(self.responses, self.target, self.present)
+
+    def of(self, modality: int, predictions: Tensor) -> tuple[Tensor, Tensor]:
+        """The predictions [M, N, ...] of one modality, and the targets, of the samples that have it."""
+        if self.present is None:
+            return predictions[modality], self.target
+        has = self.present[modality]
+        return predictions[modality][has], self.target[has]
 
 
 def predict(
@@ -71,20 +85,35 @@ def predict(
     """
     with_own = with_own and declares_own_heads(model.model, model.method.modalities)
 
-    def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
-        evaluation = model.responses(inputs)
+    def read(inputs: dict[str, Any], present: Present) -> dict[str, Tensor]:
+        evaluation = model.responses(inputs, present)
         found = {
             "logits": evaluation.logits.float(),
             "responses": evaluation.responses.transpose(0, 1),
         }
         return found | (
-            {"own": model.own_predictions(inputs).float().transpose(0, 1)} if with_own else {}
+            {"own": model.own_predictions(inputs, present).float().transpose(0, 1)}
+            if with_own
+            else {}
         )
 
     found = _over_split(fabric, model, dataset, read, batch_size, workers)
     _refuse_not_finite(found["logits"], dataset)
     own = found["own"].transpose(0, 1) if with_own else None
-    return Predictions(found["logits"], found["responses"].transpose(0, 1), found["target"], own)
+    return Predictions(
+        found["logits"],
+        found["responses"].transpose(0, 1),
+        found["target"],
+        own,
+        _presence_table(dataset, model.method.modalities),
+    )
+
+
+def _presence_table(dataset: Split, modalities: Sequence[str]) -> Tensor | None:
+    present = {m: has for m, has in dataset.present.items() if m in modalities and not has.all()}
+    everywhere = np.ones(len(dataset), dtype=np.bool_)
+    columns = [present.get(m, everywhere) for m in modalities]
+    return torch.from_numpy(np.stack(columns)) if present else None
 
 
 def _refuse_not_finite(logits: Tensor, dataset: Split) -> None:
@@ -120,9 +149,9 @@ def predict_features(
     seen: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
 
-    def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def read(inputs: dict[str, Any], present: Present) -> dict[str, Tensor]:
         seen.clear()
-        logits = logits_of(model.model, model.model(inputs))
+        logits = logits_of(model.model, model(inputs, present=present))
         feature = seen[-1] if seen[-1].dim() == logits.dim() else seen[-1].flatten(1)
         return {"feature": feature.float(), "logits": logits.float()}
 
@@ -139,19 +168,26 @@ def split_features(
     """What the encoders make of every sample of a split, in its order. Every process must call it."""
     modalities = model.method.modalities
 
-    def read(inputs: dict[str, Any]) -> dict[str, Tensor]:
+    def read(inputs: dict[str, Any], present: Present) -> dict[str, Tensor]:
+        if present is not None:
+            inputs = dict(hide_absent(model.model, inputs, present))
         found = features_pass(model.model, inputs, modalities, gradient=False).features
         return {m: as_feature(found[m], m) for m in modalities}
 
     found = _over_split(fabric, model, dataset, read, batch_size, workers)
-    return SplitFeatures({m: found[m] for m in modalities}, found["target"])
+    table = _presence_table(dataset, modalities)
+    return SplitFeatures(
+        {m: found[m] for m in modalities},
+        found["target"],
+        None if table is None else dict(zip(modalities, table, strict=True)),
+    )
 
 
 def _over_split(
     fabric: Fabric,
     model: ModulatedModel,
     dataset: Split,
-    read: Callable[[dict[str, Any]], dict[str, Tensor]],
+    read: Callable[[dict[str, Any], Present], dict[str, Tensor]],
     batch_size: int,
     workers: int,
 ) -> dict[str, Tensor]:
@@ -159,8 +195,9 @@ def _over_split(
     shard = Shard(fabric.global_rank, fabric.world_size)
     parts: dict[str, list[Tensor]] = {}
     with in_eval_mode(model), torch.no_grad(), fabric.autocast():
-        for inputs, target in split_batches(fabric, dataset, batch_size, workers, shard):
-            for name, values in (*read(inputs).items(), ("target", target)):
+        for inputs, target, has in split_batches(fabric, dataset, batch_size, workers, shard):
+            present = of_modalities(has, model.method.modalities)
+            for name, values in (*read(inputs, present).items(), ("target", target)):
                 parts.setdefault(name, []).append(values)
 
     def whole(values: list[Tensor]) -> Tensor:
@@ -178,15 +215,13 @@ def validation_figures(
     predictions: Predictions, task: Task, modalities: tuple[str, ...]
 ) -> dict[str, ValidationFigures]:
     """How well each modality alone does: what a method looks at at the end of an epoch."""
-    alone = predictions.own
-    if alone is None:
-        alone = task.own_predictions(predictions.responses, predictions.target)
-    scores = task.mean_scores(alone, predictions.target)
-    headlines = task.headlines(alone, predictions.target)
-    return {
-        m: ValidationFigures(float(score), float(headline), task.lower_is_better)
-        for m, score, headline in zip(modalities, scores, headlines, strict=True)
-    }
+    alone = predictions.own if predictions.own is not None else predictions.alone(task)
+    figures = {}
+    for number, m in enumerate(modalities):
+        own, target = predictions.of(number, alone)
+        score, headline = task.mean_scores(own[None], target), task.headlines(own[None], target)
+        figures[m] = ValidationFigures(float(score), float(headline), task.lower_is_better)
+    return figures
 
 
 def measure(predictions: Predictions, task: Task, modalities: tuple[str, ...]) -> dict[str, Any]:
@@ -196,12 +231,12 @@ def measure(predictions: Predictions, task: Task, modalities: tuple[str, ...]) -
         `{"accuracy": ..., ..., "responses": {modality: {"accuracy": ..., "score": ...}}}`, the names those of the task.
     """
     figures: dict[str, Any] = _numbers(task.figures(predictions.logits, predictions.target))
-    alone = task.own_predictions(predictions.responses, predictions.target)
-    scores = task.mean_scores(alone, predictions.target)
-    figures["responses"] = {
-        modality: {**_numbers(task.metrics(response, predictions.target)), "score": float(score)}
-        for modality, response, score in zip(modalities, alone, scores, strict=True)
-    }
+    alone = predictions.alone(task)
+    figures["responses"] = {}
+    for number, modality in enumerate(modalities):
+        own, target = predictions.of(number, alone)
+        score = float(task.mean_scores(own[None], target))
+        figures["responses"][modality] = {**_numbers(task.metrics(own, target)), "score": score}
     return figures
 
 
@@ -216,4 +251,6 @@ def save_predictions(folder: Path, split: str, predictions: Predictions) -> None
     arrays = {
         name: getattr(predictions, name).numpy() for name in ("logits", "responses", "target")
     }
+    if predictions.present is not None:
+        arrays["present"] = predictions.present.numpy()
     write_arrays(target, arrays)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,9 @@ from gradmod.experiments.training.sampling import Shard, evaluation_batches
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-Batch = tuple[dict[str, Any], Tensor]
+Present = dict[str, Tensor] | None
+Batch = tuple[dict[str, Any], Tensor, Present]
+"""Inputs, targets, and for each input that some samples lack, which of these have it."""
 MOST_WORKERS = 4
 
 
@@ -82,6 +84,11 @@ def batches(
         yield fabric.to_device(batch)
 
 
+def of_modalities(present: Present, modalities: Sequence[str]) -> Present:
+    """What of `present` is about these modalities; None: nothing."""
+    return {m: has for m, has in (present or {}).items() if m in modalities} or None
+
+
 def sensible_workers(decodes: bool) -> int:
     """Workers where the user names no number: a core is left to the training itself.
 
@@ -103,7 +110,10 @@ class _Reader(Dataset[Batch | DataError]):
     def __getitem__(self, request: Request) -> Batch | DataError:
         draws = None if request.key is None else generator(*request.key)
         try:
-            return self.split.read(request.indices, draws)
+            return (
+                *self.split.read(request.indices, draws),
+                self.split.read_present(request.indices),
+            )
         except DataError as error:
             return error
 

@@ -28,7 +28,7 @@ from gradmod.experiments.training.evaluation import (
 )
 from gradmod.experiments.training.history import EpochHistory
 from gradmod.experiments.training.interrupts import Interrupts
-from gradmod.experiments.training.loading import Batch, Request, batches
+from gradmod.experiments.training.loading import Batch, Request, batches, of_modalities
 from gradmod.experiments.training.monitors import Monitor
 from gradmod.experiments.training.non_finite import explain_non_finite
 from gradmod.experiments.training.optimization import clip_gradients, learning_rate
@@ -176,16 +176,21 @@ class Loop:
         }
         return Epoch(self.position.epoch, self.steps, figures or {}, readers)
 
-    def _step(self, batch: tuple[dict[str, Any], Tensor]) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; this process' share of the loss and the norm of the gradients, unread."""
         here = self.position
         seed_all(self.config.train.seed, Stream.STEP, here.step, self.shard.rank)
         # DDP averages gradients over processes; weighted by their samples, that is the mean over the whole batch.
         share = self.shard.weight(self.order.size(here.step_in_epoch))
         self.model.method.counts_batch = share > 0
-        inputs, target = batch
+        inputs, target, present = batch
         step = Step(
-            self.engine, self.model, StepBatch(inputs, target), weight=share, clip=self._clip
+            self.engine,
+            self.model,
+            StepBatch(inputs, target),
+            of_modalities(present, self.model.method.modalities),
+            weight=share,
+            clip=self._clip,
         )
         loss = step.run()
         norm = torch.full_like(loss, torch.nan) if step.norm is None else step.norm

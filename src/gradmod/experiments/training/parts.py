@@ -119,6 +119,9 @@ def describe_splits(data: Splits) -> Iterator[str]:
             else "; by class: " + " ".join(f"{c}:{n}" for c, n in counts.items())
         )
         yield f"{name}: {len(split)} samples{classes}"
+        for m, has in split.present.items():
+            if not has.all():
+                yield f"{name}: {len(has) - int(has.sum())} of {len(has)} samples lack {m}"
     yield from (note if note.startswith("warning: ") else f"note: {note}" for note in data.notes)
 
 
