@@ -23,8 +23,9 @@ from conftest import ROOT
 NOTEBOOK = ROOT / "examples" / "story.ipynb"
 MOST_BYTES = 300_000
 TOLERANCE = 0.03
-"""Of an accuracy over three seeds and 359 samples. With plainer instructions of the processor (ATEN_CPU_CAPABILITY=default)
-none changed; with weights that differ by 1e-6 none by more than 0.002; the rest is for what we have not seen."""
+"""Of an accuracy over three seeds and 359 samples. With plain instructions of the processor alone
+(ATEN_CPU_CAPABILITY=default) none changed, and with weights that differ by 1e-6 none by more than 0.002;
+the rest is for what we have not seen."""
 
 
 class Figure(NamedTuple):
