@@ -40,7 +40,7 @@ from gradmod.experiments.cli.main import main as gradmod
 from gradmod.experiments.runs.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "files"))  # where what writes small data sets stands
 TRAIN = [
     "--encoder",
     "mlp",

@@ -41,7 +41,7 @@ import torch
 from gradmod.experiments.cli.main import main as gradmod
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "files"))  # where what writes small data sets stands
 SECONDS, MEMORY = 90, 12 << 30
 NOT_READ = {
     ".svg",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,20 @@ def run_script(
 ) -> subprocess.CompletedProcess[str]:
     """The same of a Python file."""
     return _command(path, words, cwd)
+
+
+@contextlib.contextmanager
+def started_gradmod(*words: str) -> Iterator[multiprocessing.process.BaseProcess]:
+    """`python -m gradmod` with these words, running; killed at the end where it still does."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed = [Path(folder) / name for name in ("stdout", "stderr")]
+        process = CONTEXT.Process(target=_main, args=(None, words, Path.cwd(), printed))
+        process.start()
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.join()
 
 
 def _command(

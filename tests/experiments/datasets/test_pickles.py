@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from gradmod.experiments.datasets.pickles import load_pickle
 from gradmod.experiments.errors import DataError
+from plain_values import not_plain
 
 PLAIN = {
     "vision": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
@@ -44,7 +45,76 @@ def same(a: Any, b: Any) -> bool:
 def test_plain_pickles_are_read(protocol: int, tmp_path: Path) -> None:
     path = tmp_path / "plain.pkl"
     path.write_bytes(pickle.dumps(PLAIN, protocol))
-    assert same(load_pickle(path), PLAIN)
+    value = load_pickle(path)
+    assert same(value, PLAIN)
+    assert not_plain(value) == []
+
+
+FUNCTION, CLASS, TYPE = (
+    b"cnumpy.core.multiarray\n_reconstruct\n",
+    b"cnumpy\nndarray\n",
+    b"cnumpy\ndtype\n(Vf4\nI0\nI1\ntR",
+)
+OBJECTS = (
+    b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntVb\ntR"
+    b"(I1\n(I1\ntcnumpy\ndtype\n(VO\nI0\nI1\ntRI0\n(l{x}atb."
+)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        b"{x}.",
+        b"(l{x}a.",
+        b"(I1\n{x}t.",
+        b"(I1\n(l{x}aI2\nt.",
+        b"(dVa\n(I1\n(l{x}ats.",
+        b"(d{x}I1\ns.",
+        b"c__builtin__\nset\n((l{x}atR.",
+        b"ccollections\nOrderedDict\n(tRVa\n{x}s.",
+        OBJECTS,
+        b"(lp0\ng0\na{x}a.",
+    ],
+    ids=[
+        "root",
+        "list",
+        "tuple",
+        "tuple of many",
+        "dict's value",
+        "dict's key",
+        "set",
+        "OrderedDict",
+        "array of objects",
+        "list that contains itself",
+    ],
+)
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [
+        (FUNCTION, "a function"),
+        (CLASS, "the class of NumPy's arrays"),
+        (TYPE, "a NumPy data type"),
+    ],
+    ids=["function", "class", "data type"],
+)
+def test_a_function_that_is_not_called_is_no_value(
+    what: bytes, named: str, around: bytes, tmp_path: Path
+) -> None:
+    """A damaged pickle may end early, and leave what it was about to call."""
+    path = tmp_path / "odd.pkl"
+    path.write_bytes(b"\x80\x02" + around.replace(b"{x}", what))
+    with pytest.raises(DataError, match=rf"odd\.pkl cannot be read.*{named}"):
+        load_pickle(path)
+    path.write_bytes(b"\x80\x02" + around.replace(b"{x}", b"Va\n"))
+    assert not_plain(load_pickle(path)) == []
+
+
+def test_attributes_are_no_part_of_a_value(tmp_path: Path) -> None:
+    """They could hide the methods of an OrderedDict."""
+    path = tmp_path / "odd.pkl"
+    path.write_bytes(b"ccollections\nOrderedDict\n(tR(dVitems\nI1\nsb.")
+    with pytest.raises(DataError, match=r"odd\.pkl cannot be read.*OrderedDict .* a state"):
+        load_pickle(path)
 
 
 class Exploit:

@@ -12,7 +12,8 @@ import math
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, ClassVar, NoReturn
 
@@ -33,12 +34,43 @@ def load_pickle(path: Path) -> Any:
     check_kind(path, "a pickle", "pickle text json")  # the oldest pickles look like text
     try:
         with path.open("rb") as file:
-            return _PlainUnpickler(file, path).load()
+            value = _PlainUnpickler(file, path).load()
+        _check_plain(value)
     except DataError:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(unreadable(path, "a pickle", "pickle", reason)) from None
+    return value
+
+
+_ATOMS = frozenset({bool, int, float, complex, str, bytes, bytearray, type(None)})
+
+
+def _check_plain(root: Any) -> None:
+    """Raise ValueError unless a value is plain all the way down.
+
+    A whole pickle calls the functions that it names; a damaged one may leave such a function, or one of this module's
+    stand-ins for NumPy's types, where a value should be.
+    """
+    seen: set[int] = set()  # a damaged list may contain itself
+    left = [root]
+    while left:
+        value = left.pop()
+        kind = type(value)
+        if kind in _ATOMS or isinstance(value, np.generic) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        inner: Iterable[Any]
+        if kind is dict or kind is OrderedDict:
+            inner = chain(value.keys(), value.values())
+        elif kind in (list, tuple, set, frozenset):
+            inner = value
+        elif kind is np.ndarray:
+            inner = value.flat if value.dtype.hasobject else ()
+        else:
+            raise ValueError(f"{_NAMES.get(kind, kind.__name__)} where a value should be")
+        left += (one for one in inner if type(one) not in _ATOMS)
 
 
 class _Rest:
@@ -76,6 +108,20 @@ class _PlainUnpickler(pickle._Unpickler):
         self.append(bytearray(content))  # type: ignore[attr-defined]
 
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
+    def load_build(self) -> None:
+        """Arrays and data types take a state, and only one that has been checked; nothing else has one to take."""
+        state = self.stack.pop()  # type: ignore[attr-defined]
+        target = self.stack[-1]  # type: ignore[attr-defined]
+        if type(target) is np.ndarray:
+            target.__setstate__(_array_state(state))
+        elif isinstance(target, _DType):
+            target.take(state)
+        else:
+            name = _NAMES.get(type(target), type(target).__name__)
+            raise ValueError(f"{name} that is given a state")
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def find_class(self, module: str, name: str) -> Any:
         home = module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins")
@@ -124,7 +170,8 @@ class _DType:
             raise ValueError(f"the data type {of!r} with the flags {align!r} and {copy!r}")
         self.dtype: np.dtype[Any] = np.dtype(of)
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def take(self, state: tuple[Any, ...]) -> None:
+        """Set the byte order, the only thing that a plain data type has in its state."""
         _, byte_order, *fields, size, alignment, _ = state
         plain = fields == [None] * 3 and byte_order in ("<", ">", "|", "=")
         if (
@@ -136,35 +183,36 @@ class _DType:
         self.dtype = self.dtype.newbyteorder(byte_order)
 
 
-_NDARRAY = object()
-"""What the name of NumPy's array class stands for: it cannot be called, so that no array is made of a mere size."""
+class _ArrayClass:
+    """What the name of NumPy's array class stands for: it cannot be called, so that no array is made of a mere size."""
 
 
-class _Array(np.ndarray[Any, Any]):
-    """An array whose content is checked before NumPy takes it, which would crash on a damaged one."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, of, fortran, data = state
-        if not (
-            isinstance(of, _DType)
-            and isinstance(shape, tuple)
-            and all(type(n) is int and n >= 0 for n in shape)
-        ):
-            raise ValueError(f"an array of type {of!r} and shape {shape!r}")
-        raw = data.encode("latin1") if isinstance(data, str) else data
-        of_objects = of.dtype.hasobject
-        expected = math.prod(shape) * (1 if of_objects else of.dtype.itemsize)
-        if type(raw) is not (list if of_objects else bytes) or len(raw) != expected:
-            raise ValueError(f"an array of type {of.dtype} and shape {shape!r} with other content")
-        super().__setstate__((1, shape, of.dtype, bool(fortran), raw))  # type: ignore[arg-type]  # a bool, not NumPy's
+_NDARRAY = _ArrayClass()
 
 
-def _reconstruct(subtype: object, shape: tuple[int, ...], dtype: Any) -> _Array:
+def _array_state(state: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The state of an array for NumPy, which would crash on a damaged one."""
+    _, shape, of, fortran, data = state
+    if not (
+        isinstance(of, _DType)
+        and isinstance(shape, tuple)
+        and all(type(n) is int and n >= 0 for n in shape)
+    ):
+        raise ValueError(f"an array of type {of!r} and shape {shape!r}")
+    raw = data.encode("latin1") if isinstance(data, str) else data
+    of_objects = of.dtype.hasobject
+    expected = math.prod(shape) * (1 if of_objects else of.dtype.itemsize)
+    if type(raw) is not (list if of_objects else bytes) or len(raw) != expected:
+        raise ValueError(f"an array of type {of.dtype} and shape {shape!r} with other content")
+    return 1, shape, of.dtype, bool(fortran), raw
+
+
+def _reconstruct(subtype: object, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
     if subtype is not _NDARRAY or shape != (0,):
         raise ValueError(
             f"an array of type {subtype!r} and shape {shape!r}; expected an empty numpy.ndarray, to be filled"
         )
-    return np.ndarray.__new__(_Array, shape, np.int8)
+    return np.ndarray(shape, np.int8)
 
 
 def _scalar(of: _DType, data: Any = None) -> Any:
@@ -179,9 +227,7 @@ def _from_buffer(buffer: Any, of: _DType, shape: tuple[int, ...], order: str) ->
 
 
 class _Constructor:
-    """A function that a pickle may call, and can do nothing else with: it has no attributes that could be set."""
-
-    __slots__ = ("_make",)
+    """A function that a pickle may call, and can do nothing else with."""
 
     def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
@@ -189,9 +235,13 @@ class _Constructor:
     def __call__(self, *arguments: Any) -> Any:
         return self._make(*arguments)
 
-    def __setstate__(self, state: object) -> NoReturn:
-        raise ValueError("a function that is given a state")
 
+_NAMES: dict[type, str] = {
+    _Constructor: "a function",
+    _ArrayClass: "the class of NumPy's arrays",
+    _DType: "a NumPy data type",
+}
+"""Of what must not be in a file's value, for messages."""
 
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _Constructor(_reconstruct),
