@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from gradmod.coalitions.undisturbed import undisturbed
 from gradmod.methods.base import Method, Need
 from gradmod.methods.epoch import Epoch
+from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.shared_head import WEIGHTINGS, SharedHeadFusion
 from gradmod.methods.step import Step
-from gradmod.methods.uni_modal_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.view import Batch, View
 from gradmod.protocols import Output
 from gradmod.tasks import Classification, Task

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gradmod.methods.base import Method, Need
+from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.step import Step, total
-from gradmod.methods.uni_modal_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.view import Batch, View
 from gradmod.protocols import Output
 
