@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any
@@ -17,12 +16,11 @@ from gradmod.coalitions.features import uni_modal_pass
 from gradmod.coalitions.first_step import CheckedStrategy
 from gradmod.coalitions.kept_state import is_uninitialized
 from gradmod.coalitions.masking import check_inputs
-from gradmod.coalitions.modes import has_training_batch_norm
 from gradmod.coalitions.no_gradient import without_gradient
-from gradmod.coalitions.outputs import scalar_losses
 from gradmod.coalitions.presence import hide_absent, presence_table, without_missing
 from gradmod.coalitions.strategy import Evaluation
 from gradmod.coalitions.undisturbed import undisturbed
+from gradmod.methods.backward_watch import BackwardWatch, refuse_backward
 from gradmod.methods.base import Method, Need
 from gradmod.methods.epoch import Epoch, read_features
 from gradmod.methods.heads import UniModalHeads
@@ -103,8 +101,7 @@ class ModulatedModel(nn.Module):
         self.heads = UniModalHeads(names) if needs_heads else None
         self._in_training_step = False
         self._gathered = 0  # calls of `training_step` since the optimizer's last
-        self._last_forward: weakref.ref[_BackwardSeen] | None = None
-        self._last_reached: _Reached | None = None
+        self._backward = BackwardWatch()
 
     def forward(
         self,
@@ -149,7 +146,7 @@ class ModulatedModel(nn.Module):
                 self.method.begin_without_gradient(target)
             output = self.model(inputs)
             if target is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                _refuse_backward(logits_of(self.model, output))
+                refuse_backward(logits_of(self.model, output))
             return output
         if getattr(self, "_is_replica", False):
             raise RuntimeError(
@@ -172,12 +169,13 @@ class ModulatedModel(nn.Module):
             )
         watches = Need.COALITIONS in self.method.needs and not torch.compiler.is_compiling()
         if watches:
-            self._refuse_pending_backward()
+            self._backward.refuse_pending(self.model)
         self.method.begin_step(self)
         view = View(self.model, self.strategy, self.task, self.method.modalities, self.heads)
         result = self.method(view, Batch(inputs, target, table))
         if watches:
-            self._watch_backward(result)
+            logits = logits_of(self.model, result)
+            self._backward.begin(result, logits, before=self.strategy.take_last_logits())
         return result
 
     def training_step(
@@ -431,39 +429,10 @@ class ModulatedModel(nn.Module):
         table = presence_table(present, self.method.modalities)
         return table, hide_absent(self.model, inputs, present, self.strategy.batch_axes)
 
-    def _watch_backward(self, result: Any) -> None:
-        """See to it that the loss comes from the modulated logits, and not past them."""
-        logits = logits_of(self.model, result)
-        if not logits.requires_grad:
-            return
-        reached = _Reached()
-        seen = _BackwardSeen(reached)
-        logits.register_hook(seen)  # type: ignore[no-untyped-call]
-        self._last_forward, self._last_reached = weakref.ref(seen), reached
-        before = self.strategy.take_last_logits()
-        if before is not None and before is not logits and before.requires_grad:
-            before.register_hook(reached.expect_now)  # type: ignore[no-untyped-call]
-        # An extra loss, declared as one, may have a backward of its own before that of the logits.
-        hook = reached.expect_later if isinstance(result, Output) else reached.expect_soon
-        for loss in scalar_losses(result):
-            loss.register_hook(hook)  # type: ignore[no-untyped-call]
-
-    def _refuse_pending_backward(self) -> None:
-        if self._last_reached is not None:
-            self._last_reached.refuse_bypass()
-        last = self._last_forward() if self._last_forward is not None else None
-        if last is not None and not last.reached.logits and has_training_batch_norm(self.model):
-            raise RuntimeError(
-                "a second training forward before the backward of the first: batch norm would change the running "
-                "statistics under the first one's masked passes and its gradients would be silently wrong. Call "
-                "backward() after each forward (gradients add up), or drop the first output"
-            )
-
     def __getstate__(self) -> dict[str, Any]:
         return {
             **self.__dict__,
-            "_last_forward": None,
-            "_last_reached": None,
+            "_backward": BackwardWatch(),
             "_in_training_step": False,
         }
 
@@ -478,60 +447,3 @@ def _by_key(batch_axis: int | Mapping[str, int], modalities: Sequence[str]) -> d
             f"batch_axis is {wrong}; expected numbers >= 0, counted from the first axis"
         )
     return axes
-
-
-def _refuse_backward(logits: Tensor) -> None:
-    """Make the backward of a forward in eval mode raise: it would be joint training, and in silence."""
-
-    def refuse(gradient: Tensor) -> None:
-        raise RuntimeError(
-            "backward through a forward that was made in eval mode with a target: the method did nothing in it. Call "
-            "model.train() before training; for gradients of a model in eval mode leave the target out"
-        )
-
-    if logits.requires_grad:
-        logits.register_hook(refuse)  # type: ignore[no-untyped-call]
-
-
-class _BackwardSeen:
-    """Gradient hook of the logits; it lives as long as the graph it hangs on."""
-
-    def __init__(self, reached: _Reached) -> None:
-        self.reached = reached
-
-    def __call__(self, gradient: Tensor) -> None:
-        self.reached.logits = True
-
-
-class _Reached:
-    """What the backward of one forward has reached."""
-
-    def __init__(self) -> None:
-        self.logits = False
-        self._others = False
-
-    def expect_now(self, gradient: Tensor) -> None:
-        """Hook of what the logits were modulated from; a gradient that comes by way of them reaches them first."""
-        self._others = True
-        self.refuse_bypass()
-
-    def expect_soon(self, gradient: Tensor) -> None:
-        """Hook of a loss in the network's output: the logits must be reached in the same backward."""
-        self._others = True
-        if not self.logits:
-            torch.autograd.Variable._execution_engine.queue_callback(self.refuse_bypass)
-
-    def expect_later(self, gradient: Tensor) -> None:
-        """Hook of an extra loss: the logits must be reached before the next forward."""
-        self._others = True
-
-    def refuse_bypass(self) -> None:
-        """Raise where something else was reached and the logits were not."""
-        if self._others and not self.logits:
-            self._others = False  # said once
-            raise RuntimeError(
-                "the backward went past the logits that the model returned, so that the method acted on nothing: the "
-                "loss was computed from logits that the network kept, or inside the network from others than it "
-                "returned. Compute the loss from the returned logits, and add losses of the network to it before one "
-                "backward(). gradmod.adapt(net, logits=lambda out: out.logits) says where the network's logits are"
-            )
