@@ -2,7 +2,7 @@
 
 import sys
 
-from gradmod.experiments.cli.main import guarded
+from gradmod.experiments.cli.guard import guarded
 from gradmod.experiments.cli.paper import in_flags, run
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from gradmod.experiments.methods.modulating import AGMSettings
 from gradmod.experiments.settings.config import (
     Config,
     DataConfig,
@@ -40,7 +41,7 @@ def rows() -> dict[str, tuple[DataConfig, MethodConfig, OptimizerConfig]]:
         for alpha in ALPHAS:
             lines[f"{optimizer}-agm-{alpha:g}"] = (
                 DataConfig(),
-                MethodConfig(alpha=alpha),
+                MethodConfig(settings=AGMSettings(alpha)),
                 settings,
             )
         for method in ("uni-modal-losses", "mmpareto"):

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradmod.experiments.methods.modulating import AGMSettings
 from gradmod.experiments.settings.config import (
     Config,
     DataConfig,
@@ -80,7 +81,11 @@ def configuration(row: Row, lr: float, alpha: float, seed: int, root: str, epoch
     return Config(
         DataConfig(dataset="av-mnist", root=root, modality=row.modality),
         ModelConfig(encoder="small-cnn", fusion="late"),
-        MethodConfig(method=row.method, alpha=alpha, coalitions=row.coalitions),
+        MethodConfig(
+            row.method,
+            row.coalitions,
+            AGMSettings(alpha) if row.method == "agm" else None,  # type: ignore[arg-type]
+        ),
         OptimizerConfig(lr=lr),
         TrainConfig(epochs=epochs, seed=seed, device="cpu", log_every=75),
     )

@@ -1,7 +1,7 @@
 """Does AGM lower the competition? SHAPE and competition strength over training, joint training against AGM.
 
     gradmod compare --dataset av-mnist --root PATH/avmnist-small --encoder small-cnn --fusions late,early \\
-      --methods joint,agm --seeds 0,1,2 --epochs 40 --lr 0.03 --alpha 0.3 --device cpu --jobs 2 --mono false \\
+      --methods joint,agm --seeds 0,1,2 --epochs 40 --lr 0.03 --set agm.alpha=0.3 --device cpu --jobs 2 --mono false \\
       --shape-every 1 --competition-every 1 --name competition
     python benchmarks/competition_over_training.py runs/competition
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gradmod.experiments.methods.modulating import AGMSettings
 from gradmod.experiments.settings.config import (
     Config,
     DataConfig,
@@ -47,7 +48,9 @@ def grid(
                     Config(
                         DataConfig(dataset="av-mnist", root=root),
                         ModelConfig(encoder="small-cnn", width=width),
-                        MethodConfig(method=method, alpha=alpha, cap=cap, coalitions="auto"),
+                        MethodConfig(
+                            method, settings=AGMSettings(alpha, cap) if method == "agm" else None
+                        ),
                         OptimizerConfig(lr=0.01, clip_norm=clip),
                         TrainConfig(epochs=epochs, seed=seed, log_every=25, device="cpu"),
                     ),

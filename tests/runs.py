@@ -18,7 +18,7 @@ from gradmod.experiments.settings.config import (
 
 
 def short(out: Path, *, name: str = "run", epochs: int = 2, **changes: Any) -> Config:
-    """Settings of a run of a few seconds; `changes` go to whatever section has the field."""
+    """Settings of a run of a few seconds; `changes` go to the method, or to whatever section has the field."""
     config = Config(
         DataConfig(),
         ModelConfig(width=16),
@@ -28,7 +28,13 @@ def short(out: Path, *, name: str = "run", epochs: int = 2, **changes: Any) -> C
             epochs=epochs, batch_size=128, device="cpu", log_every=3, out=str(out), name=name
         ),
     )
+    if "method" in changes:
+        config = replace(config, method=config.method.for_method(changes.pop("method")))
     for key, value in changes.items():
+        if key in vars(config.method.settings):
+            own = replace(config.method.settings, **{key: value})
+            config = replace(config, method=replace(config.method, settings=own))
+            continue
         (section,) = (
             s
             for s in ("data", "model", "method", "optimizer", "train")

@@ -8,20 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from gradmod.experiments.methods import METHODS, build_method
-from gradmod.experiments.settings.config import Config
+from gradmod.experiments.methods import METHODS, MethodSettings, build_method
+from gradmod.experiments.methods.modulating import MSESSettings, MSLRSettings
 from gradmod.methods import Batch, ChangesGradients, Method, Need, View
 from gradmod.testing import check_method
 
-SETTINGS: dict[str, dict[str, Any]] = {"mslr": {"initial": {"audio": 0.3}}, "mses": {"patience": 2}}
+SETTINGS: dict[str, MethodSettings] = {
+    "mslr": MSLRSettings(initial="audio=0.3"),
+    "mses": MSESSettings(patience="2"),
+}
 
 
 @pytest.mark.parametrize("counts", [(2,), pytest.param((1, 3, 6), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_passes(name: str, counts: tuple[int, ...]) -> None:
     def make(names: Sequence[str]) -> Method:
-        settings = {**Config().method.settings, **SETTINGS.get(name, {})}
-        return build_method(name, names, **settings, seed=0)
+        return build_method(name, names, SETTINGS.get(name))
 
     checked = check_method(make, counts=counts)
     assert f"{counts[-1]} modalities, late fusion: resumes exactly" in checked

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from lightning_fabric.strategies import STRATEGY_REGISTRY
 
+from gradmod.experiments import checks
 from gradmod.experiments.cli import main as cli
 from gradmod.experiments.datasets.prepared import MANIFEST, read_manifest
 from gradmod.experiments.errors import (
@@ -24,11 +25,10 @@ from gradmod.experiments.errors import (
     InterruptedRunError,
     WriteError,
 )
+from gradmod.experiments.methods.modulating import AGMSettings
 from gradmod.experiments.runs.records import read_json, read_metrics
-from gradmod.experiments.settings import checks
 from gradmod.experiments.settings.config import (
     MAX_TIMEOUT,
-    MethodConfig,
     OptimizerConfig,
     TrainConfig,
 )
@@ -180,8 +180,8 @@ def test_settings_in_toml_of_any_size_and_depth(content: str, message: str, tmp_
 def test_integers_that_no_float_holds() -> None:
     for kind, settings in (
         (OptimizerConfig, {"lr": 10**400}),
-        (MethodConfig, {"alpha": 10**400}),
-        (MethodConfig, {"alpha": 10**308, "cap": 10**308}),
+        (AGMSettings, {"alpha": 10**400}),
+        (AGMSettings, {"alpha": 10**308, "cap": 10**308}),
         (TrainConfig, {"timeout": 10**5000}),
     ):
         with pytest.raises(ConfigError, match=f"{next(iter(settings))}.*; expected"):

@@ -1,4 +1,4 @@
-"""The walk-through of CONTRIBUTING.md: its file and its registry line make a method."""
+"""The walk-through of CONTRIBUTING.md: its file and its block make a method."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gradmod import Classification, ModulatedModel
-from gradmod.experiments import methods as registry
-from gradmod.experiments.methods import METHODS, MethodInfo
+from gradmod.experiments import checks
+from gradmod.experiments.methods import METHODS, own_losses
 from gradmod.experiments.runs.checkpoints import read_checkpoint
 from gradmod.experiments.training.run import resume, train
 from networks import Network
@@ -28,12 +28,12 @@ def blending(monkeypatch: pytest.MonkeyPatch) -> type:
     import blending
 
     monkeypatch.setitem(sys.modules, "gradmod.methods.blending", blending)
-    found = re.search(
-        r"```python\n(MethodInfo\(.*?\n\))\n```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL
+    (block,) = re.findall(
+        r"```python\n(@dataclass.*?\n\))\n```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL
     )
-    assert found is not None
-    info = eval(found.group(1), {"MethodInfo": MethodInfo})
-    monkeypatch.setitem(registry.METHODS, info.name, info)
+    namespace = {**vars(own_losses), "checks": checks}
+    exec(compile(block, "CONTRIBUTING.md", "exec", dont_inherit=True), namespace)
+    monkeypatch.setitem(METHODS, "blending", namespace["BLENDING"])
     return blending.Blending  # type: ignore[no-any-return]
 
 
@@ -67,7 +67,11 @@ def test_it_trains_resumes_and_differs_from_joint(blending: type, tmp_path: Path
         ("whole", "blending", 2),
         ("cut", "blending", 1),
     ):
-        assert train(short(tmp_path, name=name, method=method, epochs=epochs)) is not None
+        weights = {"weights": "audio=0.5,visual=2"} if method == "blending" else {}
+        config = short(tmp_path, name=name, method=method, epochs=epochs, **weights)
+        summary = train(config)
+        assert summary is not None
+    assert 'weights = "audio=0.5,visual=2"' in (tmp_path / "cut" / "config.toml").read_text()
     resume(tmp_path / "cut", epochs=2)
     for name in ("joint", "whole", "cut"):
         ends[name] = read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"]

@@ -141,11 +141,11 @@ def test_damaged_data_from_the_command_line(tmp_path: Path) -> None:
         (["train", "--dataset", "mosei"], 2, "Looked for <root>/{train,valid,test}_sentences.p"),
         (["train", "--dataset", "av-mnist"], 2, "Looked for"),
         (
-            ["train", "--method", "mslr", "--lr-rule", "keep"],
+            ["train", "--method", "mslr", "--rule", "keep"],
             2,
             "this is joint training. Give a factor",
         ),
-        (["train", "--method", "sgd"], 2, "'sgd' is unknown"),
+        (["train", "--method", "sgd"], 2, "--method is 'sgd'; expected one of joint, agm"),
         (["train", "--modality", "smell", "--method", "joint"], 2, "'smell'"),
         (["train", "--protocol", "published"], 2, "AV-Digits has heldout"),
         (["train", "--device", "cuda:9"], 2, "cuda:9"),

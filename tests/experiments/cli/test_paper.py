@@ -12,6 +12,7 @@ from gradmod.experiments.cli import paper as paper_cli
 from gradmod.experiments.datasets.registry import DATASETS as OURS
 from gradmod.experiments.errors import ConfigError, DataError
 from gradmod.experiments.settings.config import Config
+from gradmod.experiments.settings.flags import flags_of
 
 README_COMMAND = (
     "--data_root DATA --device cuda:0 --methods Normal --modality Multimodal --fusion_type late_fusion "
@@ -85,19 +86,24 @@ def test_the_readme_command() -> None:
 @pytest.mark.parametrize(
     ("words", "section", "key", "value"),
     [
-        ("--methods AGM --alpha 2.5", "method", "alpha", 2.5),
+        ("--methods AGM --alpha 2.5", "agm", "alpha", 2.5),
         ("--methods AGM", "method", "method", "agm"),
-        ("--methods AGM", "method", "cap", None),
-        ("--methods AGM --dataset CREMAD", "method", "cap", 10.0),
-        ("--methods AGM --dataset URFunny", "method", "cap", 7.0),
+        ("--methods AGM", "agm", "cap", None),
+        ("--methods AGM --dataset CREMAD", "agm", "cap", 10.0),
+        ("--methods AGM --dataset URFunny", "agm", "cap", 7.0),
         (
             "--methods AGM --modulation_starts 3 --modulation_ends 8",
-            "method",
-            "modulation_starts",
+            "agm",
+            "starts",
             3,
         ),
-        ("--methods AGM --modulation_starts 3 --modulation_ends 8", "method", "modulation_ends", 8),
-        ("--methods Normal", "method", "modulation_ends", None),
+        ("--methods AGM --modulation_starts 3 --modulation_ends 8", "agm", "ends", 8),
+        ("--methods OGM-GE", "ogm-ge", "ends", 20),
+        ("--methods OGM-GE --alpha 0.5", "ogm-ge", "alpha", 0.5),
+        ("--methods OGM-GE --dataset CREMAD", "ogm-ge", "filter", "published"),
+        ("--methods OGM-GE --dataset MOSEI", "ogm-ge", "filter", "all"),
+        ("--methods MSLR --dataset CREMAD", "mslr", "initial", "audio=0.9,visual=1.1"),
+        ("--methods MSES --dataset URFunny", "mses", "patience", "30"),
         ("--methods OGM-GE", "method", "method", "ogm-ge"),
         ("--methods MSLR", "method", "method", "mslr"),
         ("--methods MSES", "method", "method", "mses"),
@@ -129,7 +135,7 @@ def test_the_readme_command() -> None:
 )
 def test_flags_are_mapped(words: str, section: str, key: str, value: Any) -> None:
     config, _ = mapped(words)
-    assert getattr(getattr(config, section), key) == value
+    assert config.sections()[section][key] == value
 
 
 def test_every_data_set_has_a_paper_name() -> None:
@@ -150,7 +156,7 @@ def test_settings_are_called_as_the_papers_flags() -> None:
         paper_cli.in_flags("model.encoder is 'x', in a/train.epochs")
         == "model.encoder is 'x', in a/train.epochs"
     )
-    known = {f"{section}.{name}" for section, part in vars(Config()).items() for name in vars(part)}
+    known = {flag.field for flag in flags_of(Config).values()}
     assert set(paper_cli.FIELDS) <= known
     assert set(paper_cli.FIELDS.values()) <= set(FLAGS.split())
 
@@ -185,8 +191,8 @@ def test_a_window_that_ends_before_the_run_is_said_aloud() -> None:
             "--methods AGM --modality Audio",
             r"--methods AGM needs several modalities; --modality Audio goes with",
         ),
-        ("--methods AGM --modulation_ends 0", r"modulation_ends is 0"),
-        ("--alpha -1", r"method\.alpha is -1"),
+        ("--methods AGM --modulation_ends 0", r"agm\.ends is 0"),
+        ("--methods AGM --alpha -1", r"agm\.alpha is -1"),
         ("--device tpu", r"train\.device is 'tpu'"),
         ("--batch_size 0", r"train\.batch_size is 0"),
     ],

@@ -63,6 +63,11 @@ def comparison(*tune: str, **changes: Any) -> Comparison:
     return Comparison(compare=CompareConfig(methods="agm", tune=tune, **changes))
 
 
+def alpha_of(config: Config) -> float:
+    """Of AGM; of joint training, which has none, 1."""
+    return float(vars(config.method.settings).get("alpha", 1.0))
+
+
 TUNE = ("agm.alpha=0.1,0.3,1", "joint.lr=0.01,0.03,0.1")
 
 
@@ -73,7 +78,7 @@ def test_the_best_mean_over_three_seeds_is_taken(tmp_path: Path) -> None:
 
     def validation(config: Config) -> float:
         of = (
-            of_alpha[config.method.alpha]
+            of_alpha[alpha_of(config)]
             if config.method.method == "agm"
             else of_lr[config.optimizer.lr]
         )
@@ -95,7 +100,7 @@ def test_the_best_mean_over_three_seeds_is_taken(tmp_path: Path) -> None:
 
 
 def test_where_less_is_better_the_least_is_taken(tmp_path: Path) -> None:
-    launcher = Told(lambda config: config.optimizer.lr + config.method.alpha, "regression")
+    launcher = Told(lambda config: config.optimizer.lr + alpha_of(config), "regression")
     chosen = choose(
         comparison("agm.alpha=1,0.1,0.3", "joint.lr=0.03,0.1,0.01"), tmp_path, launcher, untold
     )
@@ -108,7 +113,7 @@ def test_at_a_tie_the_first_is_taken(order: str, tmp_path: Path) -> None:
     spread = {0.1: (0.70, 0.71, 0.72), 0.3: (0.72, 0.70, 0.71), 1.0: (0.71, 0.71, 0.71)}
     settings = comparison(f"agm.alpha={order}", TUNE[1])
     launcher = Told(
-        lambda config: spread[config.method.alpha if config.method.method == "agm" else 1.0][
+        lambda config: spread[alpha_of(config) if config.method.method == "agm" else 1.0][
             config.train.seed
         ]
     )
@@ -122,7 +127,7 @@ def test_at_a_tie_the_first_is_taken(order: str, tmp_path: Path) -> None:
 def test_each_fusion_chooses_for_itself(tmp_path: Path) -> None:
     def validation(config: Config) -> float:
         late = config.model.fusion == "late"
-        return config.optimizer.lr * (1 if late else -1) + config.method.alpha * (1 if late else -1)
+        return config.optimizer.lr * (1 if late else -1) + alpha_of(config) * (1 if late else -1)
 
     chosen = choose(
         comparison(*TUNE, fusions="late,early", tune_seeds="5"), tmp_path, Told(validation), untold

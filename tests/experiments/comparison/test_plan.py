@@ -10,11 +10,13 @@ import pytest
 
 from gradmod.experiments.comparison.plan import planned_runs, trials
 from gradmod.experiments.errors import ConfigError
+from gradmod.experiments.methods.modulating import AGMSettings, MSESSettings, MSLRSettings
 from gradmod.experiments.settings.arguments import parse_settings
 from gradmod.experiments.settings.comparison import CompareConfig, Comparison
 from gradmod.experiments.settings.config import (
     Config,
     DataConfig,
+    MethodConfig,
     ModelConfig,
     MonitorConfig,
     OptimizerConfig,
@@ -67,16 +69,16 @@ def test_settings_of_methods_and_what_was_chosen() -> None:
             "agm.alpha=0.25",
             "mses.patience=audio=3,visual=5",
             "weight-decay=0.5",
-            "mslr.lr-rule=keep",
+            "mslr.rule=keep",
         ),
     )
     by_row = {
         run.row: run.config
         for run in planned_runs(settings, MODALITIES, {("agm", "late"): {"cap": None}})
     }
-    assert (by_row["agm"].method.alpha, by_row["agm"].method.cap) == (0.25, None)
-    assert by_row["mses"].method.patience == "audio=3,visual=5"
-    assert by_row["mslr"].method.lr_rule == "keep"
+    assert by_row["agm"].method.settings == AGMSettings(alpha=0.25, cap=None)
+    assert by_row["mses"].method.settings == MSESSettings(patience="audio=3,visual=5")
+    assert by_row["mslr"].method.settings == MSLRSettings(rule="keep")
     assert {config.optimizer.weight_decay for config in by_row.values()} == {0.5}
 
 
@@ -102,7 +104,7 @@ def test_only_what_the_table_compares_is_monitored() -> None:
 
 def test_a_row_for_each_alpha() -> None:
     runs = planned_runs(comparison(methods="agm,mslr", seeds="0", alphas="0.1,2"), MODALITIES, {})
-    assert {run.row: run.config.method.alpha for run in runs if run.row.startswith("agm")} == {
+    assert {run.row: run.config.method.settings.alpha for run in runs if run.row.startswith("agm")} == {
         "agm, alpha 0.1": 0.1, "agm, alpha 2": 2.0,
     }  # fmt: skip
     assert len({run.name for run in runs}) == len(runs)
@@ -128,7 +130,9 @@ def test_trials_are_every_combination_and_never_see_the_test_split() -> None:
                 assert not run.config.train.score_test
                 assert (run.config.method.method, run.config.model.fusion) == (method, fusion)
                 assert run.config.optimizer.lr == candidate["lr"]
-                assert run.config.method.alpha == candidate.get("alpha", settings.method.alpha)
+                assert run.config.method == MethodConfig(
+                    method, settings=AGMSettings(candidate["alpha"]) if method == "agm" else None
+                )
     assert len(names) == 4 * 4 * 2
     assert trials(comparison()) == {}
     assert all(run.config.train.score_test for run in planned_runs(settings, MODALITIES, {}))
@@ -151,12 +155,22 @@ def test_trials_are_every_combination_and_never_see_the_test_split() -> None:
         ({"launcher": "slurm"}, "compare.launcher is 'slurm'"),
         ({"launcher_options": ("timeout_min=5",)}, "goes with --launcher submitit"),
         ({"launcher": "submitit", "launcher_options": ("timeout",)}, "expected name=value"),
-        ({"set": ("agm.alpa=1",)}, "'agm.alpa=1'; expected METHOD.setting=value"),
+        ({"set": ("agm.alpa=1",)}, "'agm.alpa=1'; alpa makes no .*; did you mean agm.alpha"),
+        ({"set": ("alpa=1",)}, "'alpa=1'; expected METHOD.setting=value"),
+        ({"set": ("agm.alpha",)}, "'agm.alpha'; expected METHOD.setting=value"),
+        ({"set": ("agm",)}, "'agm'; expected METHOD.setting=value"),
+        ({"set": ("agm.starts=2.5",)}, "'2.5' is no number"),
+        (
+            {"set": ("gamma=2",)},
+            "gamma makes no difference to joint, .*: it is a setting of mmpareto",
+        ),
+        ({"tune": ("agm.cap",)}, "'agm.cap' without values, and it is registered for alpha"),
+        ({"tune": ("mmpareto",)}, "'mmpareto'; expected METHOD.setting=value, of a method joint"),
         ({"set": ("agm.alpha=1,2",)}, "compare.set holds"),
         ({"set": ("agm.alpha=much",)}, "'much' is no number"),
         ({"set": ("ogm.alpha=1",)}, "of a method joint, agm"),
         ({"set": ("ogm-ge.noise=1",)}, "expected true or false"),
-        ({"set": ("agm.alpha=-1",)}, "method.alpha is -1"),
+        ({"set": ("agm.alpha=-1",)}, "agm.alpha is -1"),
         ({"set": ("mses.alpha=1",)}, "alpha makes no difference to mses, which has .*patience"),
         ({"tune": ("joint.cap=1,2",)}, "cap makes no difference to joint"),
         (

@@ -14,6 +14,7 @@ import pytest
 from gradmod.experiments.cli import main as cli
 from gradmod.experiments.comparison import run as comparing
 from gradmod.experiments.comparison import scheduling
+from gradmod.experiments.methods.modulating import MSLRSettings
 from gradmod.experiments.settings.comparison import CompareConfig, Comparison
 from gradmod.experiments.settings.config import Config, MethodConfig, TrainConfig
 from gradmod.experiments.settings.toml import load_config, save_config
@@ -52,7 +53,7 @@ def write_run(config: Config) -> None:
         20
         + config.train.seed
         + (4 if config.method.method == "agm" else 0)
-        + round(10 * config.method.alpha)
+        + round(10 * vars(config.method.settings).get("alpha", 1.0))
     )
     classes = np.where(np.arange(40) < right, TARGET, 1 - TARGET)
     names = MODALITIES if config.data.modality == "multimodal" else (config.data.modality,)
@@ -101,7 +102,7 @@ def test_the_table_and_the_files(
     with (folder / "table.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["joint", "agm", "audio alone", "visual alone", "ensemble"]
-    # Joint training keeps the default alpha, 1; AGM's was chosen.
+    # Joint training has no alpha, which counts as 1 here; AGM's was chosen.
     assert float(rows["joint"]["accuracy_mean"]) == pytest.approx((30 + 31) / 80)
     assert float(rows["agm"]["accuracy_mean"]) == pytest.approx((27 + 28) / 80)
     assert float(rows["agm"]["difference_accuracy"]) == pytest.approx(-3 / 40)
@@ -170,7 +171,7 @@ def test_it_is_callable_from_python(tmp_path: Path, capsys: pytest.CaptureFixtur
     settings = Comparison(
         compare=CompareConfig(methods="agm,mslr", seeds="0,1", mono=False),
         train=TrainConfig(out=str(tmp_path), name="mine", device="cpu"),
-        method=MethodConfig(lr_rule="dynamic"),
+        method=MethodConfig(others={"mslr": MSLRSettings(window=3)}),
     )
     seen: list[tuple[str, int]] = []
     result = comparing.run_comparison(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gradmod.experiments.cli import data, trained
 from gradmod.experiments.cli import main as cli
 from gradmod.experiments.cli import prepare as prepare_cli
 from gradmod.experiments.errors import ConfigError, SettingsFileError, closest
@@ -36,14 +37,14 @@ def test_lists_of_a_comparison(words: str) -> None:
 
 def test_assignments_keep_the_commas_of_their_values() -> None:
     for words in (
-        "--set agm.alpha=0.3 joint.lr=0.02 mslr.lr-factors=audio=1,visual=3",
-        "--set agm.alpha=0.3,joint.lr=0.02,mslr.lr-factors=audio=1,visual=3",
-        "--set agm.alpha=0.3 --set joint.lr=0.02 --set mslr.lr-factors=audio=1,visual=3",
+        "--set agm.alpha=0.3 joint.lr=0.02 mslr.initial=audio=1,visual=3",
+        "--set agm.alpha=0.3,joint.lr=0.02,mslr.initial=audio=1,visual=3",
+        "--set agm.alpha=0.3 --set joint.lr=0.02 --set mslr.initial=audio=1,visual=3",
     ):
         assert compared(words).set == (
             "agm.alpha=0.3",
             "joint.lr=0.02",
-            "mslr.lr-factors=audio=1,visual=3",
+            "mslr.initial=audio=1,visual=3",
         )
     found = compared("--methods agm --tune agm.alpha=0.1,0.3,joint.lr=0.01,0.03")
     assert found.tune == ("agm.alpha=0.1,0.3", "joint.lr=0.01,0.03")
@@ -58,10 +59,10 @@ def test_lists_of_other_commands() -> None:
             "visual": "small-cnn",
         }
     for words in (
-        "--method mslr --lr-factors audio=2,visual=1",
-        "--method mslr --lr-factors audio=2 visual=1",
+        "--method mslr --initial audio=2,visual=1",
+        "--method mslr --initial audio=2 visual=1",
     ):
-        assert parse_config(words.split(), "x").method.lr_factors == "audio=2,visual=1"
+        assert parse_config(words.split(), "x").method.settings.initial == "audio=2,visual=1"
     got: list[tuple[object, ...]] = []
 
     def attribute(run: Path = Path(), noise_levels: tuple[float, ...] = (), out: str = "") -> None:
@@ -79,7 +80,7 @@ def test_lists_of_other_commands() -> None:
 
 
 def test_a_list_swallows_no_argument_without_a_flag() -> None:
-    flags = flags_of(cli.attribute)
+    flags = flags_of(trained.attribute)
     assert in_one_spelling(["--noise-levels", "0", "1", "runs/a"], flags) == [
         "runs/a",
         "--noise-levels",
@@ -92,7 +93,11 @@ def test_none_and_true_are_respelt_where_they_are_no_text() -> None:
     config = parse_config(
         ["--name", "none", "--out", "true", "--cap", "none", "--mo", "x"][:-2], "x"
     )
-    assert (config.train.name, config.train.out, config.method.cap) == ("none", "true", None)
+    assert (config.train.name, config.train.out, config.method.settings.cap) == (
+        "none",
+        "true",
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,10 +128,10 @@ def test_the_closest_word() -> None:
 def test_settings_are_called_as_the_flags_are() -> None:
     run = flags_of(Config)
     assert in_flags("train.epochs is 0", run) == "--epochs is 0"
-    assert in_flags("method.alpha * method.cap is 120", run) == "--alpha * --cap is 120"
-    assert in_flags("data.root is empty", flags_of(cli.check)) == "root is empty"
-    assert in_flags("train.device is 'x'", flags_of(cli.evaluate)) == "train.device is 'x'"
-    assert in_flags("split is 'exam'", flags_of(cli.evaluate)) == "--split is 'exam'"
+    assert in_flags("agm.alpha * agm.cap is 120", run) == "--alpha * --cap is 120"
+    assert in_flags("data.root is empty", flags_of(data.check)) == "root is empty"
+    assert in_flags("train.device is 'x'", flags_of(trained.evaluate)) == "train.device is 'x'"
+    assert in_flags("split is 'exam'", flags_of(trained.evaluate)) == "--split is 'exam'"
     for same in (
         "x/train.epochs is",
         "train.csv is missing",

@@ -32,7 +32,7 @@ def test_every_value_has_its_source(name: str) -> None:
     assert config.method.method == "agm"
     if "quick" not in name:
         assert config.data.protocol == "published"
-        assert config.method.modulation_ends == config.train.epochs
+        assert config.method.settings.ends == config.train.epochs
 
 
 def test_every_data_set_that_is_ready_has_a_published_and_a_quick_one() -> None:
@@ -61,7 +61,7 @@ def test_caps_are_those_of_the_paper_command_line() -> None:
         for name in presets():
             config = parse_config(["--preset", name], "x")
             if config.data.dataset == dataset and "quick" not in name:
-                assert config.method.cap == PUBLISHED_CAPS.get(theirs)
+                assert config.method.settings.cap == PUBLISHED_CAPS.get(theirs)
 
 
 def test_unknown_presets_and_two_sources() -> None:

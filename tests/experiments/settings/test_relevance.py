@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gradmod.experiments.cli import data, trained
 from gradmod.experiments.cli import main as cli
 from gradmod.experiments.cli import paper as paper_cli
 from gradmod.experiments.cli import prepare as prepare_cli
@@ -48,16 +49,16 @@ TRAIN = {
     "alpha 2": ("--modality audio", ""),
     "cap 1": ("--method ogm-ge", ""),
     "cap none": ("--alpha 0", ""),
-    "modulation-starts 2": ("--method mslr", "--method ogm-ge"),
-    "modulation-ends 3": ("--method joint", "--method agm"),
+    "starts 2": ("--method mslr", "--method ogm-ge"),
+    "ends 3": ("--method joint", "--method agm"),
     "noise true": ("", "--method ogm-ge"),
-    "ogm-filter all": ("--method joint", "--method ogm-ge"),
-    "lr-factors audio=2": ("--method agm", "--method mslr"),
-    "lr-rule keep": ("--method mses", "--method mslr --lr-factors audio=2"),
-    "lr-window 3": ("--method mslr --lr-rule keep --lr-factors audio=2", "--method mslr"),
+    "filter all": ("--method joint", "--method ogm-ge"),
+    "initial audio=2": ("--method agm", "--method mslr"),
+    "rule keep": ("--method mses", "--method mslr --initial audio=2"),
+    "window 3": ("--method mslr --rule keep --initial audio=2", "--method mslr"),
     "patience 3": ("--method mslr", "--method mses"),
     "smoothing 0.5": ("", "--method mses"),
-    "uni-modal-weight 0.5": ("--method mmpareto", "--method uni-modal-losses"),
+    "weight 0.5": ("--method mmpareto", "--method uni-modal-losses"),
     "gamma 1": ("--method uni-modal-losses", "--method mmpareto"),
     "coalitions looped": ("--method joint --modality audio", "--method joint"),
     "momentum 0.5": ("--optimizer adam", ""),
@@ -80,9 +81,10 @@ COMPARE = {
     "seed 3": ("", None),
     "modality multimodal": ("", None),
     "fusion sum": ("--fusions late early", ""),
-    "alpha 3": ("--methods mses", "--methods mses agm"),
-    "alpha 2": ("--alphas 1 2", ""),
-    "patience 3": ("--set mses.patience=4", ""),
+    "agm.alpha 3": ("--methods mses", "--methods mses agm"),
+    "agm.alpha 2": ("--alphas 1 2", ""),
+    "ogm-ge.alpha 2": ("--methods agm", ""),
+    "mses.patience 3": ("--set mses.patience=4", ""),
     "momentum 0.3": ("--optimizer adam", ""),
     "alphas 1,2": ("--methods mses", ""),
     "tune-seeds 1": ("", "--tune lr=0.1,0.2"),
@@ -100,7 +102,10 @@ def flag(case: str) -> str:
 
 
 def test_every_flag_of_train_is_in_the_table() -> None:
-    assert {flag(case) for case in TRAIN} | ALWAYS == set(flags_of(Config))
+    short = {name for name in flags_of(Config) if "." not in name}
+    assert {flag(case) for case in TRAIN} | ALWAYS == short
+    full = {f.field.replace("_", "-") for f in flags_of(Config).values() if f.of_method}
+    assert full == set(flags_of(Config)) - short
 
 
 @pytest.mark.parametrize("case", TRAIN)
@@ -123,7 +128,7 @@ def test_a_method_that_does_not_act_is_refused() -> None:
             ConfigError, match=r"--method makes no difference with one modality, audio"
         ):
             parse_config(words.split(), "gradmod train")
-    for words in ("--modulation-starts 31", "--method ogm-ge --modulation-starts 9 --epochs 8"):
+    for words in ("--starts 31", "--method ogm-ge --starts 9 --epochs 8"):
         with pytest.raises(ConfigError, match=r"after the last of .* would be joint training"):
             parse_config(words.split(), "gradmod train")
     assert parse_config(["--modality", "audio"], "gradmod train").data.modality == "audio"
@@ -147,13 +152,13 @@ def test_compare_knows_what_was_meant() -> None:
 
 def test_what_a_file_says_in_vain_is_told(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
-    path.write_text('[data]\nroot = "x.csv"\n[method]\nmethod = "joint"\nalpha = 3.0\n')
+    path.write_text('[data]\nroot = "x.csv"\n[method]\nmethod = "joint"\n[agm]\nalpha = 3.0\n')
     config = parse_config(["--config", str(path)], "gradmod train")
     notes = setting_warnings(config)
     assert any(
         note.startswith("--root makes no difference to --dataset av-digits") for note in notes
     )
-    assert any(note.startswith("--alpha makes no difference to --method joint") for note in notes)
+    assert any(note.startswith("agm.alpha makes no difference to --method joint") for note in notes)
     assert setting_warnings(Comparison()) == []
 
 
@@ -182,18 +187,18 @@ def test_settings_of_data_sets_of_ones_own_are_left_to_them() -> None:
 FUNCTIONS: dict[str, tuple[Callable[..., Any], set[str]]] = {
     # command: its function, and its flags; each is tried below or in the tests of the command
     "resume": (cli.resume, {"run", "checkpoint", "epochs", "devices", "nodes", "dataset", "root"}),
-    "evaluate": (cli.evaluate, {"run", "split", "checkpoint", "dataset", "root"}),
+    "evaluate": (trained.evaluate, {"run", "split", "checkpoint", "dataset", "root"}),
     "attribute": (
-        cli.attribute,
+        trained.attribute,
         {"run", "split", "checkpoint", "metric", "noise-levels", "replicates", "dataset", "root"},
     ),
     "competition": (
-        cli.competition,
+        trained.competition,
         {"run", "split", "checkpoint", "concept", "penalty", "concepts", "dataset", "root"},
     ),
-    "report": (cli.report, {"runs", "out"}),
-    "check": (cli.check, {"dataset", "root", "labels", "video"}),
-    "list": (cli.list_everything, set()),
+    "report": (trained.report, {"runs", "out"}),
+    "check": (data.check, {"dataset", "root", "labels", "video"}),
+    "list": (data.list_everything, {"method"}),
 }
 
 

@@ -162,7 +162,7 @@ def test_agm_without_modulation_is_joint_training(clip: dict[str, Any], tmp_path
             tmp_path,
             name=method,
             method=method,
-            alpha=0.0,
+            **({"alpha": 0.0} if method == "agm" else {}),
             fusion="early",
             schedule="cosine",
             **clip,
@@ -219,7 +219,7 @@ def test_a_forced_strategy_is_used_and_recorded(coalitions: str, tmp_path: Path)
 
 
 def test_the_window_of_epochs_is_kept(tmp_path: Path) -> None:
-    summary = run(short(tmp_path, epochs=4, modulation_starts=2, modulation_ends=3, alpha=3.0))
+    summary = run(short(tmp_path, epochs=4, starts=2, ends=3, alpha=3.0))
     spans = [
         {m: (c["min"], c["max"]) for m, c in line["coefficients"].items()}
         for line in log_lines(summary.folder)
@@ -258,7 +258,7 @@ def test_settings_that_only_training_can_refuse(tmp_path: Path) -> None:
         "AV-Digits has heldout": {"protocol": "published"},
         "'16-mixed', which needs a GPU": {"precision": "16-mixed"},
         "MSES stops modalities one by one": {"method": "mses", "modality": "audio"},
-        "this is joint training. Give a factor": {"method": "mslr", "lr_rule": "keep"},
+        "this is joint training. Give a factor": {"method": "mslr", "rule": "keep"},
         "does not declare": {"fusion": "early", "coalitions": "additive"},
     }
     if not torch.cuda.is_available():

@@ -14,6 +14,8 @@ from typing import NoReturn
 
 from gradmod.experiments.datasets.registry import DATASETS as REGISTERED
 from gradmod.experiments.errors import ConfigError, closest, did_you_mean
+from gradmod.experiments.methods.entry import MethodSettings
+from gradmod.experiments.methods.registry import method_entry
 from gradmod.experiments.settings.config import (
     Config,
     DataConfig,
@@ -38,7 +40,7 @@ FUSIONS = {"late_fusion": "late", "early_fusion": "early"}
 SCHEDULES = {"lrstep": "step", "cosinestep": "cosine", "cosinestepwarmup": "warmup-cosine"}
 PUBLISHED_CAPS = {"CREMAD": 10.0, "URFunny": 7.0}
 """Caps in the published code; the other data sets have none."""
-PUBLISHED_LR_FACTORS = {
+PUBLISHED_LR_FACTORS: dict[str, str] = {
     "AV-MNIST": "audio=1.3,visual=0.7",
     "CREMAD": "audio=0.9,visual=1.1",
     "URFunny": "audio=0.9,visual=1.4,text=0.7",
@@ -61,9 +63,15 @@ FIELDS = {
     "data.modality": "modality",
     "model.fusion": "fusion_type",
     "method.method": "methods",
-    "method.alpha": "alpha",
-    "method.modulation_starts": "modulation_starts",
-    "method.modulation_ends": "modulation_ends",
+    **{
+        f"{method}.{name}": flag
+        for method in ("agm", "ogm-ge")
+        for name, flag in (
+            ("alpha", "alpha"),
+            ("starts", "modulation_starts"),
+            ("ends", "modulation_ends"),
+        )
+    },
     "optimizer.optimizer": "optim",
     "optimizer.lr": "learning_rate",
     "optimizer.schedule": "lr_scalar",
@@ -207,16 +215,7 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
     device, devices = _device(options, cuda, notes)
     windowed = options.methods in MODULATING
     multimodal = options.modality == "Multimodal"
-    method = MethodConfig(
-        method=METHODS[options.methods] if multimodal else "joint",
-        alpha=options.alpha,
-        cap=PUBLISHED_CAPS.get(options.dataset),
-        modulation_starts=options.modulation_starts if windowed else None,
-        modulation_ends=options.modulation_ends if windowed else None,
-        ogm_filter="published" if options.dataset in CONVOLUTIONAL else "all",
-        lr_factors=PUBLISHED_LR_FACTORS.get(options.dataset, ""),
-        patience=PUBLISHED_PATIENCE.get(options.dataset, "10"),
-    )
+    method = METHODS[options.methods] if multimodal else "joint"
     if options.methods in MODULATING and options.modulation_starts > options.EPOCHS:
         raise ConfigError(
             f"--modulation_starts is {options.modulation_starts}, after the last of {options.EPOCHS} epochs: "
@@ -245,7 +244,7 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
             modality=MODALITIES[options.modality],
         ),
         ModelConfig(fusion=FUSIONS[options.fusion_type]),
-        method,
+        MethodConfig(method, settings=_settings_of(method, options)),
         OptimizerConfig(
             optimizer=options.optim,
             lr=options.learning_rate,
@@ -268,6 +267,23 @@ def settings(options: argparse.Namespace, *, cuda: bool) -> tuple[Config, list[s
         MonitorConfig(shape_every=int(options.SHAPE_contribution and multimodal)),
     )
     return config, notes
+
+
+def _settings_of(method: str, options: argparse.Namespace) -> MethodSettings:
+    """The settings of a method: the paper's flags, and what its code has for each data set."""
+    entry, dataset = method_entry(method), options.dataset
+    published = {
+        "alpha": options.alpha,
+        "starts": options.modulation_starts,
+        "ends": options.modulation_ends,
+        "cap": PUBLISHED_CAPS.get(dataset),
+        "filter": "published" if dataset in CONVOLUTIONAL else "all",
+        "initial": PUBLISHED_LR_FACTORS.get(dataset, ""),
+        "patience": PUBLISHED_PATIENCE.get(dataset, "10"),
+    }
+    return entry.settings(
+        **{name: published[name] for name in entry.setting_names if name in published}
+    )
 
 
 def run(arguments: Sequence[str]) -> None:

@@ -81,15 +81,18 @@ def _refuse_other_settings(folder: Path, there: Config, here: Config) -> None:
     there, here = _comparable(there), _comparable(here)
     if there == here:
         return
-    pairs = (
-        (s, getattr(there, s), getattr(here, s))
-        for s in ("data", "model", "method", "optimizer", "train")
+    theirs, ours = (
+        {
+            f"{section}.{key}": value
+            for section, values in config.sections().items()
+            for key, value in values.items()
+        }
+        for config in (there, here)
     )
     different = [
-        f"{section}.{key} {vars(a)[key]!r} there, {vars(b)[key]!r} here"
-        for section, a, b in pairs
-        for key in vars(a)
-        if vars(a)[key] != vars(b)[key]
+        f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here"
+        for name in {**theirs, **ours}
+        if theirs.get(name) != ours.get(name)
     ]
     raise ConfigError(
         f"{folder} holds a run with other settings ({'; '.join(different[:3])}): name another --name, or remove the "

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradmod.experiments.methods import flags_of
+from gradmod.experiments.methods.registry import method_entry
 from gradmod.experiments.settings.comparison import BASELINE, Comparison, Overrides
 from gradmod.experiments.settings.config import Config, MonitorConfig
 
@@ -75,7 +75,8 @@ def planned_runs(
     runs: list[PlannedRun] = []
     for fusion, method in itertools.product(comparison.fusion_names, compare.method_names):
         overrides = {**compare.settings_of(method), **chosen.get((method, fusion), {})}
-        alphas: list[float | None] = [*compare.alpha_numbers] if "alpha" in flags_of(method) else []
+        has_alpha = "alpha" in method_entry(method).setting_names
+        alphas: list[float | None] = [*compare.alpha_numbers] if has_alpha else []
         for alpha, seed in itertools.product(alphas or [None], compare.seed_numbers):
             more = {} if alpha is None else {"alpha": alpha}
             suffix = "" if alpha is None else f"-alpha{alpha:g}"

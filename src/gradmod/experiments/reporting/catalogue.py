@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gradmod.experiments.datasets.registry import DATASETS
-from gradmod.experiments.methods import METHODS, flags_of
+from gradmod.experiments.methods.catalogue import METHODS
 from gradmod.experiments.models import ENCODERS, FUSIONS
 from gradmod.experiments.reporting.tables import new_table
 
@@ -16,8 +16,8 @@ def show_catalogue() -> None:
     console = Console(highlight=False)
     methods = _table("methods (--method)", "name", "what it does", "from", "costs", "settings")
     for method in METHODS.values():
-        flags = ", ".join(flags_of(method.name)) or "-"
-        methods.add_row(method.name, method.summary, method.paper, method.cost, flags)
+        settings = ", ".join(method.setting_names) or "-"
+        methods.add_row(method.name, method.summary, method.paper or "-", method.cost, settings)
     console.print(methods)
     datasets = _table(
         "data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs"

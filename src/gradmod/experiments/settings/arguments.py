@@ -6,68 +6,89 @@ import contextlib
 import functools
 import io
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.settings.config import Config
-from gradmod.experiments.settings.flags import flags_of, given_flags, in_one_spelling
+from gradmod.experiments.methods.registry import method_entry
+from gradmod.experiments.settings.comparison import Comparison
+from gradmod.experiments.settings.config import Config, MethodChoice, MethodConfig
+from gradmod.experiments.settings.flags import (
+    Flag,
+    flags_of,
+    given_flags,
+    in_one_spelling,
+    section_kinds,
+    shown_methods,
+)
 from gradmod.experiments.settings.presets import preset_names, preset_path, presets
 from gradmod.experiments.settings.relevance import refuse_without_effect
 from gradmod.experiments.settings.toml import Settings, load_settings, refuse_unnamed_code
 
 T = TypeVar("T")
 _BOX = "╭╮╰╯│─├┤-"
+OF_METHODS = """
+settings of a method, without its name where it is the one that is trained: --method agm --alpha 0.3
+  gradmod train --help METHOD shows one method
+"""
 SETTINGS_FILES = """
 settings from a file, which flags win over:
   --preset NAME   settings that come with the package: {}
   --config FILE   a TOML file, such as the config.toml of a run
 """
-_STYLE = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff)
+_STYLE = (tyro.conf.FlagConversionOff,)
 
 
 def parse(
-    kind: Callable[..., T],
-    arguments: Sequence[str],
-    prog: str,
-    default: Any = tyro.MISSING_NONPROP,
-    *,
-    more_help: str = "",
+    function: Callable[..., T], arguments: Sequence[str], prog: str, *, more_help: str = ""
 ) -> T:
-    """Parse `arguments` into what `kind` (a dataclass or a function) takes, and call it.
+    """Parse `arguments` into what a function takes, and call it.
 
-    A function is called when everything is parsed: what it prints is not the parser's.
+    It is called when everything is parsed: what it prints is not the parser's.
 
     Args:
-        kind: what takes them.
+        function: what takes them.
         arguments: the words.
         prog: the command, for messages.
-        default: of a dataclass, what the words leave out.
         more_help: what --help says below the flags.
 
     Raises:
         ConfigError: an argument is unknown, missing or of the wrong type; one line.
         SystemExit: after --help.
     """
-    flags = flags_of(kind)
-    made: Callable[..., Any] = kind if is_dataclass(kind) else _deferred(kind)
+    flags = flags_of(function)
+    call = _parsed(_deferred(function), arguments, flags, prog, more_help=more_help)
+    return cast(T, call())
+
+
+def _parsed(
+    kind: Callable[..., Any],
+    arguments: Sequence[str],
+    flags: Mapping[str, Flag],
+    prog: str,
+    *,
+    default: Any = tyro.MISSING_NONPROP,
+    more_help: str = "",
+) -> Any:
     complaint = io.StringIO()
     try:
         words = in_one_spelling(arguments, flags)
         with contextlib.redirect_stderr(complaint):
-            parsed = tyro.cli(made, args=words, prog=prog, default=default, config=_STYLE)
+            return tyro.cli(kind, args=words, prog=prog, default=default, config=_STYLE)
     except SystemExit as stop:
         if stop.code in (0, None):
             print(more_help, end="")
             raise
-        raise ConfigError(one_line(complaint.getvalue()) + f" (see {prog} --help)") from None
+        message = one_line(complaint.getvalue())
+        for flag in given_flags(arguments, flags):
+            message = message.replace(f"--{flag.parsed}", flag.shown)
+        raise ConfigError(f"{message} (see {prog} --help)") from None
     except ConfigError as error:
         raise ConfigError(f"{error} (see {prog} --help)") from None
-    return cast(T, parsed if is_dataclass(kind) else parsed())
 
 
 def _deferred(function: Callable[..., T]) -> Callable[..., Callable[[], T]]:
@@ -90,6 +111,9 @@ def parse_settings(
 ) -> Settings:
     """Settings from `--config FILE.toml` or `--preset NAME`, if given, and the flags, which win over the file.
 
+    The flags are those of the sections and of all methods (`--agm.alpha`); the settings of the method that is trained
+    are flags without its name, too (`--alpha`).
+
     Args:
         arguments: the words.
         prog: the command, for messages.
@@ -98,6 +122,56 @@ def parse_settings(
 
     Raises:
         ConfigError: see `parse`, `load_settings` and `preset_path`; or both are given; or a flag makes no difference.
+    """
+    rest, path = _without_file(arguments)
+    # A comparison is of --methods, and says so of --method below.
+    method = "" if isinstance(default, Comparison) else value_of("method", rest)
+    if method:
+        method_entry(method)
+    if path is not None:
+        default = load_settings(path, default, method)
+    elif method:
+        choice = default.method
+        chosen = MethodConfig.from_tables(method, choice.coalitions, choice.tables)
+        default = replace(default, method=chosen)
+    methods = (default.method.method,)
+    flags = flags_of(type(default), methods)
+    of_methods = "" if isinstance(default, Comparison) else OF_METHODS
+    more_help = of_methods + SETTINGS_FILES.format(", ".join(presets())) + more_help
+    kind = _parsed_kind(default, methods)
+    parsed = _parsed(kind, rest, flags, prog, default=kind(), more_help=more_help)
+    config = _config_of(parsed, default, methods)
+    if path is not None:
+        refuse_unnamed_code(config, path, value_of("dataset", rest))
+    refuse_without_effect(config, given_flags(rest, flags))
+    return config
+
+
+def method_help(name: str) -> str:
+    """What is known of a method, and its flags, as --help shows them.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    entry = method_entry(name, "the method")
+    head = "\n".join(
+        [entry.name, *(line.replace("**", "").replace("`", "") for line in entry.head())]
+    )
+    if not entry.setting_names:
+        return f"{head}\n\nIt has no settings of its own.\n"
+    told = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):
+        tyro.cli(
+            entry.settings, args=["--help"], prog=f"gradmod train --method {name}", config=_STYLE
+        )
+    return f"{head}\n\n{told.getvalue()}"
+
+
+def _without_file(arguments: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The words without `--config FILE` and `--preset NAME`, and the file.
+
+    Raises:
+        ConfigError: there are two; or no name, or one of no preset.
     """
     rest: list[str] = []
     paths: list[Path] = []
@@ -117,29 +191,50 @@ def parse_settings(
         raise ConfigError(
             "--config and --preset are given more than once together; give one, and flags for what differs"
         )
-    if paths:
-        default = load_settings(paths[0], default)
-    config = parse(
-        type(default),
-        rest,
-        prog,
-        default,
-        more_help=SETTINGS_FILES.format(", ".join(presets())) + more_help,
-    )
-    if paths:
-        refuse_unnamed_code(config, paths[0], _dataset_in(rest))
-    refuse_without_effect(config, given_flags(rest, flags_of(type(default))))
-    return config
+    return rest, paths[0] if paths else None
 
 
-def _dataset_in(words: Sequence[str]) -> str:
-    """The data set that the words name; empty: none."""
+def value_of(name: str, words: Sequence[str]) -> str:
+    """The value that the words give a flag, the last one; empty: none."""
+    found = ""
     for flag, following in zip(words, [*words[1:], ""], strict=False):
-        if flag == "--dataset":
-            return following
-        if flag.startswith("--dataset="):
-            return flag.partition("=")[2]
-    return ""
+        if flag == f"--{name}" and not following.startswith("--"):
+            found = following
+        elif flag.startswith(f"--{name}="):
+            found = flag.partition("=")[2]
+    return found
+
+
+def _parsed_kind(default: Config, methods: Sequence[str]) -> type[Any]:
+    """What tyro parses: the sections without their names, and a table for each method, under its name."""
+    parts: list[Any] = []
+    for section, kind in section_kinds(type(default)).items():
+        value = getattr(default, section)
+        if section == "method":
+            value = MethodChoice(value.method, value.coalitions)
+        unprefixed: Any = Annotated[kind, tyro.conf.OmitArgPrefixes]
+        parts.append((section, unprefixed, field(default=value)))
+    for entry in shown_methods(methods):
+        value = default.method.tables.get(entry.table) or entry.settings()
+        # A name with a dot is the parser's for what lies in a part, so a part is called as Python calls it.
+        parts.append((_identifier(entry.table), entry.settings, field(default=value)))
+    return make_dataclass(type(default).__name__, parts, frozen=True)
+
+
+def _config_of(parsed: Any, default: Settings, methods: Sequence[str]) -> Settings:
+    """The settings from what tyro parsed, see `_parsed_kind`."""
+    sections = {f.name: getattr(parsed, f.name) for f in fields(default)}
+    choice = sections["method"]
+    tables = {
+        entry.table: getattr(parsed, _identifier(entry.table)) for entry in shown_methods(methods)
+    }
+    method = default.method.method
+    sections["method"] = MethodConfig.from_tables(method, choice.coalitions, tables)
+    return replace(default, **sections)
+
+
+def _identifier(table: str) -> str:
+    return table.replace("-", "_")
 
 
 def one_line(boxed: str) -> str:
@@ -160,9 +255,9 @@ def one_line(boxed: str) -> str:
     if "╭" not in text and len(paragraphs) > 1:
         del paragraphs[0]
     message = " ".join(paragraphs[0])
-    message = re.sub(r"^Error parsing \w+: (?=\w+\.\w+)", "", message)
+    message = re.sub(r"^Error parsing [\w-]+: (?=[\w-]+\.\w+)", "", message)
     message = (
-        re.sub(r"^Error parsing (--[\w-]+):", r"\1:", message).split(" Got errors:")[0].rstrip(".")
+        re.sub(r"^Error parsing (--[\w.-]+):", r"\1:", message).split(" Got errors:")[0].rstrip(".")
     )
     for paragraph in paragraphs[1:]:
         if paragraph and paragraph[0].startswith("Perhaps you meant"):

@@ -1,16 +1,19 @@
-"""Settings of single methods as words: METHOD.setting=value,value."""
+"""Settings of single methods as words: METHOD.setting=value,value, and METHOD alone for what it is tuned over."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.methods import flags_of
-from gradmod.experiments.settings.config import MethodConfig, OptimizerConfig
+from gradmod.experiments.errors import ConfigError, closest
+from gradmod.experiments.methods.registry import method_entry, owners_of
+from gradmod.experiments.settings.config import MethodChoice, OptimizerConfig
 
-OF_METHOD = {f.name for f in fields(MethodConfig)} - {"method"}
+Assigned = tuple[str, str, list[Any]]
+"""Method (empty: each that has the setting), setting, values."""
+COALITIONS = "coalitions"
+TUNE = "compare.tune"
 OF_OPTIMIZER = {f.name for f in fields(OptimizerConfig)}
 
 
@@ -32,48 +35,84 @@ def numbers(name: str, text: str, kind: type[Any]) -> list[Any]:
         raise ConfigError(f"{name} is {text!r}; expected numbers, as in {example}") from None
 
 
-def assignment(where: str, text: str, methods: Sequence[str]) -> tuple[str, str, list[Any]]:
-    """`METHOD.setting=value,value` (or without METHOD) as method, setting and values of the setting's type.
+def names_of(method: str) -> tuple[str, ...]:
+    """The settings that can be said for one method: its own, and those of the optimizer."""
+    return (*method_entry(method).setting_names, COALITIONS, *sorted(OF_OPTIMIZER))
+
+
+def assignment(where: str, text: str, methods: Sequence[str]) -> list[Assigned]:
+    """`METHOD.setting=value,value`, or without METHOD, as values of the setting's type.
+
+    To tune, the values may be left out, and the setting too: the registered ones stand in their place.
 
     Raises:
         ConfigError: no such method or setting, one that the method does not look at, or no value.
     """
     left, equals, right = text.partition("=")
     owner, _, name = left.strip().rpartition(".")
+    if where == TUNE and not equals:
+        if not owner and name in methods:
+            owner, name = name, ""
+        if owner in methods:
+            return _registered(text, owner, name.replace("-", "_"))
     name = name.replace("-", "_")
-    section: MethodConfig | OptimizerConfig = (
-        MethodConfig() if name in OF_METHOD else OptimizerConfig()
-    )
-    if not equals or name not in OF_METHOD | OF_OPTIMIZER or (owner and owner not in methods):
+    owners = [owner] if owner else list(methods)
+    known = {other for method in owners if method in methods for other in names_of(method)}
+    if owner in methods and equals and name not in known:
+        meant = closest(name, known)
+        raise ConfigError(
+            f"{where} holds {text!r}; {name} makes no difference to {owner}, which has {', '.join(sorted(known))}"
+            + (f"; did you mean {owner}.{meant}?" if meant else "")
+        )
+    if not owner and equals and name not in known and owners_of(name):
+        raise ConfigError(
+            f"{where} holds {text!r}; {name} makes no difference to {', '.join(methods)}: it is a setting of "
+            f"{', '.join(owners_of(name))}"
+        )
+    if not equals or name not in known:
         raise ConfigError(
             f"{where} holds {text!r}; expected METHOD.setting=value, of a method {', '.join(methods)} and a setting "
-            f"of {', '.join(sorted(OF_METHOD | OF_OPTIMIZER))}"
+            f"of {', '.join(sorted(known or names_of(methods[0])))}"
         )
-    if owner and name in OF_METHOD and name not in (*flags_of(owner), "coalitions"):
-        known = ", ".join(sorted({*flags_of(owner), "coalitions", *OF_OPTIMIZER}))
-        raise ConfigError(
-            f"{where} holds {text!r}; {name} makes no difference to {owner}, which has {known}"
-        )
-    default = getattr(section, name)
+    kinds = _kinds(next(method for method in owners if name in names_of(method)), name)
     # A text such as audio=3,visual=1 holds commas itself: several of those are parted by |.
-    parted = isinstance(default, str) and ("|" in right or "=" in right)
+    parted = str in kinds and ("|" in right or "=" in right)
     listed = right.split("|") if parted else words(right)
-    values = [_typed(where, text, default, word.strip()) for word in listed]
+    values = [_typed(where, text, kinds, word.strip()) for word in listed]
     if not values or (where == "compare.set" and len(values) > 1):
         raise ConfigError(f"{where} holds {text!r}; expected a value after the =")
-    return owner, name, values
+    return [(owner, name, values)]
 
 
-def _typed(where: str, text: str, default: Any, word: str) -> Any:
-    if isinstance(default, str):
+def _registered(text: str, method: str, name: str) -> list[Assigned]:
+    """What a method is tuned over where no values are given: of one setting, or of all that have some."""
+    search = method_entry(method).search
+    found = {key: values for key, values in search.items() if name in ("", key)}
+    if not found:
+        has = f"it is registered for {', '.join(search)}" if search else "none is registered"
+        raise ConfigError(
+            f"{TUNE} holds {text!r} without values, and {has}; write {method}.setting=value,value"
+        )
+    return [(method, key, list(values)) for key, values in found.items()]
+
+
+def _kinds(method: str, name: str) -> tuple[Any, ...]:
+    """The types that a setting may have."""
+    sections = (method_entry(method).settings, MethodChoice, OptimizerConfig)
+    hint = next(hints[name] for hints in map(get_type_hints, sections) if name in hints)
+    return get_args(hint) or (hint,)
+
+
+def _typed(where: str, text: str, kinds: tuple[Any, ...], word: str) -> Any:
+    if str in kinds:
         return word
-    if isinstance(default, bool):
+    if bool in kinds:
         if word not in ("true", "false"):
             raise ConfigError(f"{where} holds {text!r}; expected true or false")
         return word == "true"
     if word == "none":
         return None
     try:
-        return int(word) if isinstance(default, int) else float(word)
+        return float(word) if float in kinds else int(word)
     except ValueError:
         raise ConfigError(f"{where} holds {text!r}; {word!r} is no number") from None

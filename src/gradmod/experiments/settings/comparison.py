@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gradmod.experiments import checks
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.methods import METHODS
-from gradmod.experiments.settings import checks
-from gradmod.experiments.settings.assignments import OF_METHOD, assignment, numbers, words
+from gradmod.experiments.methods.entry import MethodSettings, table_of
+from gradmod.experiments.methods.registry import method_entry
+from gradmod.experiments.settings.assignments import (
+    COALITIONS,
+    assignment,
+    names_of,
+    numbers,
+    words,
+)
 from gradmod.experiments.settings.config import FUSIONS, Config
 
 LAUNCHERS = ("local", "submitit")
@@ -29,14 +36,15 @@ class CompareConfig:
     fusions: str = ""
     """late, sum, early; several as in late,early; empty: model.fusion."""
     alphas: str = ""
-    """AGM and OGM-GE with each of these, a row for each; empty: method.alpha, or what set and tune say."""
+    """AGM and OGM-GE with each of these, a row for each; empty: their own, or what set and tune say."""
     mono: bool = True
     """Train each modality alone too, and evaluate their ensemble."""
     set: tuple[str, ...] = ()
     """Settings of single methods, as in agm.alpha=0.3 mses.patience=5 joint.lr=0.02."""
     tune: tuple[str, ...] = ()
     """Settings to choose on the validation split, as in agm.alpha=0.1,0.3,1; without a method, as in lr=0.01,0.03, for
-    each of them. Values that hold commas are parted by |, as in "mslr.lr-factors=audio=3|audio=1,visual=3"."""
+    each that has it; without values, as in agm or agm.alpha, from those that gradmod list METHOD shows. Values that
+    hold commas are parted by |, as in "mslr.initial=audio=3|audio=1,visual=3"."""
     tune_seeds: str = "0,1,2"
     """Seeds of the trials: the candidate with the best mean over them is taken, at a tie the one named first."""
     jobs: int = 1
@@ -48,7 +56,7 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         for method in self.method_names:
-            checks.one_of("compare.methods", method, tuple(METHODS))
+            method_entry(method, "compare.methods")
         for fusion in words(self.fusions):
             checks.one_of("compare.fusions", fusion, FUSIONS)
         for name in ("methods", "seeds", "fusions", "alphas", "tune_seeds"):
@@ -65,10 +73,8 @@ class CompareConfig:
         checks.flag("compare.mono", self.mono)
         checks.whole("compare.jobs", self.jobs, 1)
         checks.one_of("compare.launcher", self.launcher, LAUNCHERS)
-        for text in self.set:
-            assignment("compare.set", text, self.method_names)
-        for text in self.tune:
-            assignment("compare.tune", text, self.method_names)
+        for where in ("set", "tune"):
+            self.assignments(where)
         if self.launcher == "local" and self.launcher_options:
             raise ConfigError(
                 "compare.launcher_options goes with --launcher submitit; found --launcher local"
@@ -76,9 +82,7 @@ class CompareConfig:
         for option in self.launcher_options:
             if "=" not in option:
                 raise ConfigError(f"compare.launcher_options holds {option!r}; expected name=value")
-        if self.alphas and any(
-            assignment("", text, self.method_names)[1] == "alpha" for text in self.tune
-        ):
+        if self.alphas and any(name == "alpha" for _, _, name, _ in self.assignments("tune")):
             raise ConfigError(
                 "compare.alphas makes a row of each alpha and compare.tune chooses one: give one of them"
             )
@@ -111,22 +115,35 @@ class CompareConfig:
         """The alphas, each a row; none: one row with the alpha of the settings."""
         return numbers("compare.alphas", self.alphas, float)
 
+    def assignments(self, where: str) -> list[tuple[str, str, str, list[Any]]]:
+        """What `set` or `tune` says, as text, method (empty: each that has it), setting and values.
+
+        Raises:
+            ConfigError: a word cannot be understood.
+        """
+        texts = getattr(self, where)
+        return [
+            (text, *found)
+            for text in texts
+            for found in assignment(f"compare.{where}", text, self.method_names)
+        ]
+
     def settings_of(self, method: str) -> dict[str, Any]:
         """What `set` says for a method."""
-        parsed = [assignment("compare.set", text, self.method_names) for text in self.set]
-        return {name: values[0] for owner, name, values in parsed if owner in ("", method)}
+        return {name: values[0] for name, values in self._said("set", method)}
 
     def grid(self, method: str) -> list[dict[str, Any]]:
         """The trials of a method: every combination of what `tune` says for it; [{}] where it says nothing."""
-        axes: dict[str, list[Any]] = {}
-        for text in self.tune:
-            owner, name, values = assignment("compare.tune", text, self.method_names)
-            if owner in ("", method):
-                axes[name] = values
+        axes = dict(self._said("tune", method))
         return [
             dict(zip(axes, combination, strict=True))
             for combination in itertools.product(*axes.values())
         ]
+
+    def _said(self, where: str, method: str) -> Iterator[tuple[str, list[Any]]]:
+        for _, owner, name, values in self.assignments(where):
+            if owner == method or (not owner and name in names_of(method)):
+                yield name, values
 
 
 @dataclass(frozen=True)
@@ -150,19 +167,18 @@ class Comparison(Config):
         """The fusions."""
         return words(self.compare.fusions) or [self.model.fusion]
 
+    def tables(self) -> dict[str, MethodSettings]:
+        """Settings of all methods that are compared."""
+        return {table_of(name): self.method.of(name) for name in self.compare.method_names}
+
     def run_config(self, method: str, overrides: Overrides) -> Config:
-        """Settings of a run of a method, `overrides` of [method] and [optimizer] on top."""
-        config = Config(
-            self.data,
-            self.model,
-            replace(self.method, method=method),
-            self.optimizer,
-            self.train,
-            self.monitor,
-        )
+        """Settings of a run of a method, `overrides` of its own settings and of the optimizer on top."""
+        chosen, optimizer = self.method.for_method(method), self.optimizer
         for name, value in overrides.items():
-            section = "method" if name in OF_METHOD else "optimizer"
-            config = replace(
-                config, **{section: replace(getattr(config, section), **{name: value})}
-            )
-        return config
+            if name in method_entry(method).setting_names:
+                chosen = replace(chosen, settings=replace(chosen.settings, **{name: value}))
+            elif name == COALITIONS:
+                chosen = replace(chosen, coalitions=value)
+            else:
+                optimizer = replace(optimizer, **{name: value})
+        return Config(self.data, self.model, chosen, optimizer, self.train, self.monitor)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
+from gradmod.experiments import checks
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.settings import checks
+from gradmod.experiments.methods.entry import MethodSettings, table_of
+from gradmod.experiments.methods.registry import method_entry
 
 # Every command starts by importing this file, so the choices stand here as plain text and not in the modules that they
 # name, some of which import torch; tests/experiments/test_config.py checks that both agree.
@@ -18,17 +22,13 @@ DATASET_OPTIONS = ("frames", "speakers", "aligned", "labels", "video", "embeddin
 FUSIONS = ("late", "sum", "early")
 ENCODERS = ("auto", "small-cnn", "resnet18", "mlp", "transformer")
 PADDING = ("masked", "published")
-OGM_FILTERS = ("all", "published")
-LR_RULES = ("keep", "smooth", "dynamic")
 COALITIONS = ("auto", "looped", "batched", "reuse", "additive", "shared")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "warmup-cosine")
 CLIPPING = ("always", "head")
 CONCEPTS = ("logits", "features")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-DEFAULT_CAP = 2.0
 DEFAULT_CLIP_NORM = 5.0
-MAX_EXPONENT = 88.0
 MAX_TIMEOUT = 525_600.0
 """A year, in minutes; times of centuries overflow in the libraries that wait."""
 
@@ -127,102 +127,66 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class MethodConfig:
+class MethodChoice:
     """How it is trained."""
 
     method: str = "agm"
-    """Training method; `gradmod list` shows them."""
-    alpha: float = 1.0
-    """AGM, OGM-GE: strength of the modulation; 0 is joint training (AGM)."""
-    cap: float | None = DEFAULT_CAP
-    """AGM: most that a modality counts as behind by; none: no limit."""
-    modulation_starts: int | None = None
-    """AGM, OGM-GE: first epoch that is modulated, counted from 1; none: the first."""
-    modulation_ends: int | None = None
-    """AGM, OGM-GE: last epoch that is modulated; none: the last."""
-    noise: bool = True
-    """OGM-GE: add noise to the gradients; false: OGM."""
-    ogm_filter: str = "all"
-    """OGM-GE: parameters of a modality that are modulated: all, or published (those of convolutions)."""
-    lr_factors: str = ""
-    """MSLR: initial factor of each modality's learning rate, as in audio=1.3,visual=0.7; those left out have 1."""
-    lr_rule: str = "dynamic"
-    """MSLR: keep the factors, smooth (they go to 1 over lr_window epochs), or dynamic (with the validation)."""
-    lr_window: int = 5
-    """MSLR: epochs of smooth; validations that dynamic takes the mean of."""
-    patience: str = "10"
-    """MSES: epochs without improvement before a modality is stopped: one number, or as in audio=10,visual=30."""
-    smoothing: float = 0.6
-    """MSES: weight of the past in the smoothed validation loss, from 0 on and below 1."""
-    uni_modal_weight: str = "1"
-    """Uni-modal losses: weight of each modality's own loss: one number, or as in audio=1,visual=0.5."""
-    gamma: float = 1.5
-    """MMPareto: what the gradients of encoders are multiplied by; 1: nothing but the joining of gradients."""
+    """Training method; `gradmod list` shows them, `gradmod train --help METHOD` its settings."""
     coalitions: str = "auto"
     """How coalitions are evaluated: auto (the cheapest exact way), looped, batched, reuse, additive, or shared
     (approximate where an encoder has batch norm or dropout)."""
 
     def __post_init__(self) -> None:
         checks.text("method.method", self.method)
-        checks.number("method.alpha", self.alpha, 0)
-        if self.cap is not None:
-            checks.number("method.cap", self.cap, 0, above=True)
-            exponent = float(self.alpha) * float(self.cap)
-            if exponent >= MAX_EXPONENT:
-                raise ConfigError(
-                    f"method.alpha * method.cap is {exponent:g}; expected less than {MAX_EXPONENT:g}, "
-                    "where exp leaves the range of float32: lower one of them"
-                )
-        for name in ("modulation_starts", "modulation_ends"):
-            if getattr(self, name) is not None:
-                checks.whole(f"method.{name}", getattr(self, name), 0)
-        if self.modulation_ends is not None and self.modulation_ends < (
-            self.modulation_starts or 1
-        ):
-            raise ConfigError(
-                f"method.modulation_ends is {self.modulation_ends}; expected at least {self.modulation_starts or 1}, "
-                "the first epoch that is modulated (for no modulation at all: --method joint)"
-            )
         checks.one_of("method.coalitions", self.coalitions, COALITIONS)
-        checks.flag("method.noise", self.noise)
-        checks.one_of("method.ogm_filter", self.ogm_filter, OGM_FILTERS)
-        checks.one_of("method.lr_rule", self.lr_rule, LR_RULES)
-        checks.whole("method.lr_window", self.lr_window, 1)
-        checks.number("method.smoothing", self.smoothing, 0, 1)
-        if "" in checks.by_name("method.lr_factors", self.lr_factors, float):
+
+
+@dataclass(frozen=True)
+class MethodConfig(MethodChoice):
+    """How it is trained, with the settings of the method, which have a table of their own in a file."""
+
+    settings: MethodSettings = None  # type: ignore[assignment]  # None: the method's defaults
+    others: Mapping[str, MethodSettings] = field(default_factory=dict, hash=False)
+    """Settings of other methods by table, where they are not the defaults: what a comparison's runs are made of, and
+    what a file says in vain."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind = method_entry(self.method).settings
+        if self.settings is None:
+            object.__setattr__(self, "settings", kind())
+        if type(self.settings) is not kind:
             raise ConfigError(
-                f"method.lr_factors is {checks.shown(self.lr_factors)}; expected a modality's name before each number"
+                f"method.settings is {checks.shown(self.settings)}; expected {kind.__name__}, which --method "
+                f"{self.method} has"
             )
-        checks.by_name("method.patience", self.patience, int)
-        checks.by_name("method.uni_modal_weight", self.uni_modal_weight, float)
-        checks.number("method.gamma", self.gamma, 0, above=True)
 
-    @property
-    def settings(self) -> dict[str, object]:
-        """Arguments of the methods; each takes those that it knows."""
-        patience = checks.by_name("method.patience", self.patience, int)
-        weight = checks.by_name("method.uni_modal_weight", self.uni_modal_weight, float)
-        return {
-            "alpha": self.alpha,
-            "cap": self.cap,
-            "epochs": self.window,
-            "noise": self.noise,
-            "filter": self.ogm_filter,
-            "initial": checks.by_name("method.lr_factors", self.lr_factors, float),
-            "rule": self.lr_rule,
-            "window": self.lr_window,
-            "patience": patience.get("", patience),
-            "smoothing": self.smoothing,
-            "weight": weight.get("", weight),
-            "gamma": self.gamma,
+    @classmethod
+    def from_tables(
+        cls, method: str, coalitions: str, tables: Mapping[str, MethodSettings]
+    ) -> MethodConfig:
+        """Of a method, whose settings are in the tables of several; it has its defaults where they are not."""
+        own = table_of(method)
+        others = {
+            name: settings
+            for name, settings in tables.items()
+            if name != own and settings != type(settings)()
         }
+        return cls(method, coalitions, tables.get(own), others)  # type: ignore[arg-type]
 
     @property
-    def window(self) -> tuple[int, int | None] | None:
-        """First and last epoch that is modulated, counted from 1; None: all."""
-        if self.modulation_starts is None and self.modulation_ends is None:
-            return None
-        return max(self.modulation_starts or 1, 1), self.modulation_ends
+    def tables(self) -> dict[str, MethodSettings]:
+        """Settings by table: of the method, and those of others."""
+        return {table_of(self.method): self.settings, **self.others}
+
+    def of(self, method: str) -> MethodSettings:
+        """The settings of the method called so."""
+        entry = method_entry(method)
+        return self.tables.get(entry.table) or entry.settings()
+
+    def for_method(self, method: str) -> MethodConfig:
+        """The same for another method, with its own settings alone."""
+        return MethodConfig(method, self.coalitions, self.of(method))
 
 
 @dataclass(frozen=True)
@@ -360,3 +324,16 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    def tables(self) -> dict[str, MethodSettings]:
+        """Settings of the method, under the name of its table."""
+        return {table_of(self.method.method): self.method.settings}
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """What its file holds: the sections, and the tables of methods that have settings."""
+        found = {f.name: dict(vars(getattr(self, f.name))) for f in fields(self)}
+        found["method"] = {f.name: found["method"][f.name] for f in fields(MethodChoice)}
+        return {
+            **found,
+            **{name: dict(vars(table)) for name, table in self.tables().items() if vars(table)},
+        }

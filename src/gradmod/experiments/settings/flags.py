@@ -5,26 +5,19 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_args, get_origin, get_type_hints
 
 from gradmod.experiments.errors import ConfigError, closest
-from gradmod.experiments.settings.assignments import OF_METHOD, OF_OPTIMIZER
+from gradmod.experiments.methods.catalogue import METHODS
+from gradmod.experiments.methods.entry import LISTED, MethodEntry
+from gradmod.experiments.methods.registry import method_entry, owners_of
+from gradmod.experiments.settings.assignments import names_of
+from gradmod.experiments.settings.config import MethodChoice
 
-COMMA_LISTS = frozenset(
-    {
-        "methods",
-        "seeds",
-        "fusions",
-        "alphas",
-        "tune_seeds",
-        "encoder",
-        "lr_factors",
-        "patience",
-        "uni_modal_weight",
-    }
-)
-"""Settings that are texts and hold several words parted by commas; on the command line, by blanks too."""
+COMMA_LISTS = frozenset({"methods", "seeds", "fusions", "alphas", "tune_seeds", "encoder"})
+"""Settings that are texts and hold several words parted by commas; on the command line, by blanks too. Those of methods
+are marked as `PerModality`."""
 ASSIGNMENTS = frozenset({"set", "tune", "launcher_options"})
 """Lists whose items are name=value, where a value may hold commas itself."""
 _MEANT = {
@@ -43,8 +36,7 @@ _MEANT = {
 """What others call some of our flags, where the words are too far apart to be guessed from."""
 _SPELT = {"none": "None", "true": "True", "false": "False"}
 _NUMBER = re.compile(r"-?\.?\d.*|-?inf|nan")
-_SECTIONS = "data|model|method|optimizer|train|monitor|compare"
-_SETTING = re.compile(rf"(?<![\w./\\:-])({_SECTIONS})\.([a-z_]+)\b(?!\.\w)")
+_SECTIONS = ("data", "model", "method", "optimizer", "train", "monitor", "compare")
 
 
 @dataclass(frozen=True)
@@ -53,15 +45,17 @@ class Flag:
 
     Attributes:
         name: without the two hyphens.
-        field: `section.field` of the settings that it sets; of a function its parameter.
+        field: `section.field` of the settings that it sets, of a method's `table.field`; of a function its parameter.
         kind: its type.
         positional: whether it has a place and no name.
+        of_method: whether it is a setting of one method.
     """
 
     name: str
     field: str
     kind: Any
     positional: bool = False
+    of_method: bool = False
 
     @property
     def shown(self) -> str:
@@ -73,23 +67,68 @@ class Flag:
         """Whether it takes several values."""
         return get_origin(self.kind) is tuple
 
+    @property
+    def holds_commas(self) -> bool:
+        """Whether it is one text of several words."""
+        marks = getattr(self.kind, "__metadata__", ())
+        return LISTED in marks or self.field.rpartition(".")[2] in COMMA_LISTS
 
-def flags_of(kind: Callable[..., Any]) -> dict[str, Flag]:
-    """The flags of a command, which is a dataclass of sections or a function, by name."""
-    found: list[Flag] = []
+    @property
+    def parsed(self) -> str:
+        """Its name for the parser, to which a method's settings have the method's name before theirs."""
+        return _hyphened(self.field) if self.of_method else self.name
+
+
+def flags_of(kind: Callable[..., Any], methods: Sequence[str] = ()) -> dict[str, Flag]:
+    """The flags of a command by name.
+
+    Args:
+        kind: a dataclass of sections (see `Config`), or a function.
+        methods: the methods that are trained; of a setting's name that several methods have, theirs is meant.
+    """
     if is_dataclass(kind):
-        for section, section_kind in get_type_hints(kind).items():
-            hints = get_type_hints(section_kind)
-            for f in fields(section_kind):
-                found.append(Flag(_hyphened(f.name), f"{section}.{f.name}", hints[f.name]))
-    else:
-        hints = get_type_hints(kind, include_extras=True)
-        for name in inspect.signature(kind).parameters:
-            marks = getattr(hints[name], "__metadata__", ())
-            positional = any("positional" in str(mark).lower() for mark in marks)
-            plain = get_args(hints[name])[0] if marks else hints[name]
-            found.append(Flag(_hyphened(name), name, plain, positional))
-    return {flag.name: flag for flag in found}
+        return _of_sections(kind, methods)
+    hints = get_type_hints(kind, include_extras=True)
+    found = {}
+    for name in inspect.signature(kind).parameters:
+        marks = getattr(hints[name], "__metadata__", ())
+        positional = any("positional" in str(mark).lower() for mark in marks)
+        plain = get_args(hints[name])[0] if marks else hints[name]
+        found[_hyphened(name)] = Flag(_hyphened(name), name, plain, positional)
+    return found
+
+
+def section_kinds(kind: Callable[..., Any]) -> dict[str, type[Any]]:
+    """The sections of settings by name; that of the method without what stands in tables of methods."""
+    return {**get_type_hints(kind), "method": MethodChoice}
+
+
+def shown_methods(methods: Sequence[str]) -> list[MethodEntry]:
+    """The methods whose flags a command has: those that are trained first, then all others."""
+    return [method_entry(name) for name in dict.fromkeys((*methods, *METHODS))]
+
+
+def _of_sections(kind: Callable[..., Any], methods: Sequence[str]) -> dict[str, Flag]:
+    """Those of sections, `--lr`, and of methods: `--agm.alpha`, and where one run is of one method `--alpha`."""
+    found = {
+        flag.name: flag
+        for section, section_kind in section_kinds(kind).items()
+        for flag in _of_section(section, section_kind)
+    }
+    several = "compare" in section_kinds(kind)
+    for entry in shown_methods(methods):
+        for flag in _of_section(entry.table, entry.settings):
+            full = replace(flag, name=_hyphened(flag.field), of_method=True)
+            found[full.name] = full
+            if not several:
+                found.setdefault(flag.name, replace(full, name=flag.name))
+    return found
+
+
+def _of_section(section: str, kind: type[Any]) -> Iterator[Flag]:
+    hints = get_type_hints(kind, include_extras=True)
+    for f in fields(kind):
+        yield Flag(_hyphened(f.name), f"{section}.{f.name}", hints[f.name])
 
 
 def given_flags(words: Sequence[str], flags: Mapping[str, Flag]) -> list[Flag]:
@@ -119,8 +158,8 @@ def in_one_spelling(words: Sequence[str], flags: Mapping[str, Flag]) -> list[str
         flag = flags.get(_hyphened(written[2:]))
         if flag is None or flag.positional:
             raise ConfigError(f"{written} is unknown{_meant(written[2:], flags)}")
-        if not flag.is_list and flag.field.rpartition(".")[2] not in COMMA_LISTS:
-            rest += [f"--{flag.name}={_spelt(value, flag)}"] if equals else [f"--{flag.name}"]
+        if not flag.is_list and not flag.holds_commas:
+            rest += [f"--{flag.parsed}={_spelt(value, flag)}"] if equals else [f"--{flag.parsed}"]
             if not equals and remaining and not remaining[0].startswith("--"):
                 rest.append(_spelt(remaining.pop(0), flag))
             continue
@@ -131,13 +170,13 @@ def in_one_spelling(words: Sequence[str], flags: Mapping[str, Flag]) -> list[str
                 break
             values.append(remaining.pop(0))
         if flag.is_list:
-            lists.setdefault(flag.name, []).extend(
+            lists.setdefault(flag.parsed, []).extend(
                 part for item in values for part in _parts(item, flag)
             )
         elif values:
-            rest.append(f"--{flag.name}={','.join(item.strip(',') for item in values)}")
+            rest.append(f"--{flag.parsed}={','.join(item.strip(',') for item in values)}")
         else:
-            rest.append(f"--{flag.name}")
+            rest.append(f"--{flag.parsed}")
     for name, items in lists.items():
         rest += [f"--{name}", *items]
     return rest
@@ -145,12 +184,17 @@ def in_one_spelling(words: Sequence[str], flags: Mapping[str, Flag]) -> list[str
 
 def in_flags(message: str, flags: Mapping[str, Flag]) -> str:
     """A message in which settings are called as the flags that set them: --epochs, not train.epochs."""
-    by_field = {flag.field: flag.shown for flag in flags.values()}
+    by_field = {flag.field: flag.shown for flag in flags.values() if not flag.of_method}
+    for flag in flags.values():
+        short = _hyphened(flag.field.rpartition(".")[2])
+        if flag.of_method and short in flags and flags[short].of_method:
+            by_field[flag.field] = f"--{short}"
+    sections = "|".join((*_SECTIONS, *METHODS))
 
     def shown(match: re.Match[str]) -> str:
         return by_field.get(match[0]) or by_field.get(match[2]) or match[0]
 
-    message = _SETTING.sub(shown, message)
+    message = re.sub(rf"(?<![\w./\\:-])({sections})\.([a-z_]+)\b(?!\.\w)", shown, message)
     arguments = "|".join(flag.field for flag in flags.values() if "." not in flag.field)
     if not arguments:
         return message
@@ -167,6 +211,10 @@ def _named(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _meant(name: str, flags: Mapping[str, Flag]) -> str:
+    owners = owners_of(name.replace("-", "_"))
+    if owners and "set" in flags:
+        assignments = " or ".join(f"--set {owner}.{name}=VALUE" for owner in owners)
+        return f": it is a setting of single methods, {assignments}"
     known = [flag.name for flag in flags.values() if not flag.positional]
     if any("." in flag.field for flag in flags.values()):
         known += ["preset", "config"]
@@ -181,8 +229,10 @@ def _parts(item: str, flag: Flag) -> list[str]:
         return [part for part in item.split(",") if part]
     if flag.name == "launcher-options":
         return re.split(r",(?=\w+=)", item)
-    settings = "|".join(sorted(OF_METHOD | OF_OPTIMIZER)).replace("_", "[_-]")
-    return re.split(rf",\s*(?=(?:[\w-]+\.)?(?:{settings})=)", item)
+    names = {name for method in METHODS for name in names_of(method)}
+    settings = "|".join(sorted(names)).replace("_", "[_-]")
+    alone = rf"(?:{'|'.join(METHODS)})(?:\.(?:{settings}))?\s*(?:,|$)"
+    return re.split(rf",\s*(?=(?:[\w-]+\.)?(?:{settings})=|{alone})", item)
 
 
 def _spelt(word: str, flag: Flag) -> str:

@@ -10,15 +10,14 @@ from dataclasses import fields, replace
 from gradmod.experiments.datasets.registry import DATASETS, PUBLISHED, dataset_info
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.import_strings import load_object
-from gradmod.experiments.methods import METHODS, flags_of
-from gradmod.experiments.settings.assignments import OF_METHOD, assignment
+from gradmod.experiments.methods.catalogue import METHODS
+from gradmod.experiments.methods.entry import MULTIMODAL, RunFacts, table_of
+from gradmod.experiments.methods.registry import method_entry
+from gradmod.experiments.settings.assignments import COALITIONS, names_of
 from gradmod.experiments.settings.comparison import Comparison
 from gradmod.experiments.settings.config import DATASET_OPTIONS, Config
 from gradmod.experiments.settings.flags import Flag
 
-MULTIMODAL = "multimodal"
-NEED_SEVERAL = ("agm", "ogm-ge", "uni-modal-losses", "mmpareto")
-"""Methods that have nothing to balance in one modality."""
 Reasons = dict[str, str]
 _OF_SCHEDULES = {"step": ("decay_every", "decay_factor"), "warmup-cosine": ("warmup_epochs",)}
 _LAUNCHED = ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "SLURM_NTASKS")
@@ -36,11 +35,8 @@ def refuse_without_effect(config: Config, given: Sequence[Flag]) -> None:
     """
     if isinstance(config, Comparison):
         _refuse_idle_assignments(config)
-    elif (config.method.modulation_starts or 1) > config.train.epochs:
-        raise ConfigError(
-            f"method.modulation_starts is {config.method.modulation_starts}, after the last of {config.train.epochs} "
-            f"epochs: {config.method.method} would be joint training. Start earlier, or train longer"
-        )
+    else:
+        config.method.settings.check_run(run_facts(config))
     reasons = without_effect(config) if given else {}
     refused = [(flag, reasons[flag.field]) for flag in given if flag.field in reasons]
     if refused:
@@ -109,27 +105,28 @@ def _of_model(config: Config) -> Reasons:
     return found
 
 
+def run_facts(config: Config) -> RunFacts:
+    """What a method's settings are judged by."""
+    return RunFacts(config.train.epochs, config.optimizer.optimizer, config.data.modality)
+
+
 def _of_method(config: Config) -> Reasons:
     method, found = config.method, Reasons()
-    if method.method not in METHODS:
+    own = method_entry(method.method)
+    for entry in METHODS.values():
+        if entry.table != own.table:
+            for name in entry.setting_names:
+                found[f"{entry.table}.{name}"] = f"to --method {own.name}, which has {own.flags}"
+    for name, reason in method.settings.without_effect().items():
+        found[f"{own.table}.{name}"] = reason
+    if config.data.modality == MULTIMODAL:
         return found
-    known = flags_of(method.method)
-    has = ", ".join(f"--{name.replace('_', '-')}" for name in known) or "no settings"
-    for name in (f.name for f in fields(method)):
-        if name not in ("method", "coalitions", *known):
-            found[f"method.{name}"] = f"to --method {method.method}, which has {has}"
-    if method.method == "mslr" and method.lr_rule == "keep":
-        found["method.lr_window"] = "to --lr-rule keep"
-    if method.method == "agm" and method.alpha == 0:
-        for name in ("cap", "modulation_starts", "modulation_ends"):
-            found[f"method.{name}"] = "to AGM with --alpha 0, which is joint training"
-    if config.data.modality != MULTIMODAL and method.method in NEED_SEVERAL:
-        for name in ("method", "coalitions", *known):
-            found[f"method.{name}"] = (
-                f"with one modality, {config.data.modality}: nothing is out of balance"
-            )
-    elif config.data.modality != MULTIMODAL:
-        found["method.coalitions"] = f"with one modality, {config.data.modality}"
+    if own.modalities > 1:
+        reason = f"with one modality, {config.data.modality}: nothing is out of balance"
+        names = ("method.method", *(f"{own.table}.{name}" for name in own.setting_names))
+        found.update(dict.fromkeys((*names, f"method.{COALITIONS}"), reason))
+    else:
+        found[f"method.{COALITIONS}"] = f"with one modality, {config.data.modality}"
     return found
 
 
@@ -196,7 +193,7 @@ def _of_comparison(comparison: Comparison) -> Reasons:
         found["model.fusion"] = "beside --fusions"
     if not any(len(compare.grid(method)) > 1 for method in methods):
         found["compare.tune_seeds"] = "without --tune, which chooses among several values"
-    if not any("alpha" in flags_of(method) for method in methods):
+    if not any("alpha" in method_entry(method).setting_names for method in methods):
         found["compare.alphas"] = f"to --methods {','.join(methods)}, none of which has it"
     return found
 
@@ -214,11 +211,11 @@ def _of_compared(comparison: Comparison, method: str) -> Reasons:
         name: why for name, why in reasons[0].items() if all(name in other for other in reasons)
     }
     said = {*compare.settings_of(method), *compare.grid(method)[0]}
-    if compare.alphas and "alpha" in flags_of(method):
+    if compare.alphas and "alpha" in method_entry(method).setting_names:
         said.add("alpha")
     for name in said:
         found.setdefault(
-            f"{_section_of(name)}.{name}", "beside --set, --tune or --alphas, which say it already"
+            _field_of(method, name), "beside --set, --tune or --alphas, which say it already"
         )
     return found
 
@@ -230,21 +227,18 @@ def _refuse_idle_assignments(comparison: Comparison) -> None:
         ConfigError: names it.
     """
     compare, methods = comparison.compare, comparison.compare.method_names
-    parsed = {
-        where: [
-            (text, *assignment(f"compare.{where}", text, methods))
-            for text in getattr(compare, where)
-        ]
-        for where in ("set", "tune")
-    }
     seen: dict[tuple[str, str], str] = {}
-    for text, owner, name, _ in [*parsed["set"], *parsed["tune"]]:
+    for text, owner, name, _ in [*compare.assignments("set"), *compare.assignments("tune")]:
         if (owner, name) in seen:
             raise ConfigError(
                 f"{text!r} and {seen[owner, name]!r} of --set and --tune say the same setting; give one"
             )
         seen[owner, name] = text
-        meant = [method for method in methods if owner in ("", method)]
+        meant = [
+            method
+            for method in methods
+            if owner == method or (not owner and name in names_of(method))
+        ]
         if compare.alphas and name == "alpha":
             raise ConfigError(
                 f"{text!r} sets alpha, and so does --alphas {compare.alphas}; give one of them"
@@ -255,23 +249,30 @@ def _refuse_idle_assignments(comparison: Comparison) -> None:
                 {**compare.settings_of(method), **candidate} for candidate in compare.grid(method)
             ]
             for config in (comparison.run_config(method, candidate) for candidate in candidates):
-                reasons.append(without_effect(config).get(f"{_section_of(name)}.{name}", ""))
+                reasons.append(without_effect(config).get(_field_of(method, name), ""))
         if all(reasons):
             raise ConfigError(
                 f"{text!r} makes no difference {reasons[0]}. Leave out what changes nothing"
             )
 
 
-def _section_of(name: str) -> str:
-    return "method" if name in OF_METHOD else "optimizer"
+def _field_of(method: str, name: str) -> str:
+    """`section.field` of a setting that is said for one method."""
+    if name in method_entry(method).setting_names:
+        return f"{table_of(method)}.{name}"
+    return f"method.{name}" if name == COALITIONS else f"optimizer.{name}"
 
 
-def differing(config: Config, default: Config) -> list[str]:
-    """`section.field` of the settings that are not those of `default`."""
-    pairs = ((s.name, getattr(config, s.name), getattr(default, s.name)) for s in fields(default))
+def differing(config: Config) -> list[str]:
+    """`section.field` of the settings that are not the defaults."""
+    sections = {f.name: vars(getattr(config, f.name)) for f in fields(config)}
+    tables = {name: vars(settings) for name, settings in config.method.tables.items()}
+    defaults = {f.name: vars(getattr(type(config)(), f.name)) for f in fields(config)}
+    for name, settings in config.method.tables.items():
+        defaults[name] = vars(type(settings)())
     return [
-        f"{s}.{f.name}"
-        for s, a, b in pairs
-        for f in fields(a)
-        if getattr(a, f.name) != getattr(b, f.name)
+        f"{section}.{name}"
+        for section, values in {**sections, **tables}.items()
+        for name, value in values.items()
+        if value != defaults[section][name] and name not in ("settings", "others")
     ]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from gradmod.experiments.settings import checks
+from dataclasses import fields
+
 from gradmod.experiments.settings.comparison import Comparison
 from gradmod.experiments.settings.config import Config
-from gradmod.experiments.settings.relevance import differing, without_effect
+from gradmod.experiments.settings.relevance import differing, run_facts, without_effect
 
 
 def setting_warnings(config: Config) -> list[str]:
     """What a user should know of the settings before training starts; one line each."""
     notes: list[str] = []
     reasons, by_reason = without_effect(config), dict[str, list[str]]()
-    for name in differing(config, type(config)()):
+    sections = {f.name for f in fields(config)}
+    for name in differing(config):
         if name in reasons:
-            flag = "--" + name.partition(".")[2].replace("_", "-")
+            # What stands in the table of a method is called as in the file, where nobody takes it for another's.
+            in_section = name.partition(".")[0] in sections
+            flag = "--" + name.partition(".")[2].replace("_", "-") if in_section else name
             by_reason.setdefault(reasons[name], []).append(flag)
     notes += [
         f"{', '.join(names)} makes no difference {reason}" for reason, names in by_reason.items()
@@ -30,31 +34,4 @@ def setting_warnings(config: Config) -> list[str]:
 
 
 def _of_method(config: Config) -> list[str]:
-    notes: list[str] = []
-    method, optimizer, epochs = config.method, config.optimizer, config.train.epochs
-    if method.method == "ogm-ge" and optimizer.optimizer in ("adam", "adamw"):
-        notes.append(
-            f"{optimizer.optimizer} divides each gradient by its own running size, which cancels much of what OGM-GE "
-            "multiplies it by; sgd does not. See docs/methods/ogm-ge.md"
-        )
-    if method.method == "mses":
-        shortest = min(checks.by_name("method.patience", method.patience, int).values(), default=0)
-        if shortest >= epochs:
-            notes.append(
-                f"MSES stops a modality after {shortest} epochs without improvement (--patience), which {epochs} "
-                "epochs have no room for: this is joint training"
-            )
-    if method.method != "agm":
-        return notes
-    if optimizer.optimizer in ("adam", "adamw"):
-        notes.append(
-            f"{optimizer.optimizer} divides each gradient by its own running size, which cancels much of what AGM "
-            "multiplies it by; sgd does not. See docs/methods/agm.md, Adaptive optimizers"
-        )
-    if method.modulation_ends is not None and method.modulation_ends < epochs:
-        notes.append(
-            f"AGM modulates up to epoch {method.modulation_ends} of {epochs}; after it training is joint"
-        )
-    if config.data.modality != "multimodal":
-        notes.append(f"with the one modality {config.data.modality!r}, AGM is joint training")
-    return notes
+    return config.method.settings.notes(run_facts(config))

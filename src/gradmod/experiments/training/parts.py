@@ -15,7 +15,7 @@ from gradmod.experiments.datasets.registry import DatasetInfo, dataset_info
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.import_strings import load_object
-from gradmod.experiments.methods import build_method
+from gradmod.experiments.methods.registry import build_method
 from gradmod.experiments.models import ENCODERS
 from gradmod.experiments.settings.config import Config, ModelConfig
 from gradmod.experiments.training.loading import sensible_workers
@@ -78,7 +78,7 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     modalities = modalities if modality == "multimodal" else (modality,)
     method = build_method(
-        config.method.method, modalities, **config.method.settings, seed=config.train.seed
+        config.method.method, modalities, config.method.settings, seed=config.train.seed
     )
     try:
         model = ModulatedModel(network, method, task=data.task, coalitions=config.method.coalitions)

@@ -97,6 +97,12 @@ def by_name(name: str, value: str, kind: type[float] | type[int]) -> dict[str, A
     return found
 
 
+def one_or_by_name(name: str, value: str, kind: type[float] | type[int]) -> Any:
+    """The same, where one number alone stands for itself."""
+    numbers = by_name(name, value, kind)
+    return numbers.get("", numbers)
+
+
 def shown(value: Any) -> str:
     """A value in a message: shortened where it is long or nested, whatever it is."""
     return _SHORT.repr(value)

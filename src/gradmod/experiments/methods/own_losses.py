@@ -1,0 +1,59 @@
+"""The methods that have losses of their own, of a head for each modality: settings and entry of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gradmod.experiments import checks
+from gradmod.experiments.methods.entry import MethodEntry, MethodSettings, PerModality
+
+
+@dataclass(frozen=True)
+class UniModalLossesSettings(MethodSettings):
+    """Settings of uni-modal losses."""
+
+    weight: PerModality = "1"
+    """Weight of each modality's own loss: one number, or as in audio=1,visual=0.5."""
+
+    def __post_init__(self) -> None:
+        checks.by_name("uni-modal-losses.weight", self.weight, float)
+
+    def arguments(self) -> dict[str, Any]:
+        """The weight as one number, or as numbers by modality."""
+        return {"weight": checks.one_or_by_name("uni-modal-losses.weight", self.weight, float)}
+
+
+UNI_MODAL_LOSSES = MethodEntry(
+    name="uni-modal-losses",
+    factory="gradmod.methods.uni_modal_losses:UniModalLosses",
+    settings=UniModalLossesSettings,
+    summary="a loss for each modality beside the joint one",
+    paper="",
+    cost="uni-modal heads: next to nothing",
+    needs=("features", "heads"),
+    search={"weight": ("1", "0.3", "3")},
+)
+
+
+@dataclass(frozen=True)
+class MMParetoSettings(MethodSettings):
+    """Settings of MMPareto."""
+
+    gamma: float = 1.5
+    """What the gradients of encoders are multiplied by; 1: nothing but the joining of gradients."""
+
+    def __post_init__(self) -> None:
+        checks.number("mmpareto.gamma", self.gamma, 0, above=True)
+
+
+MMPARETO = MethodEntry(
+    name="mmpareto",
+    factory="gradmod.methods.mmpareto:MMPareto",
+    settings=MMParetoSettings,
+    summary="joins each encoder's gradients of the joint and of its own loss so that both fall",
+    paper="Wei and Hu, ICML 2024",
+    cost="a second backward pass, and uni-modal heads",
+    needs=("features", "heads", "modules"),
+    search={"gamma": (1.5, 1.0, 2.0)},
+)
