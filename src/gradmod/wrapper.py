@@ -252,6 +252,11 @@ class ModulatedModel(nn.Module):
         """Logits and losses by name of what `forward` returned."""
         return read_output(self.model, output)
 
+    @property
+    def has_sizes(self) -> bool:
+        """Whether every parameter has a size; heads of the method's get theirs by the first batch."""
+        return not is_uninitialized(self)
+
     def give_heads_their_sizes(self, inputs: Mapping[str, Any]) -> None:
         """Size the heads that the method added to the network, where there are any, by a batch: before DDP, say.
 

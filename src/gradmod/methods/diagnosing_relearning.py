@@ -113,8 +113,8 @@ class DiagnosingRelearning(Method):
     def before_epoch(self, epoch: Epoch) -> bool:
         """See `Method.before_epoch`: the diagnosis, and the way back."""
         is_due = epoch.number > 1 and (epoch.number - 1) % self.every == 0
-        if not is_due or len(self.diagnoses) >= self.times:
-            return False
+        if not is_due or not self.store or len(self.diagnoses) >= self.times:
+            return False  # without a store there was no step yet: the weights are the first ones
         train, validation = epoch.features("train"), epoch.features("validation")
         found: dict[str, Any] = {"epoch": epoch.number}
         for m in self.modalities:

@@ -12,13 +12,13 @@ import pytest
 from conftest import ROOT
 from gradmod.experiments.cli import main as cli
 from gradmod.experiments.errors import ConfigError, SettingsFileError
-from gradmod.experiments.methods import METHODS, build_method, method_class, modulating
+from gradmod.experiments.methods import METHODS, build_method, method_class, modulating, own_losses
 from gradmod.experiments.settings.arguments import parse_config, parse_settings
 from gradmod.experiments.settings.comparison import CompareConfig, Comparison
 from gradmod.experiments.settings.config import Config, MethodConfig, OptimizerConfig
 from gradmod.experiments.settings.flags import section_kinds
 from gradmod.experiments.settings.toml import load_config, load_settings, save_config
-from gradmod.methods import agm, mslr, ogm_ge
+from gradmod.methods import agm, mslr, ogm_ge, shared_head
 
 NAMES = ("audio", "visual")
 OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
@@ -50,11 +50,20 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})
     },
     "mmpareto": {"gamma": (1.25, "gamma", 1.25)},
+    "mla": {
+        "projection": (True, "projection", True),
+        "weighting": ("mean", "weighting", "mean"),
+    },
+    "diagnosing-relearning": {
+        "every": (7, "every", 7),
+        "times": (2, "times", 2),
+        "strength": (0.5, "strength", 0.5),
+    },
 }
 
 
 def written(value: Any) -> str:
-    return {None: "none", False: "false"}.get(value, str(value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def expect_other(config: Config, name: str) -> None:
@@ -197,6 +206,7 @@ def test_its_card_begins_with_its_head(name: str) -> None:
 def test_the_choices_are_those_of_the_modules() -> None:
     assert modulating.FILTERS == ogm_ge.FILTERS
     assert modulating.RULES == mslr.RULES
+    assert own_losses.WEIGHTINGS == shared_head.WEIGHTINGS
     assert modulating.DEFAULT_CAP == agm.DEFAULT_CAP
     assert modulating.MAX_EXPONENT == agm.MAX_EXPONENT
 

@@ -8,6 +8,8 @@ from typing import Any
 from gradmod.experiments import checks
 from gradmod.experiments.methods.entry import MethodEntry, MethodSettings, PerModality
 
+WEIGHTINGS = ("entropy", "mean")
+
 
 @dataclass(frozen=True)
 class UniModalLossesSettings(MethodSettings):
@@ -56,4 +58,30 @@ MMPARETO = MethodEntry(
     cost="a second backward pass, and uni-modal heads",
     needs=("features", "heads", "modules"),
     search={"gamma": (1.5, 1.0, 2.0)},
+)
+
+
+@dataclass(frozen=True)
+class MLASettings(MethodSettings):
+    """Settings of MLA."""
+
+    projection: bool = False
+    """Project the gradients of the shared head away from directions that features have had."""
+    weighting: str = "entropy"
+    """Weights of the modalities in a prediction: entropy (how sure the head is of each), or mean."""
+
+    def __post_init__(self) -> None:
+        checks.flag("mla.projection", self.projection)
+        checks.one_of("mla.weighting", self.weighting, WEIGHTINGS)
+
+
+MLA = MethodEntry(
+    name="mla",
+    factory="gradmod.methods.mla:MLA",
+    settings=MLASettings,
+    summary="lets the modalities take turns in every batch, through one head that they share and that predicts",
+    paper="Zhang et al., CVPR 2024",
+    cost="each encoder once, as in joint training; a step of the optimizer for every modality",
+    needs=("features", "modules"),
+    search={"lr": (0.01, 0.003, 0.03)},
 )

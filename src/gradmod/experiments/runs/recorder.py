@@ -114,5 +114,7 @@ class Recorder:
         for name, value in figures.items():
             if isinstance(value, dict):
                 self._scalars(step, value, f"{prefix}/{name}")
-            elif self._board is not None:
+            elif self._board is not None and isinstance(
+                value, (int, float)
+            ):  # names: in the log alone
                 self._board.add_scalar(f"{prefix}/{name}", value, step)

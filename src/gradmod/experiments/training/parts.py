@@ -82,7 +82,7 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
     )
     try:
         model = ModulatedModel(network, method, task=data.task, coalitions=config.method.coalitions)
-        if model.heads is not None:
+        if not model.has_sizes:
             sample, _ = data.train.read(np.arange(min(2, len(data.train))))
             model.give_heads_their_sizes(sample)
     except (ValueError, RuntimeError) as error:
