@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import runpy
 import socket
@@ -24,6 +25,32 @@ CONTEXT.set_forkserver_preload(["gradmod.experiments.training.run", "networks", 
 PATIENCE = 280
 
 
+def _process(target: Callable[..., Any], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    """A process that is to be forked.
+
+    The one that it is forked from passes over what it cannot import without a word, and Python 3.11 tells it no path:
+    it is started with one on which the tests' own modules are.
+    """
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), before]))
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+    return CONTEXT.Process(target=_checked, args=(target, before, *arguments))
+
+
+def _checked(target: Callable[..., Any], path: str | None, *arguments: Any) -> None:
+    if "every_import" not in sys.modules:
+        raise ImportError("tests/every_import.py could not be imported before forking: import it")
+    os.environ.pop("PYTHONPATH", None)
+    if path is not None:
+        os.environ["PYTHONPATH"] = path
+    target(*arguments)
+
+
 def run_gradmod(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """What `python -m gradmod` with these words prints, and its exit status."""
     return _command(None, words, cwd)
@@ -39,31 +66,34 @@ def run_script(
 @contextlib.contextmanager
 def started_gradmod(*words: str) -> Iterator[multiprocessing.process.BaseProcess]:
     """`python -m gradmod` with these words, running; killed at the end where it still does."""
-    with tempfile.TemporaryDirectory() as folder:
-        printed = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = CONTEXT.Process(target=_main, args=(None, words, Path.cwd(), printed))
-        process.start()
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.join()
+    with tempfile.TemporaryDirectory() as folder, _started(None, words, None, Path(folder)) as one:
+        yield one
 
 
 def _command(
     path: Path | None, words: tuple[str, ...], cwd: Path | None
 ) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as folder:
-        printed = [Path(folder) / name for name in ("stdout", "stderr")]
-        process = CONTEXT.Process(target=_main, args=(path, words, cwd or Path.cwd(), printed))
-        process.start()
-        process.join(PATIENCE)
-        late = process.is_alive()
-        process.kill()
-        process.join()
-        out, errors = (file.read_text() for file in printed)
+        with _started(path, words, cwd, Path(folder)) as process:
+            process.join(PATIENCE)
+            late = process.is_alive()
+        out, errors = ((Path(folder) / name).read_text() for name in ("stdout", "stderr"))
     assert not late, f"{words} took more than {PATIENCE} s: {errors}"
     return subprocess.CompletedProcess(words, process.exitcode or 0, out, errors)
+
+
+@contextlib.contextmanager
+def _started(
+    path: Path | None, words: tuple[str, ...], cwd: Path | None, prints_in: Path
+) -> Iterator[multiprocessing.process.BaseProcess]:
+    printed = [prints_in / name for name in ("stdout", "stderr")]
+    process = _process(_main, path, words, cwd or Path.cwd(), printed)
+    process.start()
+    try:
+        yield process
+    finally:  # a test that fails or is timed out leaves nothing running
+        process.kill()
+        process.join()
 
 
 def _main(path: Path | None, words: tuple[str, ...], cwd: Path, printed: list[Path]) -> None:
@@ -97,10 +127,7 @@ def _results(function: Callable[[int], Any], world: int, connects: bool) -> list
         port = probe.getsockname()[1]
     results = CONTEXT.Queue()
     processes = [
-        CONTEXT.Process(
-            target=_run, args=(function, rank, world, port, connects, results), daemon=True
-        )
-        for rank in range(world)
+        _process(_run, function, rank, world, port, connects, results) for rank in range(world)
     ]
     for process in processes:
         process.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from cremad_files import write_cremad
 
 from gradmod.experiments.runs.checkpoints import read_checkpoint
+from processes import run_gradmod
 from runs import log_lines
 
 pytestmark = pytest.mark.slow
@@ -32,11 +32,6 @@ FLAGS = [
     "cpu",
 ]
 SIZE = 6 << 20
-
-
-def gradmod(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gradmod", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 def mount(*words: str) -> None:
@@ -82,7 +77,7 @@ def refused(done: subprocess.CompletedProcess[str], reason: str) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with room enough."""
     out = tmp_path_factory.mktemp("whole")
-    done = gradmod("train", *FLAGS, "--out", str(out), "--name", "run")
+    done = run_gradmod("train", *FLAGS, "--out", str(out), "--name", "run")
     assert done.returncode == 0, done.stderr
     return out / "run"
 
@@ -92,17 +87,17 @@ def test_training_on_a_disk_that_fills_up(leave: int, disk: Path, whole: Path) -
     filler = fill(disk, leave)
     run = disk / "run"
     refused(
-        gradmod("train", *FLAGS, "--out", str(disk), "--name", "run"), "No space left on device"
+        run_gradmod("train", *FLAGS, "--out", str(disk), "--name", "run"), "No space left on device"
     )
     for checkpoint in run.glob("checkpoints/*.pt"):
         read_checkpoint(checkpoint)
     if run.exists():
-        refused(gradmod("resume", str(run)), "No space left on device")
+        refused(run_gradmod("resume", str(run)), "No space left on device")
         filler.unlink()
-        done = gradmod("resume", str(run))
+        done = run_gradmod("resume", str(run))
     else:
         filler.unlink()
-        done = gradmod("train", *FLAGS, "--out", str(disk), "--name", "run")
+        done = run_gradmod("train", *FLAGS, "--out", str(disk), "--name", "run")
     assert done.returncode == 0, done.stderr
     for name in ("last", "best"):
         ours, expected = (
@@ -122,17 +117,17 @@ def test_looking_at_a_run_on_a_full_disk(disk: Path, whole: Path) -> None:
         ["attribute", str(run), "--replicates", "10"],
         ["competition", str(run)],
     ):
-        refused(gradmod(*words), "No space left on device")
+        refused(run_gradmod(*words), "No space left on device")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     filler.unlink()
-    assert gradmod("report", str(run)).returncode == 0
+    assert run_gradmod("report", str(run)).returncode == 0
 
 
 def test_comparing_and_preparing_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
     source = write_cremad(tmp_path / "source")
     filler = fill(disk, 300 << 10)
     prepare = ["prepare", "crema-d", "--root", str(source), "--out", str(disk / "fast")]
-    refused(gradmod(*prepare), "No space left on device")
+    refused(run_gradmod(*prepare), "No space left on device")
     assert [path.name for path in disk.iterdir()] == ["filler"]
     compare = [
         "compare",
@@ -146,9 +141,9 @@ def test_comparing_and_preparing_on_a_full_disk(disk: Path, tmp_path: Path) -> N
         "--out",
         str(disk),
     ]
-    refused(gradmod(*compare, "--name", "c"), "No space left on device")
+    refused(run_gradmod(*compare, "--name", "c"), "No space left on device")
     filler.unlink()
-    done = gradmod(*compare, "--name", "c")
+    done = run_gradmod(*compare, "--name", "c")
     assert done.returncode == 0, done.stderr
     assert (disk / "c" / "table.md").is_file()
     shutil.rmtree(disk / "c")
@@ -169,5 +164,5 @@ def test_a_read_only_folder(disk: Path, whole: Path, tmp_path: Path) -> None:
         ["compare", "--methods", "agm", "--seeds", "0", *FLAGS, "--out", str(disk), "--name", "c"],
         ["prepare", "crema-d", "--root", str(source), "--out", str(disk / "fast")],
     ):
-        refused(gradmod(*words), "Read-only file system")
+        refused(run_gradmod(*words), "Read-only file system")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before

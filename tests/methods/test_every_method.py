@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from gradmod.experiments.training.optimization import build_optimizer
 from gradmod.experiments.training.parts import build_parts
 from gradmod.experiments.training.run import resume, train
 from gradmod.methods.record import ValidationFigures
+from processes import as_torchrun
 from runs import log_lines, short
 
 OTHERS = [name for name in METHODS if name != "joint"]
@@ -145,36 +145,31 @@ def test_it_trains_under_bf16(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes_equal_one(method: str, tmp_path: Path) -> None:
     """Without batch norm and dropout two processes see what one does; OGM-GE's noise is the same on both."""
-    script = tmp_path / "gradmod_main.py"
-    script.write_text(
-        "import sys; from gradmod.experiments.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    flags = [
-        "--encoder",
-        "mlp",
-        "--width",
-        "16",
-        "--batch-size",
-        "160",
-        "--epochs",
-        "4",
-        "--lr",
-        "0.05",
-    ]
-    flags += ["--log-every", "1", "--device", "cpu", "--out", str(tmp_path)]
-    for key, value in settings(method).items():
-        flags += [f"--{key.replace('_', '-')}", str(value)]
-    for name, more in (("one", []), ("two", ["--devices", "2", "--strategy", "ddp"])):
-        command = [sys.executable, str(script), "train", *flags, "--name", name, *more]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
     one, two = (
+        short(
+            tmp_path,
+            name=name,
+            encoder="mlp",
+            batch_size=160,
+            epochs=4,
+            lr=0.05,
+            log_every=1,
+            **settings(method),
+        )
+        for name in ("one", "two")
+    )
+    train(one)
+    as_torchrun(partial(train_on, config=two), 2)
+    expected, found = (
         read_checkpoint(tmp_path / name / "checkpoints" / "last.pt")["model"]
         for name in ("one", "two")
     )
-    for name in (key for key in one if not key.endswith("_extra_state")):
-        value = one[name]
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+    for name in (key for key in expected if not key.endswith("_extra_state")):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-5)
+
+
+def train_on(rank: int, config: Config) -> None:
+    train(config)
 
 
 def test_it_says_what_it_is() -> None:

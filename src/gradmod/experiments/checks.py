@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from gradmod.experiments.errors import ConfigError, did_you_mean
 
+NONE = "none"
+"""TOML has no null: a setting that is None is written as this word, as on the command line."""
 LARGEST_WHOLE = 2**63 - 1
 """What TOML, and torch, hold."""
 
@@ -69,6 +72,31 @@ def path(name: str, value: Any) -> None:
         raise ConfigError(
             f"{name} is {shown(value)}; expected a path, which the character 0 is in none of"
         )
+
+
+def typed(name: str, kind: Any, value: Any) -> Any:
+    """A value of a file as a setting of the type `kind`; where the setting may be None, `none` is.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{name} is {shown(value)}; expected a list of texts")
+        return tuple(value)
+    allowed = get_args(kind) or (kind,)
+    if value == NONE and type(None) in allowed:
+        return None
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        if not is_finite(value):
+            raise ConfigError(
+                f"{name} is {shown(value)}; expected a number of at most {sys.float_info.max:.1e}"
+            )
+        return float(value)
+    if type(value) not in allowed:
+        names = " or ".join(NONE if one is type(None) else one.__name__ for one in allowed)
+        raise ConfigError(f"{name} is {shown(value)}; expected {names}")
+    return value
 
 
 def by_name(name: str, value: str, kind: type[float] | type[int]) -> dict[str, Any]:

@@ -155,12 +155,14 @@ def test_a_data_set_with_a_network_of_its_own(tmp_path: Path) -> None:
         "--root",
         "ave",
         "--methods",
-        "agm,ogm-ge",
+        "agm",
         "--seeds",
         "0",
         "--batch-size",
         "8",
+        "--jobs",
+        "2",
     ]
-    done = run_gradmod("compare", "--device", "cpu", "--epochs", "2", *words, cwd=tmp_path)
+    done = run_gradmod("compare", "--device", "cpu", "--epochs", "1", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "ensemble" in done.stdout

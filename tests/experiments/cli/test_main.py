@@ -273,8 +273,8 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for flag in (
         "--dataset",
-        "--alpha",
-        "--cap",
+        "--agm.alpha",
+        "--agm.cap",
         "--coalitions",
         "--clip-norm",
         "--devices",

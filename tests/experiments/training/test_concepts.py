@@ -162,7 +162,7 @@ def test_a_concept_is_known_by_what_it_depends_on(tmp_path: Path) -> None:
     config = short(tmp_path)
     base = names(config)
     same = {
-        "method": "joint",
+        "method": "ogm-ge",
         "alpha": 0.1,
         "workers": 1,
         "log_every": 9,

@@ -192,7 +192,7 @@ def test_code_of_ones_own_may_lie_elsewhere(
     run = "../work/runs/r"
     with pytest.raises(ConfigError, match="names code as its data set"):
         evaluate(run)
-    with pytest.raises(ConfigError, match="a data set of its own"):
+    with pytest.raises(ConfigError, match="code of its own: name that"):
         evaluate(run, dataset="av-digits")
     evaluate(run, dataset="../work/own.py:load")
     (tmp_path / "other" / "changed.py").write_text(OWN.replace("% 2", "// 32"))

@@ -12,6 +12,7 @@ from gradmod.experiments.datasets.registry import dataset_info
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import ConfigError, damage_in
 from gradmod.experiments.files import write_arrays, write_json
+from gradmod.experiments.own_code import is_own
 from gradmod.experiments.runs.names import CONFIG
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.training.concepts import (
@@ -37,6 +38,8 @@ def measure_competition(
     penalty: float = DEFAULT_PENALTY,
     concepts: str = "",
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> dict[str, Any]:
     """Competition strength of each modality in a trained run.
@@ -52,6 +55,8 @@ def measure_competition(
         penalty: of the ridge regression.
         concepts: folder of the concepts; empty: the run's setting, else `concepts` beside the run.
         dataset: the run's data set again, where it is code of the user's own.
+        model: the same for its network.
+        method: the same for its method.
         root: where the run's data lie now; empty: where its settings say.
 
     Returns:
@@ -61,7 +66,7 @@ def measure_competition(
         ConfigError: no such split, a run of one modality, or a protocol without a predictor split.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
-    run = open_run(folder, checkpoint, dataset=dataset, root=root)
+    run = open_run(folder, checkpoint, dataset=dataset, model=model, method=method, root=root)
     evaluated, data = run.split(split), run.parts.data
     predictor = predictor_split(run.config, data)
     place = concepts or run.config.monitor.concepts or str(_beside(run.folder) / "concepts")
@@ -134,9 +139,10 @@ def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Con
                 file=sys.stderr,
             )
             if (one.folder / CONFIG).is_file():  # begun, by a process that was killed
-                own = config.data.dataset if ":" in config.data.dataset else ""
+                own = config.data.dataset if is_own(config.data.dataset) else ""
                 embedded = not dataset_info(config.data.dataset).layout and not own
-                resume(one.folder, dataset=own, root="" if embedded else config.data.root)
+                root = "" if embedded else config.data.root
+                resume(one.folder, dataset=own, model=config.model.model, root=root)
             else:
                 train(one.config)
     return found

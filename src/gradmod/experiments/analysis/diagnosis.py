@@ -26,6 +26,8 @@ def attribute_run(
     noise_levels: Sequence[float] = (),
     replicates: int = 1000,
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> Path:
     """Diagnose a run (see `gradmod.diagnose`) and write `attribution/<split>.json` into its folder.
@@ -37,15 +39,15 @@ def attribute_run(
         The file.
 
     Raises:
-        ConfigError: no such split or metric; a negative number of replicates or noise level; the run's data set is
-            code of the user's own, and `dataset` does not name it.
+        ConfigError: no such split or metric; a negative number of replicates or noise level; the run has code of
+            the user's own that is not named.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
     if replicates < 0 or not all(math.isfinite(level) and level >= 0 for level in noise_levels):
         raise ConfigError(
             f"replicates is {replicates} and noise_levels is {tuple(noise_levels)}; expected numbers >= 0"
         )
-    run = open_run(folder, checkpoint, dataset=dataset, root=root)
+    run = open_run(folder, checkpoint, dataset=dataset, model=model, method=method, root=root)
     loader = _Loader(run, split)
     metric = metric or run.parts.task.sample_metric
     try:

@@ -41,6 +41,8 @@ def resume(
     devices: int | None = None,
     nodes: int | None = None,
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> None:
     """Go on with a run where its last checkpoint was written.
@@ -52,6 +54,8 @@ def resume(
         devices: Processes on this machine, in place of the run's own number.
         nodes: Machines, in place of the run's own number.
         dataset: The run's data set again, where it is code of your own: folder/file.py:function.
+        model: Its network again, where it is code of your own.
+        method: Its method again, where it is code of your own.
         root: Where the run's data lie now, if they were moved.
     """
     from gradmod.experiments.runs.records import newest_started
@@ -59,7 +63,17 @@ def resume(
 
     changed = {"epochs": epochs, "devices": devices, "nodes": nodes}
     folder = run or told(newest_started(Path("runs")))
-    show(resume_run(folder, checkpoint=checkpoint, dataset=dataset, root=root, **changed))
+    show(
+        resume_run(
+            folder,
+            checkpoint=checkpoint,
+            dataset=dataset,
+            model=model,
+            method=method,
+            root=root,
+            **changed,
+        )
+    )
 
 
 def show(summary: RunSummary | None) -> None:

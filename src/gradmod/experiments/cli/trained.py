@@ -14,6 +14,8 @@ def evaluate(
     split: str = "test",
     checkpoint: str = "best",
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> None:
     """Score a checkpoint of a run on one split.
@@ -23,13 +25,23 @@ def evaluate(
         split: train, validation, test or predictor.
         checkpoint: best, last, previous, or the path of a checkpoint.
         dataset: The run's data set again, where it is code of your own: folder/file.py:function.
+        model: Its network again, where it is code of your own.
+        method: Its method again, where it is code of your own.
         root: Where the run's data lie now, if they were moved.
     """
     from gradmod.experiments.reporting.tables import figures_table, show_table
     from gradmod.experiments.training.run import evaluate as evaluate_run
 
     folder = finished(run)
-    figures = evaluate_run(folder, split=split, checkpoint=checkpoint, dataset=dataset, root=root)
+    figures = evaluate_run(
+        folder,
+        split=split,
+        checkpoint=checkpoint,
+        dataset=dataset,
+        model=model,
+        method=method,
+        root=root,
+    )
     show_table(figures_table({split: figures}, title=f"{folder}, checkpoint {checkpoint}"))
 
 
@@ -41,6 +53,8 @@ def attribute(
     noise_levels: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0),
     replicates: int = 1000,
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> None:
     """Say what each modality gives a trained model: SHAPE scores, missing modalities, noise, and a verdict.
@@ -54,6 +68,8 @@ def attribute(
         noise_levels: Standard deviations of the noise, in those of the input.
         replicates: Of the bootstrap over samples.
         dataset: The run's data set again, where it is code of your own: folder/file.py:function.
+        model: Its network again, where it is code of your own.
+        method: Its method again, where it is code of your own.
         root: Where the run's data lie now, if they were moved.
     """
     from gradmod.experiments.analysis.diagnosis import attribute_run
@@ -67,6 +83,8 @@ def attribute(
         noise_levels=noise_levels,
         replicates=replicates,
         dataset=dataset,
+        model=model,
+        method=method,
         root=root,
     )
     show_attribution(folder)
@@ -80,6 +98,8 @@ def competition(
     penalty: float = 120.0,
     concepts: str = "",
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> None:
     """Say how strongly each modality was suppressed; trains the mono-modal concepts that are missing.
@@ -92,6 +112,8 @@ def competition(
         penalty: Of the ridge regression.
         concepts: Folder of the mono-modal models; empty: `concepts` beside the run.
         dataset: The run's data set again, where it is code of your own: folder/file.py:function.
+        model: Its network again, where it is code of your own.
+        method: Its method again, where it is code of your own.
         root: Where the run's data lie now, if they were moved.
     """
     from gradmod.experiments import checks
@@ -110,6 +132,8 @@ def competition(
         penalty=penalty,
         concepts=concepts,
         dataset=dataset,
+        model=model,
+        method=method,
         root=root,
     )
     show_competition(folder, record)

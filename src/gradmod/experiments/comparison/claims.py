@@ -79,8 +79,6 @@ def refuse_foreign_run(folder: Path, settings: Path, wanted: Config) -> None:
 
 def _refuse_other_settings(folder: Path, there: Config, here: Config) -> None:
     there, here = _comparable(there), _comparable(here)
-    if there == here:
-        return
     theirs, ours = (
         {
             f"{section}.{key}": value
@@ -94,6 +92,8 @@ def _refuse_other_settings(folder: Path, there: Config, here: Config) -> None:
         for name in {**theirs, **ours}
         if theirs.get(name) != ours.get(name)
     ]
+    if not different:
+        return
     raise ConfigError(
         f"{folder} holds a run with other settings ({'; '.join(different[:3])}): name another --name, or remove the "
         "folder"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gradmod.experiments.methods.entry import table_of
 from gradmod.experiments.methods.registry import method_entry
 from gradmod.experiments.settings.comparison import BASELINE, Comparison, Overrides
 from gradmod.experiments.settings.config import Config, MonitorConfig
@@ -19,7 +20,7 @@ class PlannedRun:
     Attributes:
         name: of its folder.
         row: label of its row in the table.
-        fusion: its fusion.
+        fusion: its fusion, or what a network of the user's own is called.
         seed: its seed.
         modality: the one that it is trained on; empty: all.
         config: its settings, but for where it lies.
@@ -55,8 +56,9 @@ def trials(
                 config = replace(
                     config, train=replace(config.train, score_test=False), monitor=MonitorConfig()
                 )
-                name = f"{fusion}-{method}-trial{number}-seed{seed}"
-                runs.append(PlannedRun(name, method, fusion, seed, "", config))
+                label, row = config.model.label, table_of(method)
+                name = f"{label}-{row}-trial{number}-seed{seed}"
+                runs.append(PlannedRun(name, row, label, seed, "", config))
             found[method, fusion].append((candidate, runs))
     return found
 
@@ -80,11 +82,11 @@ def planned_runs(
         for alpha, seed in itertools.product(alphas or [None], compare.seed_numbers):
             more = {} if alpha is None else {"alpha": alpha}
             suffix = "" if alpha is None else f"-alpha{alpha:g}"
-            row = method if alpha is None else f"{method}, alpha {alpha:g}"
+            row = table_of(method) if alpha is None else f"{table_of(method)}, alpha {alpha:g}"
             config = _placed(comparison.run_config(method, {**overrides, **more}), fusion, seed)
-            runs.append(
-                PlannedRun(f"{fusion}-{method}{suffix}-seed{seed}", row, fusion, seed, "", config)
-            )
+            label = config.model.label
+            name = f"{label}-{table_of(method)}{suffix}-seed{seed}"
+            runs.append(PlannedRun(name, row, label, seed, "", config))
     for fusion, modality in itertools.product(
         comparison.fusion_names, modalities if compare.mono else ()
     ):
@@ -95,8 +97,9 @@ def planned_runs(
             config = replace(
                 config, data=replace(config.data, modality=modality), monitor=MonitorConfig()
             )
-            name = f"{fusion}-only-{modality}-seed{seed}"
-            runs.append(PlannedRun(name, f"{modality} alone", fusion, seed, modality, config))
+            label = config.model.label
+            name = f"{label}-only-{modality}-seed{seed}"
+            runs.append(PlannedRun(name, f"{modality} alone", label, seed, modality, config))
     return runs
 
 

@@ -15,9 +15,12 @@ from gradmod.experiments.comparison.scheduling import FAILED, FINISHED, State, r
 from gradmod.experiments.datasets.registry import dataset_info
 from gradmod.experiments.errors import ConfigError, TrainingError, damage_in
 from gradmod.experiments.files import write_json, write_text
+from gradmod.experiments.methods.entry import table_of
+from gradmod.experiments.own_code import short_name
 from gradmod.experiments.reporting.comparison import ComparisonTable, RunRecord, compare
 from gradmod.experiments.reporting.formats import as_csv, latex, markdown
 from gradmod.experiments.reporting.plots.comparison import plot_comparison
+from gradmod.experiments.reporting.style import network_title
 from gradmod.experiments.runs.records import read_result
 from gradmod.experiments.settings.comparison import Comparison
 from gradmod.experiments.settings.toml import save_config
@@ -110,10 +113,11 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
     written = []
     for (method, fusion), candidates in planned.items():
         best, best_value = None, float("nan")
+        label = candidates[0][1][0].fusion
         for candidate, members in candidates:
             if any(states[run.name].status != FINISHED for run in members):
                 written.append(
-                    {"method": method, "fusion": fusion, **candidate, "validation": None}
+                    {"method": table_of(method), "fusion": label, **candidate, "validation": None}
                 )
                 continue
             results = [read_result(states[run.name].folder) for run in members]
@@ -128,8 +132,8 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
             by_seed = {str(run.seed): value for run, value in zip(members, values, strict=True)}
             written.append(
                 {
-                    "method": method,
-                    "fusion": fusion,
+                    "method": table_of(method),
+                    "fusion": label,
                     **candidate,
                     "validation": value,
                     "by_seed": by_seed,
@@ -140,7 +144,7 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
         if best is None:
             reason = states[candidates[0][1][0].name].reason
             raise TrainingError(
-                f"every trial of {method} with {fusion} fusion failed, the first one: {reason}"
+                f"every trial of {table_of(method)} with {network_title(label)} failed, the first one: {reason}"
             )
         chosen[method, fusion] = best
     write_json(folder / "trials.json", written)
@@ -157,13 +161,14 @@ def _write(
 ) -> None:
     seeds = comparison.compare.tune_seed_numbers
     for fusion in dict.fromkeys(fusion for _, fusion in chosen):
+        label = short_name(comparison.model.model) or fusion
         of_methods = (
-            f"{method} {', '.join(f'{name} {value}' for name, value in settings.items())}"
+            f"{table_of(method)} {', '.join(f'{name} {value}' for name, value in settings.items())}"
             for (method, other), settings in chosen.items()
             if other == fusion
         )
         table.notes.append(
-            f"chosen on the validation split (mean of seeds {', '.join(map(str, seeds))}), {fusion} fusion: "
+            f"chosen on the validation split (mean of seeds {', '.join(map(str, seeds))}), {network_title(label)}: "
             f"{'; '.join(of_methods)}"
         )
     if failed:
@@ -191,6 +196,11 @@ def _modalities(comparison: Comparison) -> tuple[str, ...]:
     """
     data = comparison.data
     info = dataset_info(data.dataset)
+    if comparison.model.model and len(comparison.fusion_names) > 1:
+        raise ConfigError(
+            f"compare.fusions is {comparison.compare.fusions!r}; --model {comparison.model.model} is one network, "
+            "whatever the fusion: name one"
+        )
     if info.network is not None and len(comparison.fusion_names) > 1:
         raise ConfigError(
             f"compare.fusions is {comparison.compare.fusions!r}; {info.title} has one network, whatever the fusion: "

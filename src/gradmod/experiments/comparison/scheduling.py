@@ -11,6 +11,7 @@ from gradmod.experiments.comparison.claims import refuse_foreign_run
 from gradmod.experiments.comparison.launchers import Job, Launcher
 from gradmod.experiments.comparison.plan import PlannedRun
 from gradmod.experiments.errors import InterruptedRunError
+from gradmod.experiments.own_code import is_own
 from gradmod.experiments.runs.locks import is_taken
 from gradmod.experiments.runs.names import CONFIG, RESULT
 from gradmod.experiments.settings.config import Config
@@ -110,8 +111,14 @@ def _start(state: State, out: Path, launcher: Launcher, slot: int) -> None:
         out.mkdir(parents=True, exist_ok=True)
         save_config(_config(state), settings)
         words = ["train", "--config", str(settings)]
-    if ":" in state.run.config.data.dataset:  # code, which no file but only its user names
-        words += ["--dataset", state.run.config.data.dataset]
+    config = state.run.config
+    for flag, name in (
+        ("--dataset", config.data.dataset),
+        ("--model", config.model.model),
+        ("--method", config.method.method),
+    ):
+        if is_own(name):  # code, which no file but only its user names
+            words += [flag, name]
     log = _log(state, out)
     state.log_begins = log.stat().st_size if log.exists() else 0
     state.job = launcher.start(words, log, slot)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,10 +15,10 @@ from gradmod.experiments.datasets.problems import DataProblemsError, Problems
 from gradmod.experiments.datasets.split import ArraySource, Split
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import ConfigError, DataError
-from gradmod.experiments.import_strings import folder_of, importable, place_of, users_code
+from gradmod.experiments.import_strings import place_of
+from gradmod.experiments.own_code import call_of, running
 from gradmod.tasks import Classification, Task
 
-ARGUMENTS = ("root", "protocol", "split_seed")
 PARTS = ("train", "validation", "test", "predictor")
 CHECKED_ROWS = 2
 MOST_SHOWN = 5
@@ -44,11 +42,9 @@ def load_own(loader: Any, where: str, root: str, protocol: str, split_seed: int)
         DataError: it fails, or what it returns cannot be trained on.
     """
     place = place_of(loader, where)
-    call = _call(
-        loader, place, where, {"root": root, "protocol": protocol, "split_seed": split_seed}
-    )
-    folder = folder_of(where)
-    with nullcontext() if folder is None else importable(folder), users_code(where, found=place):
+    arguments = {"root": root, "protocol": protocol, "split_seed": split_seed}
+    call = call_of(loader, place, where, arguments, f"load({', '.join(arguments)})")
+    with running(where, place):
         splits = call()
     if not isinstance(splits, Splits):
         raise ConfigError(
@@ -66,39 +62,6 @@ def load_own(loader: Any, where: str, root: str, protocol: str, split_seed: int)
                 for text in problems.messages
             )
         ) from error
-
-
-def _call(loader: Any, place: str, where: str, arguments: Mapping[str, Any]) -> Callable[[], Any]:
-    """What calls the function; by name where it has all three names, in whatever order."""
-    if not callable(loader):
-        raise ConfigError(
-            f"{where} is {type(loader).__name__}, no function; expected def load({', '.join(ARGUMENTS)}) there"
-        )
-    wanted = f"gradmod calls it as load({', '.join(ARGUMENTS)}): write it so"
-    try:
-        signature = inspect.signature(loader)
-    except (TypeError, ValueError):  # of code that is not Python
-        return lambda: loader(*arguments.values())
-    parameters = signature.parameters
-    if set(ARGUMENTS) <= set(parameters) and all(
-        parameters[name].kind is not inspect.Parameter.POSITIONAL_ONLY for name in ARGUMENTS
-    ):
-        keywords, positional = dict(arguments), ()
-    else:
-        keywords, positional = {}, tuple(arguments.values())
-    try:
-        bound = signature.bind(*positional, **keywords)
-    except TypeError as error:
-        raise ConfigError(f"{place}: {where} takes {signature}, and {error}; {wanted}") from None
-    for name, value in bound.arguments.items():
-        given = next((known for known in ARGUMENTS if arguments[known] is value), name)
-        default = parameters[name].default
-        if given != name and default is not inspect.Parameter.empty and name.strip("_") != given:
-            # `def load(root, batch_size=32)` would take the protocol as its batch size.
-            raise ConfigError(
-                f"{place}: {where} takes {signature}, whose {name!r} would be the {given}; {wanted}"
-            )
-    return lambda: loader(*positional, **keywords)
 
 
 def _hint_on(value: Any) -> str:

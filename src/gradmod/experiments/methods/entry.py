@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, NamedTuple
 
 from gradmod.experiments import checks
 from gradmod.experiments.errors import ConfigError
+from gradmod.experiments.own_code import short_name
 
 LISTED = "parts with commas"
 """Marks a text whose parts may be parted by blanks on the command line."""
@@ -35,6 +36,23 @@ class MethodSettings:
     def arguments(self) -> dict[str, Any]:
         """What the method's class is given, beside the modalities and, where it takes one, a seed."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def as_table(self) -> dict[str, Any]:
+        """Name and value of each, as in a file."""
+        return dict(vars(self))
+
+    def changed(self, **values: Any) -> MethodSettings:
+        """With other values.
+
+        Raises:
+            ConfigError: one of them cannot be.
+        """
+        try:
+            return replace(self, **values)
+        except ConfigError:
+            raise
+        except ValueError as error:  # of settings of the user's own
+            raise ConfigError(str(error)) from None
 
     def without_effect(self) -> dict[str, str]:
         """Settings that change nothing beside the others, and why: "to --rule keep"."""
@@ -170,4 +188,4 @@ class MethodEntry:
 
 def table_of(method: str) -> str:
     """The table of settings of the method called so: `agm`; of code of the user's, file.py:Class, it is `Class`."""
-    return method.rpartition(":")[2]
+    return short_name(method)

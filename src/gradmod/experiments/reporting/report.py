@@ -21,7 +21,7 @@ from gradmod.experiments.reporting.formats import cells_of
 from gradmod.experiments.reporting.plots.comparison import comparison_bars, comparison_curves
 from gradmod.experiments.reporting.plots.figures import inline_svg
 from gradmod.experiments.reporting.plots.of_run import diagnosis_plots, training_plots
-from gradmod.experiments.reporting.style import METRIC_TITLES
+from gradmod.experiments.reporting.style import METRIC_TITLES, network_title
 from gradmod.experiments.reporting.tables import contribution_rows
 from gradmod.experiments.runs.names import CONFIG, METRICS, RESULT
 from gradmod.experiments.runs.records import Metrics, Record, read_json, read_metrics, read_result
@@ -170,7 +170,7 @@ def _run(folder: Path, result: Record, name: str) -> dict[str, Any]:
     first = next(iter(splits))
     headline = result["headline"]
     return {
-        "title": f"{result['method']} on {result['dataset']}, {result['fusion']} fusion, seed {result['seed']}"
+        "title": f"{result['method']} on {result['dataset']}, {network_title(result['fusion'])}, seed {result['seed']}"
         + ("" if result["modality"] == "multimodal" else f", {result['modality']} alone"),
         "cards": [
             (f"{first} {METRIC_TITLES.get(headline, headline)}", f"{splits[first][headline]:.3f}"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gradmod.experiments.models import FUSIONS
+
 # Okabe and Ito's palette; black is the whole model.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MODEL_COLOUR = "#222222"
@@ -50,3 +52,8 @@ def colours(modalities: Sequence[str]) -> dict[str, str]:
     for modality in modalities:
         chosen[modality] = _FIXED.get(modality) or free[len(set(chosen) - set(_FIXED)) % len(free)]
     return chosen
+
+
+def network_title(fusion: str) -> str:
+    """What a network is called in a title: by its fusion, or by the function of the user's that makes it."""
+    return f"{fusion} fusion" if fusion in FUSIONS else f"network {fusion}"

@@ -10,13 +10,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gradmod.experiments.reporting.style import METRIC_TITLES
+from gradmod.experiments.reporting.style import METRIC_TITLES, network_title
 from gradmod.experiments.runs.records import read_json
 
 
 def show_run(folder: Path, result: Mapping[str, Any]) -> None:
     """Print a finished run: its figures on every split, the coefficients' range, where it lies."""
-    what = f"{result['method']} on {result['dataset']}, {result['fusion']} fusion, seed {result['seed']}"
+    what = f"{result['method']} on {result['dataset']}, {network_title(result['fusion'])}, seed {result['seed']}"
     splits = {
         name: result["splits"][name]
         for name in ("test", "validation", "train")

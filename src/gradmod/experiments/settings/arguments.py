@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields, make_dataclass, replace
@@ -14,7 +15,10 @@ from typing import Annotated, Any, TypeVar, cast
 import tyro
 
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.methods.registry import method_entry
+from gradmod.experiments.methods.catalogue import METHODS
+from gradmod.experiments.methods.registry import method_entry, read_settings
+from gradmod.experiments.own_code import is_own
+from gradmod.experiments.settings.assignments import words as words_of
 from gradmod.experiments.settings.comparison import Comparison
 from gradmod.experiments.settings.config import Config, MethodChoice, MethodConfig
 from gradmod.experiments.settings.flags import (
@@ -27,7 +31,12 @@ from gradmod.experiments.settings.flags import (
 )
 from gradmod.experiments.settings.presets import preset_names, preset_path, presets
 from gradmod.experiments.settings.relevance import refuse_without_effect
-from gradmod.experiments.settings.toml import Settings, load_settings, refuse_unnamed_code
+from gradmod.experiments.settings.toml import (
+    Settings,
+    read_sections,
+    refuse_unnamed_code,
+    settings_from_sections,
+)
 
 T = TypeVar("T")
 _BOX = "╭╮╰╯│─├┤-"
@@ -129,22 +138,43 @@ def parse_settings(
     if method:
         method_entry(method)
     if path is not None:
-        default = load_settings(path, default, method)
+        default = _from_file(path, default, rest, method)
     elif method:
         choice = default.method
         chosen = MethodConfig.from_tables(method, choice.coalitions, choice.tables)
         default = replace(default, method=chosen)
-    methods = (default.method.method,)
+    methods = [default.method.method]
+    if isinstance(default, Comparison):
+        compared = [name for name in values_of("methods", rest) if is_own(name) or name in METHODS]
+        methods = compared or [*default.compare.method_names]
     flags = flags_of(type(default), methods)
     of_methods = "" if isinstance(default, Comparison) else OF_METHODS
     more_help = of_methods + SETTINGS_FILES.format(", ".join(presets())) + more_help
     kind = _parsed_kind(default, methods)
     parsed = _parsed(kind, rest, flags, prog, default=kind(), more_help=more_help)
     config = _config_of(parsed, default, methods)
-    if path is not None:
-        refuse_unnamed_code(config, path, value_of("dataset", rest))
     refuse_without_effect(config, given_flags(rest, flags))
     return config
+
+
+def _from_file(path: Path, default: Settings, words: Sequence[str], method: str) -> Settings:
+    """Settings of a file, whose code is run where the words name it again, or something in its place.
+
+    Raises:
+        ConfigError: the file names code that they do not; see `settings_from_sections`.
+    """
+    sections = read_sections(path)
+    named = {name for name in ("dataset", "model", "method") if value_of(name, words)}
+    compared = values_of("methods", words)
+    if isinstance(default, Comparison):
+        named.add("method")  # which a comparison does not train
+    if compared:
+        named.add("methods")
+        in_file = sections.get("compare")
+        if isinstance(in_file, dict) and any(map(is_own, words_of(str(in_file.get("methods"))))):
+            sections["compare"] = {**in_file, "methods": ",".join(compared)}
+    refuse_unnamed_code(sections, path, named)
+    return settings_from_sections(sections, str(path), default, method, code=True)
 
 
 def method_help(name: str) -> str:
@@ -205,6 +235,19 @@ def value_of(name: str, words: Sequence[str]) -> str:
     return found
 
 
+def values_of(name: str, words: Sequence[str]) -> list[str]:
+    """The values that the words give a flag that holds a list, parted by commas or blanks; the last such flag's."""
+    found: list[str] = []
+    for position, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag == f"--{name}":
+            behind = itertools.takewhile(
+                lambda other: not other.startswith("--"), words[position + 1 :]
+            )
+            found = words_of(",".join([value] if equals else behind))
+    return found
+
+
 def _parsed_kind(default: Config, methods: Sequence[str]) -> type[Any]:
     """What tyro parses: the sections without their names, and a table for each method, under its name."""
     parts: list[Any] = []
@@ -215,7 +258,7 @@ def _parsed_kind(default: Config, methods: Sequence[str]) -> type[Any]:
         unprefixed: Any = Annotated[kind, tyro.conf.OmitArgPrefixes]
         parts.append((section, unprefixed, field(default=value)))
     for entry in shown_methods(methods):
-        value = default.method.tables.get(entry.table) or entry.settings()
+        value = read_settings(entry.name, default.method.of(entry.name))
         # A name with a dot is the parser's for what lies in a part, so a part is called as Python calls it.
         parts.append((_identifier(entry.table), entry.settings, field(default=value)))
     return make_dataclass(type(default).__name__, parts, frozen=True)
@@ -257,7 +300,9 @@ def one_line(boxed: str) -> str:
     message = " ".join(paragraphs[0])
     message = re.sub(r"^Error parsing [\w-]+: (?=[\w-]+\.\w+)", "", message)
     message = (
-        re.sub(r"^Error parsing (--[\w.-]+):", r"\1:", message).split(" Got errors:")[0].rstrip(".")
+        re.sub(r"^Error parsing ((--)?[\w.-]+):", r"\1:", message)
+        .split(" Got errors:")[0]
+        .rstrip(".")
     )
     for paragraph in paragraphs[1:]:
         if paragraph and paragraph[0].startswith("Perhaps you meant"):

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
 from gradmod.experiments.errors import ConfigError, closest
+from gradmod.experiments.methods.entry import table_of
 from gradmod.experiments.methods.registry import method_entry, owners_of
 from gradmod.experiments.settings.config import MethodChoice, OptimizerConfig
 
@@ -49,10 +50,14 @@ def assignment(where: str, text: str, methods: Sequence[str]) -> list[Assigned]:
         ConfigError: no such method or setting, one that the method does not look at, or no value.
     """
     left, equals, right = text.partition("=")
-    owner, _, name = left.strip().rpartition(".")
+    by_table = {table_of(method): method for method in methods}
+    left = left.strip()
+    alone = by_table.get(left, left)
+    owner, _, name = left.rpartition(".")
+    owner = by_table.get(owner, owner)
     if where == TUNE and not equals:
-        if not owner and name in methods:
-            owner, name = name, ""
+        if alone in methods:
+            owner, name = alone, ""
         if owner in methods:
             return _registered(text, owner, name.replace("-", "_"))
     name = name.replace("-", "_")
@@ -61,17 +66,18 @@ def assignment(where: str, text: str, methods: Sequence[str]) -> list[Assigned]:
     if owner in methods and equals and name not in known:
         meant = closest(name, known)
         raise ConfigError(
-            f"{where} holds {text!r}; {name} makes no difference to {owner}, which has {', '.join(sorted(known))}"
-            + (f"; did you mean {owner}.{meant}?" if meant else "")
+            f"{where} holds {text!r}; {name} makes no difference to {table_of(owner)}, which has "
+            f"{', '.join(sorted(known))}"
+            + (f"; did you mean {table_of(owner)}.{meant}?" if meant else "")
         )
     if not owner and equals and name not in known and owners_of(name):
         raise ConfigError(
-            f"{where} holds {text!r}; {name} makes no difference to {', '.join(methods)}: it is a setting of "
+            f"{where} holds {text!r}; {name} makes no difference to {', '.join(by_table)}: it is a setting of "
             f"{', '.join(owners_of(name))}"
         )
     if not equals or name not in known:
         raise ConfigError(
-            f"{where} holds {text!r}; expected METHOD.setting=value, of a method {', '.join(methods)} and a setting "
+            f"{where} holds {text!r}; expected METHOD.setting=value, of a method {', '.join(by_table)} and a setting "
             f"of {', '.join(sorted(known or names_of(methods[0])))}"
         )
     kinds = _kinds(next(method for method in owners if name in names_of(method)), name)
@@ -91,7 +97,7 @@ def _registered(text: str, method: str, name: str) -> list[Assigned]:
     if not found:
         has = f"it is registered for {', '.join(search)}" if search else "none is registered"
         raise ConfigError(
-            f"{TUNE} holds {text!r} without values, and {has}; write {method}.setting=value,value"
+            f"{TUNE} holds {text!r} without values, and {has}; write {table_of(method)}.setting=value,value"
         )
     return [(method, key, list(values)) for key, values in found.items()]
 

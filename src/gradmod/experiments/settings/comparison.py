@@ -10,7 +10,7 @@ from typing import Any
 from gradmod.experiments import checks
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.methods.entry import MethodSettings, table_of
-from gradmod.experiments.methods.registry import method_entry
+from gradmod.experiments.methods.registry import method_entry, read_settings
 from gradmod.experiments.settings.assignments import (
     COALITIONS,
     assignment,
@@ -18,7 +18,7 @@ from gradmod.experiments.settings.assignments import (
     numbers,
     words,
 )
-from gradmod.experiments.settings.config import FUSIONS, Config
+from gradmod.experiments.settings.config import FUSIONS, Config, MethodConfig
 
 LAUNCHERS = ("local", "submitit")
 BASELINE = "joint"
@@ -57,6 +57,12 @@ class CompareConfig:
     def __post_init__(self) -> None:
         for method in self.method_names:
             method_entry(method, "compare.methods")
+        tables = [table_of(method) for method in self.method_names]
+        if len(set(tables)) < len(tables):
+            raise ConfigError(
+                f"compare.methods is {self.methods!r}, in which two have the name that their settings and rows are "
+                f"called by: {', '.join(tables)}; rename a class"
+            )
         for fusion in words(self.fusions):
             checks.one_of("compare.fusions", fusion, FUSIONS)
         for name in ("methods", "seeds", "fusions", "alphas", "tune_seeds"):
@@ -169,16 +175,21 @@ class Comparison(Config):
 
     def tables(self) -> dict[str, MethodSettings]:
         """Settings of all methods that are compared."""
-        return {table_of(name): self.method.of(name) for name in self.compare.method_names}
+        return {
+            table_of(name): read_settings(name, self.method.of(name))
+            for name in self.compare.method_names
+        }
 
     def run_config(self, method: str, overrides: Overrides) -> Config:
         """Settings of a run of a method, `overrides` of its own settings and of the optimizer on top."""
-        chosen, optimizer = self.method.for_method(method), self.optimizer
+        settings, coalitions = read_settings(method, self.method.of(method)), self.method.coalitions
+        optimizer = self.optimizer
         for name, value in overrides.items():
             if name in method_entry(method).setting_names:
-                chosen = replace(chosen, settings=replace(chosen.settings, **{name: value}))
+                settings = settings.changed(**{name: value})
             elif name == COALITIONS:
-                chosen = replace(chosen, coalitions=value)
+                coalitions = value
             else:
                 optimizer = replace(optimizer, **{name: value})
+        chosen = MethodConfig(method, coalitions, settings)
         return Config(self.data, self.model, chosen, optimizer, self.train, self.monitor)

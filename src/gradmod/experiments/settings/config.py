@@ -11,7 +11,9 @@ from typing import Any
 from gradmod.experiments import checks
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.methods.entry import MethodSettings, table_of
+from gradmod.experiments.methods.own import UnreadSettings
 from gradmod.experiments.methods.registry import method_entry
+from gradmod.experiments.own_code import is_own, short_name
 
 # Every command starts by importing this file, so the choices stand here as plain text and not in the modules that they
 # name, some of which import torch; tests/experiments/test_config.py checks that both agree.
@@ -95,6 +97,8 @@ class DataConfig:
 class ModelConfig:
     """The network."""
 
+    model: str = ""
+    """A network of your own, as folder/file.py:function; empty: encoders and a fusion."""
     encoder: str = "auto"
     """Encoder of each modality: auto (the data set's own), small-cnn, resnet18, mlp or transformer; or one for each,
     as in image=small-cnn,table=mlp."""
@@ -108,6 +112,12 @@ class ModelConfig:
     """masked: attention looks away from padding; published: it does not, as in the published networks."""
 
     def __post_init__(self) -> None:
+        checks.text("model.model", self.model)
+        if self.model and not is_own(self.model):
+            raise ConfigError(
+                f"model.model is {checks.shown(self.model)}; expected folder/file.py:function, a network of your own. "
+                "Those that come with gradmod are chosen by --encoder and --fusion"
+            )
         checks.text("model.encoder", self.encoder)
         for kind in self.encoders.values():
             checks.one_of("model.encoder", kind, ENCODERS)
@@ -117,6 +127,11 @@ class ModelConfig:
         if self.layers is not None:
             checks.whole("model.layers", self.layers, 1)
         checks.one_of("model.padding", self.padding, PADDING)
+
+    @property
+    def label(self) -> str:
+        """What the network is called in tables: its fusion, or the function that makes it."""
+        return short_name(self.model) if self.model else self.fusion
 
     @property
     def encoders(self) -> dict[str, str]:
@@ -152,10 +167,13 @@ class MethodConfig(MethodChoice):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        kind = method_entry(self.method).settings
+        # Code of the user's own is not run by reading its name: what it makes of its settings is asked for later.
+        kind = UnreadSettings if is_own(self.method) else method_entry(self.method).settings
         if self.settings is None:
             object.__setattr__(self, "settings", kind())
-        if type(self.settings) is not kind:
+        if type(self.settings) is not kind and not (
+            is_own(self.method) and isinstance(self.settings, MethodSettings)
+        ):
             raise ConfigError(
                 f"method.settings is {checks.shown(self.settings)}; expected {kind.__name__}, which --method "
                 f"{self.method} has"
@@ -181,8 +199,10 @@ class MethodConfig(MethodChoice):
 
     def of(self, method: str) -> MethodSettings:
         """The settings of the method called so."""
-        entry = method_entry(method)
-        return self.tables.get(entry.table) or entry.settings()
+        found = self.tables.get(table_of(method))
+        if found is None:
+            return UnreadSettings() if is_own(method) else method_entry(method).settings()
+        return found
 
     def for_method(self, method: str) -> MethodConfig:
         """The same for another method, with its own settings alone."""
@@ -333,7 +353,5 @@ class Config:
         """What its file holds: the sections, and the tables of methods that have settings."""
         found = {f.name: dict(vars(getattr(self, f.name))) for f in fields(self)}
         found["method"] = {f.name: found["method"][f.name] for f in fields(MethodChoice)}
-        return {
-            **found,
-            **{name: dict(vars(table)) for name, table in self.tables().items() if vars(table)},
-        }
+        tables = {name: settings.as_table() for name, settings in self.tables().items()}
+        return {**found, **{name: table for name, table in tables.items() if table}}

@@ -11,7 +11,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from gradmod.experiments.errors import ConfigError, closest
 from gradmod.experiments.methods.catalogue import METHODS
 from gradmod.experiments.methods.entry import LISTED, MethodEntry
+from gradmod.experiments.methods.own import SECTIONS
 from gradmod.experiments.methods.registry import method_entry, owners_of
+from gradmod.experiments.own_code import is_own
 from gradmod.experiments.settings.assignments import names_of
 from gradmod.experiments.settings.config import MethodChoice
 
@@ -36,7 +38,6 @@ _MEANT = {
 """What others call some of our flags, where the words are too far apart to be guessed from."""
 _SPELT = {"none": "None", "true": "True", "false": "False"}
 _NUMBER = re.compile(r"-?\.?\d.*|-?inf|nan")
-_SECTIONS = ("data", "model", "method", "optimizer", "train", "monitor", "compare")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,11 @@ def section_kinds(kind: Callable[..., Any]) -> dict[str, type[Any]]:
 
 def shown_methods(methods: Sequence[str]) -> list[MethodEntry]:
     """The methods whose flags a command has: those that are trained first, then all others."""
-    return [method_entry(name) for name in dict.fromkeys((*methods, *METHODS))]
+    entries = map(method_entry, dict.fromkeys((*methods, *METHODS)))
+    by_table: dict[str, MethodEntry] = {}
+    for entry in entries:
+        by_table.setdefault(entry.table, entry)
+    return list(by_table.values())
 
 
 def _of_sections(kind: Callable[..., Any], methods: Sequence[str]) -> dict[str, Flag]:
@@ -115,9 +120,14 @@ def _of_sections(kind: Callable[..., Any], methods: Sequence[str]) -> dict[str, 
         for section, section_kind in section_kinds(kind).items()
         for flag in _of_section(section, section_kind)
     }
-    several = "compare" in section_kinds(kind)
+    several, of_every_run = "compare" in section_kinds(kind), set(found)
     for entry in shown_methods(methods):
         for flag in _of_section(entry.table, entry.settings):
+            if is_own(entry.name) and flag.name in of_every_run:
+                raise ConfigError(
+                    f"the setting {flag.name} of {entry.name} is called as the flag --{flag.name} of every run; give "
+                    "it another name"
+                )
             full = replace(flag, name=_hyphened(flag.field), of_method=True)
             found[full.name] = full
             if not several:
@@ -171,7 +181,7 @@ def in_one_spelling(words: Sequence[str], flags: Mapping[str, Flag]) -> list[str
             values.append(remaining.pop(0))
         if flag.is_list:
             lists.setdefault(flag.parsed, []).extend(
-                part for item in values for part in _parts(item, flag)
+                part for item in values for part in _parts(item, flag, flags)
             )
         elif values:
             rest.append(f"--{flag.parsed}={','.join(item.strip(',') for item in values)}")
@@ -189,7 +199,8 @@ def in_flags(message: str, flags: Mapping[str, Flag]) -> str:
         short = _hyphened(flag.field.rpartition(".")[2])
         if flag.of_method and short in flags and flags[short].of_method:
             by_field[flag.field] = f"--{short}"
-    sections = "|".join((*_SECTIONS, *METHODS))
+    tables = {flag.field.rpartition(".")[0] for flag in flags.values() if flag.of_method}
+    sections = "|".join((*SECTIONS, *sorted(tables)))
 
     def shown(match: re.Match[str]) -> str:
         return by_field.get(match[0]) or by_field.get(match[2]) or match[0]
@@ -223,15 +234,17 @@ def _meant(name: str, flags: Mapping[str, Flag]) -> str:
     return f"; did you mean --{meant}?" if meant else ""
 
 
-def _parts(item: str, flag: Flag) -> list[str]:
+def _parts(item: str, flag: Flag, flags: Mapping[str, Flag]) -> list[str]:
     """The items of a list that stand in one word."""
     if flag.field.rpartition(".")[2] not in ASSIGNMENTS:
         return [part for part in item.split(",") if part]
     if flag.name == "launcher-options":
         return re.split(r",(?=\w+=)", item)
-    names = {name for method in METHODS for name in names_of(method)}
+    parts = [other.field.rpartition(".")[::2] for other in flags.values() if other.of_method]
+    names = {*(name for _, name in parts), *names_of("joint")}
     settings = "|".join(sorted(names)).replace("_", "[_-]")
-    alone = rf"(?:{'|'.join(METHODS)})(?:\.(?:{settings}))?\s*(?:,|$)"
+    tables = "|".join(sorted({*METHODS, *(table for table, _ in parts)}))
+    alone = rf"(?:{tables})(?:\.(?:{settings}))?\s*(?:,|$)"
     return re.split(rf",\s*(?=(?:[\w-]+\.)?(?:{settings})=|{alone})", item)
 
 

@@ -83,6 +83,10 @@ def _of_data(config: Config) -> Reasons:
 def _of_model(config: Config) -> Reasons:
     model, found = config.model, Reasons()
     info = dataset_info(config.data.dataset)
+    if model.model:
+        reason = f"to --model {model.model}, a network of your own"
+        names = (f.name for f in fields(model) if f.name != "model")
+        return {f"model.{name}": reason for name in names}
     if info.network is not None:
         reason = f"to --dataset {info.name}, which has one network of its own"
         takes = inspect.signature(load_object(info.network)).parameters
@@ -265,14 +269,13 @@ def _field_of(method: str, name: str) -> str:
 
 def differing(config: Config) -> list[str]:
     """`section.field` of the settings that are not the defaults."""
-    sections = {f.name: vars(getattr(config, f.name)) for f in fields(config)}
-    tables = {name: vars(settings) for name, settings in config.method.tables.items()}
+    parts = {f.name: vars(getattr(config, f.name)) for f in fields(config)}
     defaults = {f.name: vars(getattr(type(config)(), f.name)) for f in fields(config)}
     for name, settings in config.method.tables.items():
-        defaults[name] = vars(type(settings)())
+        parts[name], defaults[name] = settings.as_table(), type(settings)().as_table()
     return [
         f"{section}.{name}"
-        for section, values in {**sections, **tables}.items()
+        for section, values in parts.items()
         for name, value in values.items()
-        if value != defaults[section][name] and name not in ("settings", "others")
+        if value != defaults[section].get(name) and name not in ("settings", "others")
     ]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_type_hints
 
-from gradmod.experiments.checks import is_finite, shown
+from gradmod.experiments import checks
+from gradmod.experiments.checks import NONE, shown
 from gradmod.experiments.errors import (
     UNREADABLE,
     ConfigError,
@@ -18,7 +20,10 @@ from gradmod.experiments.errors import (
 from gradmod.experiments.file_kinds import another_kind
 from gradmod.experiments.files import write_text
 from gradmod.experiments.methods.catalogue import METHODS
-from gradmod.experiments.methods.registry import owners_of
+from gradmod.experiments.methods.entry import MethodSettings
+from gradmod.experiments.methods.own import UnreadSettings
+from gradmod.experiments.methods.registry import method_entry, owners_of
+from gradmod.experiments.own_code import is_own, short_name
 from gradmod.experiments.settings.config import Config, MethodChoice, MethodConfig
 
 if sys.version_info >= (3, 11):
@@ -26,8 +31,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-NONE = "none"
-"""TOML has no null: a setting that is None is written as this word, as on the command line."""
+_CODE = (
+    ("data", "dataset", "data set"),
+    ("model", "model", "network"),
+    ("method", "method", "method"),
+    ("compare", "methods", "methods"),
+)
+"""Settings that may name code: section, key, and what it is."""
 
 
 Settings = TypeVar("Settings", bound=Config)
@@ -39,20 +49,28 @@ def load_config(path: Path | str) -> Config:
     return load_settings(path, Config())
 
 
-def load_settings(path: Path | str, default: Settings, method: str = "") -> Settings:
-    """Read settings; what the file leaves out is as in `default`.
-
-    Args:
-        path: of the file.
-        default: what it leaves out.
-        method: the method, in place of the one that the file names; empty: that one.
+def load_settings(path: Path | str, default: Settings) -> Settings:
+    """Read settings; what the file leaves out is as in `default`. No code that the file names is run.
 
     Raises:
-        ConfigError: the file is missing, not TOML, or has an unknown section, key, or a value of the wrong type.
+        ConfigError: the file is missing, not TOML, or has an unknown section, key, or a value of the wrong type; or it
+            is a comparison's that names methods that are code.
+    """
+    sections = read_sections(path)
+    if "compare" in sections:  # which knows what its methods have
+        refuse_unnamed_code(sections, path, ("dataset", "model", "method"))
+    return settings_from_sections(sections, str(path), default)
+
+
+def read_sections(path: Path | str) -> dict[str, Any]:
+    """What a file of settings holds.
+
+    Raises:
+        ConfigError: the file is missing, or not TOML.
     """
     path = Path(path)
     try:
-        sections = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsFileError(f"the configuration {path} does not exist") from None
     except UNREADABLE as error:
@@ -60,30 +78,43 @@ def load_settings(path: Path | str, default: Settings, method: str = "") -> Sett
             error
         )  # [[name]] looks like JSON
         raise SettingsFileError(f"the configuration {path} cannot be read as TOML: {why}") from None
-    return settings_from_sections(sections, str(path), default, method)
 
 
-def refuse_unnamed_code(config: Config, source: Path | str, named: str) -> None:
-    """Refuse a data set of the user's own, which is code, that a file names and the user does not.
+def refuse_unnamed_code(
+    sections: Mapping[str, Any], source: Path | str, named: Collection[str]
+) -> None:
+    """Refuse code of the user's own (a data set, a network, methods) that a file names and the user does not.
 
     Args:
-        config: settings that were read.
+        sections: what the file holds.
         source: the file.
-        named: the data set that the command line, or the caller, names.
+        named: the flags that the user gives again, whatever they say.
 
     Raises:
-        ConfigError: it is another one: reading a file must not run what the file says.
+        ConfigError: reading a file must not run what the file says.
     """
-    dataset = config.data.dataset
-    if ":" in dataset and dataset != named:
+    found: dict[str, str] = {}
+    flags = []
+    for section, key, what in _CODE:
+        values = sections.get(section)
+        name = values.get(key) if isinstance(values, Mapping) else None
+        if isinstance(name, str) and is_own(name) and key not in named:
+            found[what] = name
+            flags.append(f"--{key} {name}")
+    if found:
+        said = " and ".join(f"as its {what}, {shown(name)}" for what, name in found.items())
         raise ConfigError(
-            f"{source} names code as its data set, {shown(dataset)}; a file cannot have code run. If it is yours, say "
-            f"so: --dataset {dataset}"
+            f"{source} names code {said}; a file cannot have code run. If it is yours, say so: {' '.join(flags)}"
         )
 
 
 def settings_from_sections(
-    sections: dict[str, Any], source: str, default: Settings, method: str = ""
+    sections: dict[str, Any],
+    source: str,
+    default: Settings,
+    method: str = "",
+    *,
+    code: bool = False,
 ) -> Settings:
     """Make settings from nested dicts, as TOML gives them.
 
@@ -92,12 +123,18 @@ def settings_from_sections(
         source: the file, for messages.
         default: what they leave out.
         method: the method, in place of the one that they name; empty: that one.
+        code: whether the code of a method of the user's own may be run, to know what settings it has. Else they stay as
+            they are.
 
     Raises:
         ConfigError: names `source`, the section and the key.
     """
     known = [section.name for section in fields(default)]
-    tables = {entry.table: entry.settings for entry in METHODS.values()}
+    tables: dict[str, type[MethodSettings]] = {
+        entry.table: entry.settings for entry in METHODS.values()
+    }
+    own = {short_name(name): name for name in (method, *_own_methods(sections)) if is_own(name)}
+    tables.update(dict.fromkeys(own, UnreadSettings))
     choice = MethodChoice(default.method.method, default.method.coalitions)
     of_methods, changed = default.method.tables, dict[str, Any]()
     try:
@@ -108,13 +145,19 @@ def settings_from_sections(
                     f"method {', '.join(f'[{t}]' for t in tables)}{did_you_mean(name, (*known, *tables))}"
                 )
             if name == "method":
-                choice = _with(choice, name, values, source)
+                choice = _with(choice, name, values)
+            elif name in own:
+                of_methods[name] = UnreadSettings(values)
             elif name in known:
-                changed[name] = _with(getattr(default, name), name, values, source)
+                changed[name] = _with(getattr(default, name), name, values)
             else:
-                of_methods[name] = _with(
-                    of_methods.get(name) or tables[name](), name, values, source
-                )
+                of_methods[name] = _with(of_methods.get(name) or tables[name](), name, values)
+        compare = changed.get("compare", getattr(default, "compare", None))
+        trained = [method or choice.method] if compare is None else compare.method_names
+        for name in filter(is_own, trained if code else ()):
+            entry = method_entry(name)
+            values = of_methods.get(entry.table, UnreadSettings()).as_table()
+            of_methods[entry.table] = _with(entry.settings(), entry.table, values)
         chosen = MethodConfig.from_tables(method or choice.method, choice.coalitions, of_methods)
         return replace(default, **changed, method=chosen)
     except SettingsFileError:
@@ -123,18 +166,27 @@ def settings_from_sections(
         raise SettingsFileError(f"{source}: {error}") from None
 
 
-def _with(section: Section, name: str, values: dict[str, Any], source: str) -> Section:
+def _with(section: Section, name: str, values: Mapping[str, Any]) -> Section:
     """A section, or a table of a method, with values of a file."""
     types = get_type_hints(type(section))
     for key in values:
         if key not in types:
-            raise SettingsFileError(
-                f"{source}: {name}.{key} is unknown{_expected(name, key, types)}"
-            )
+            raise ConfigError(f"{name}.{key} is unknown{_expected(name, key, types)}")
     checked = {
-        key: _value(f"{source}: {name}.{key}", types[key], value) for key, value in values.items()
+        key: checks.typed(f"{name}.{key}", types[key], value) for key, value in values.items()
     }
+    if isinstance(section, MethodSettings):
+        return cast(Section, section.changed(**checked))
     return replace(section, **checked)  # type: ignore[type-var]
+
+
+def _own_methods(sections: Mapping[str, Any]) -> Iterator[str]:
+    """Methods of the user's own that a file names."""
+    for section, key in (("method", "method"), ("compare", "methods")):
+        values = sections.get(section)
+        names = values.get(key) if isinstance(values, Mapping) else ""
+        if isinstance(names, str):
+            yield from filter(is_own, (name.strip() for name in names.split(",")))
 
 
 def _expected(name: str, key: str, types: dict[str, Any]) -> str:
@@ -157,23 +209,3 @@ def save_config(config: Config, path: Path) -> None:
         for name, section in config.sections().items()
     }
     write_text(path, tomli_w.dumps(sections))
-
-
-def _value(where: str, kind: Any, value: Any) -> Any:
-    if get_origin(kind) is tuple:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise SettingsFileError(f"{where} is {shown(value)}; expected a list of texts")
-        return tuple(value)
-    allowed = get_args(kind) or (kind,)
-    if value == NONE and type(None) in allowed:
-        return None
-    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
-        if not is_finite(value):
-            raise SettingsFileError(
-                f"{where} is {shown(value)}; expected a number of at most {sys.float_info.max:.1e}"
-            )
-        return float(value)
-    if type(value) not in allowed:
-        names = " or ".join(NONE if one is type(None) else one.__name__ for one in allowed)
-        raise SettingsFileError(f"{where} is {shown(value)}; expected {names}")
-    return value

@@ -91,7 +91,7 @@ def concepts_of(config: Config, data: Splits) -> dict[str, Concept]:
             ),
             monitor=MonitorConfig(),
         )
-        name = f"{config.data.short_name}-{config.model.fusion}-{modality}-seed{config.train.seed}"
+        name = f"{config.data.short_name}-{config.model.label}-{modality}-seed{config.train.seed}"
         name += f"-{_hash(alone, data.content_hash)}"
         concepts[modality] = Concept(
             modality, replace(alone, train=replace(alone.train, name=name))
@@ -160,10 +160,11 @@ def _hash(config: Config, content: str) -> str:
     sections: dict[str, Any] = asdict(config)
     del sections["monitor"]
     del sections["data"]["root"]
-    place, colon, name = config.data.dataset.rpartition(":")
-    sections["data"]["dataset"] = (
-        f"{Path(place).name}{colon}{name}"  # code of the user's own may lie anywhere
-    )
+    for section, key in (("data", "dataset"), ("model", "model")):
+        place, colon, name = sections[section][key].rpartition(":")
+        sections[section][key] = (
+            f"{Path(place).name}{colon}{name}"  # code of the user's may lie anywhere
+        )
     for neutral in ("out", "name", "workers", "device", "log_every", "timeout"):
         del sections["train"][neutral]
     text = json.dumps([FORMAT, sections, content], sort_keys=True)

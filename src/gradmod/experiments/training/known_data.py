@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from gradmod.experiments.errors import (
     damage_in,
 )
 from gradmod.experiments.files import write_json
+from gradmod.experiments.methods.registry import read_settings
+from gradmod.experiments.own_code import is_own
 from gradmod.experiments.runs.names import CONFIG, DATA, METRICS
 from gradmod.experiments.settings.config import Config
 from gradmod.experiments.settings.toml import refuse_unnamed_code
@@ -27,35 +30,51 @@ from gradmod.experiments.training.parts import read_data
 SHOWN_DIFFERENCES = 4
 
 
-def with_data_named(config: Config, folder: Path, dataset: str, root: str) -> Config:
-    """The settings of a run with what the user says of its data: where they lie now, and that its code may be run.
+def with_code_named(config: Config, folder: Path, named: Mapping[str, str], root: str) -> Config:
+    """The settings of a run with what the user says of it: where its data lie now, and that its code may be run.
 
     Args:
         config: the run's settings.
         folder: the run's folder.
-        dataset: the data set again, where it is code of the user's own; it may lie elsewhere now. Empty: not named.
+        named: `dataset`, `model` and `method` again, where they are code of the user's own; it may lie elsewhere now.
+            Empty: not named.
         root: where the data lie now; empty: where they were.
 
     Raises:
-        ConfigError: the data set is code that is not named; or what is said makes no difference.
+        ConfigError: code that is not named; or what is said makes no difference.
     """
-    data = config.data
-    if dataset and ":" not in data.dataset:
-        raise ConfigError(
-            f"--dataset makes no difference: the run {folder} is of {data.dataset}. For other data, train another run"
-        )
-    if dataset and ":" not in dataset:
-        raise ConfigError(
-            f"--dataset is {dataset!r}; the run {folder} is of {data.dataset}, a data set of its own"
-        )
-    refuse_unnamed_code(config, folder / CONFIG, dataset and data.dataset)
-    info = dataset_info(data.dataset)
+    now = {
+        "dataset": config.data.dataset,
+        "model": config.model.model,
+        "method": config.method.method,
+    }
+    for key, given in named.items():
+        if given and not is_own(now[key]):
+            raise ConfigError(
+                f"--{key} makes no difference: the run {folder} is of {now[key] or 'a network of gradmod'}. For "
+                "another one, train another run"
+            )
+        if given and not is_own(given):
+            raise ConfigError(
+                f"--{key} is {given!r}; the run {folder} is of {now[key]}, code of its own: name that"
+            )
+    refuse_unnamed_code(config.sections(), folder / CONFIG, [key for key in named if named[key]])
+    now.update({key: given for key, given in named.items() if given})
+    info = dataset_info(now["dataset"])
     if root and info.name in DATASETS and not info.layout:
         raise ConfigError(
             f"--root makes no difference: {info.title}, the data of the run {folder}, is embedded"
         )
+    method = replace(
+        config.method,
+        settings=read_settings(now["method"], config.method.settings),
+        method=now["method"],
+    )
     return replace(
-        config, data=replace(data, dataset=dataset or data.dataset, root=root or data.root)
+        config,
+        data=replace(config.data, dataset=now["dataset"], root=root or config.data.root),
+        model=replace(config.model, model=now["model"]),
+        method=method,
     )
 
 

@@ -17,7 +17,7 @@ from gradmod.experiments.training.devices import make_fabric
 from gradmod.experiments.training.known_data import (
     expect_known_data,
     read_known_data,
-    with_data_named,
+    with_code_named,
 )
 from gradmod.experiments.training.parts import Parts, build_parts
 from gradmod.wrapper import ModulatedModel
@@ -68,6 +68,8 @@ def open_run(
     data: Splits | None = None,
     *,
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> OpenRun:
     """Open a run.
@@ -77,17 +79,20 @@ def open_run(
         checkpoint: `best`, `last`, `previous`, or a path.
         data: its data, where they are read already.
         dataset: the run's data set again, where it is code of the user's own; see `refuse_unnamed_code`.
+        model: the same for its network.
+        method: the same for its method.
         root: where the run's data lie now; empty: where its settings say.
 
     Raises:
         CheckpointError: no run there, or the checkpoint is damaged or does not fit.
-        ConfigError: its data set is code, and `dataset` does not name it.
+        ConfigError: it has code of the user's own that is not named.
         DataError: its data cannot be read, or are others than it was trained on.
     """
     folder = Path(folder)
     config = run_config(folder)
     if data is None:
-        config = with_data_named(config, folder, dataset, root)
+        named = {"dataset": dataset, "model": model, "method": method}
+        config = with_code_named(config, folder, named, root)
     state = Checkpoints(folder).load(checkpoint)
     fabric = make_fabric(
         replace(config.train, devices=1, nodes=1, strategy="auto", sync_batch_norm=False)

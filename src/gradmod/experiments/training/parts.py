@@ -20,6 +20,7 @@ from gradmod.experiments.models import ENCODERS
 from gradmod.experiments.settings.config import Config, ModelConfig
 from gradmod.experiments.training.loading import sensible_workers
 from gradmod.experiments.training.network import build_model
+from gradmod.experiments.training.own_network import load_network
 from gradmod.experiments.training.randomness import Stream, seed_all
 from gradmod.models.masked import MaskedModel
 from gradmod.tasks import Task
@@ -135,9 +136,12 @@ def _network(
         raise ConfigError(
             f"{info.title} does not say how many classes there are; expected Splits(outputs=...)"
         )
-    masks = alone != "multimodal" and (info.network is not None or model.fusion == "early")
+    one_network = bool(model.model) or info.network is not None
+    masks = alone != "multimodal" and (one_network or model.fusion == "early")
     network: nn.Module
-    if info.network is not None:
+    if model.model:
+        network = load_network(model.model, data.train, outputs)
+    elif info.network is not None:
         network = _own_network(config, data, outputs, info)
     else:
         taken = modalities if alone == "multimodal" or masks else (alone,)
@@ -152,7 +156,7 @@ def _network(
             layers=model.layers,
             masks_padding=model.padding == "masked",
         )
-    if info.initialisation is not None:
+    if info.initialisation is not None and not model.model:
         load_object(info.initialisation)(network)
     return MaskedModel(network, shown=(alone,), modalities=modalities) if masks else network
 

@@ -14,6 +14,7 @@ from gradmod.experiments.datasets.fingerprint import record_of
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import CheckpointError, ConfigError, GradmodError, damage_in
 from gradmod.experiments.files import write_json
+from gradmod.experiments.methods.entry import table_of
 from gradmod.experiments.runs.checkpoints import Checkpoints
 from gradmod.experiments.runs.folder import (
     command_line,
@@ -32,7 +33,7 @@ from gradmod.experiments.training.interrupts import interrupts_named
 from gradmod.experiments.training.known_data import (
     read_known_data,
     save_known_data,
-    with_data_named,
+    with_code_named,
 )
 from gradmod.experiments.training.loop import Loop
 from gradmod.experiments.training.monitors import make_monitors
@@ -85,6 +86,8 @@ def resume(
     devices: int | None = None,
     nodes: int | None = None,
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> RunSummary | None:
     """Go on with a run from a checkpoint; without any checkpoint, from its start.
@@ -97,12 +100,14 @@ def resume(
             the same samples for any number of processes.
         nodes: the same for the number of machines.
         dataset: the run's data set again, where it is code of the user's own.
+        model: the same for its network.
+        method: the same for its method.
         root: where the run's data lie now, in place of where its settings say, which are changed.
 
     Raises:
         CheckpointError: no run there, or the checkpoint is damaged; names those that are whole. Or a run that was
             trained has no checkpoint any more.
-        ConfigError: the run is finished or further than `epochs`; its data set is code that `dataset` does not name.
+        ConfigError: the run is finished or further than `epochs`; it has code of the user's own that is not named.
         DataError: its data cannot be read, or are others than it was trained on.
     """
     folder = Path(folder)
@@ -111,7 +116,8 @@ def resume(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if dist.is_torchelastic_launched():  # its numbers count, whatever the run began with
         changes = {"devices": 1, "nodes": 1, **changes}
-    named = with_data_named(saved, folder, dataset, root)
+    code = {"dataset": dataset, "model": model, "method": method}
+    named = with_code_named(saved, folder, code, root)
     config = as_launched(replace(named, train=replace(saved.train, **changes)))
     checkpoints = Checkpoints(folder)
     state = checkpoints.load(checkpoint) if checkpoints.exist() or checkpoint != "last" else None
@@ -139,18 +145,20 @@ def evaluate(
     split: str = "test",
     checkpoint: str = "best",
     dataset: str = "",
+    model: str = "",
+    method: str = "",
     root: str = "",
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint of a run on one split; `dataset` and `root` as in `resume`.
+    """Evaluate a checkpoint of a run on one split; `dataset` to `root` as in `resume`.
 
     Returns:
         The figures of `gradmod.experiments.training.evaluation.measure`.
 
     Raises:
-        ConfigError: the run's protocol has no such split; its data set is code that `dataset` does not name.
+        ConfigError: the run's protocol has no such split; it has code of the user's own that is not named.
         CheckpointError: no run there, or the checkpoint is damaged.
     """
-    run = open_run(folder, checkpoint, dataset=dataset, root=root)
+    run = open_run(folder, checkpoint, dataset=dataset, model=model, method=method, root=root)
     predictions = predict(
         run.fabric,
         run.model,
@@ -163,8 +171,9 @@ def evaluate(
 
 def default_name(config: Config) -> str:
     """Name of a run that was given none."""
-    what = config.method.method if config.data.modality == "multimodal" else config.data.modality
-    return f"{config.data.short_name}-{config.model.fusion}-{what}-seed{config.train.seed}"
+    method = table_of(config.method.method)
+    what = method if config.data.modality == "multimodal" else config.data.modality
+    return f"{config.data.short_name}-{config.model.label}-{what}-seed{config.train.seed}"
 
 
 def _new_folder(config: Config, fabric: Fabric, data: Splits, *, unique: bool) -> Path:
@@ -235,7 +244,7 @@ def _trained(
         if position.epoch <= config.train.epochs:  # a result says that the run is finished
             (folder / RESULT).unlink(missing_ok=True)
     facts = {
-        "method": config.method.method,
+        "method": table_of(config.method.method),
         "strategy": parts.model.strategy.name,
         "exact": parts.model.strategy.exact,
         "task": parts.task.name,
@@ -313,7 +322,7 @@ def _finish(
         "dataset": config.data.dataset,
         "modality": config.data.modality,
         "modalities": list(modalities),
-        "fusion": config.model.fusion,
+        "fusion": config.model.label,
         **facts,
         "epochs": config.train.epochs,
         "epochs_trained": position.epoch - 1,

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from gradmod.experiments.reporting.comparison import BASELINE, ComparisonTable, RunRecord
 from gradmod.experiments.reporting.plots.figures import save_figure, whole_ticks
-from gradmod.experiments.reporting.style import METRIC_TITLES, MODEL_COLOUR, PALETTE, colours
+from gradmod.experiments.reporting.style import (
+    METRIC_TITLES,
+    MODEL_COLOUR,
+    PALETTE,
+    colours,
+    network_title,
+)
 from gradmod.experiments.runs.names import METRICS
 from gradmod.experiments.runs.records import read_metrics
 
@@ -57,7 +63,7 @@ def comparison_bars(table: ComparisonTable) -> Figure:
         axes.set_yticks(range(len(rows)), [row.label for row in rows])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.set_title(f"{fusion} fusion", fontsize=9)
+        axes.set_title(network_title(fusion), fontsize=9)
         axes.set_xlabel(METRIC_TITLES.get(metric, metric))
     handles = [
         axes.plot([], [], "o", color=MODEL_COLOUR, markersize=4, label="model (mean, std)")[0]
@@ -121,7 +127,7 @@ def comparison_curves(runs: Sequence[RunRecord]) -> Figure:
                     [m + d for m, d in zip(mean, off, strict=True)],
                 )
                 axes.fill_between(epochs, low, high, color=look["color"], alpha=0.12, linewidth=0)
-        axes.set_title(f"{fusion} fusion", fontsize=9)
+        axes.set_title(network_title(fusion), fontsize=9)
         axes.set_xlabel("epoch")
         whole_ticks(axes)
     panels[0].set_ylabel(f"validation {METRIC_TITLES.get(metric, metric)}")
