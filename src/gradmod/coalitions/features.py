@@ -40,6 +40,8 @@ class UniModalPass(NamedTuple):
 
 
 Heads = Callable[[Mapping[str, Any], Tensor], Tensor]
+Change = Callable[[str, Any], Any]
+"""What the rest of the network sees of a modality's feature: called with the modality and the feature."""
 
 
 def features_pass(
@@ -48,6 +50,7 @@ def features_pass(
     modalities: Sequence[str],
     *,
     gradient: bool = True,
+    change: Change | None = None,
 ) -> FeaturesPass:
     """Run the network's own forward and keep what its encoders gave in it.
 
@@ -56,6 +59,7 @@ def features_pass(
         inputs: the batch, by modality.
         modalities: their order.
         gradient: False: the features are read as values alone.
+        change: what the fusion sees in place of a feature; what is kept is the encoder's own. None: the feature.
 
     Raises:
         RuntimeError: the forward does not run a modality's encoder once.
@@ -65,7 +69,7 @@ def features_pass(
     if declares_encoding(model, modalities):
         net: Any = model
         encoded = RecordedEncoding(net.encode, {})
-        with recorded_in(model, encoded):
+        with recorded_in(model, encoded if change is None else _changed(encoded, change)):
             output = model(inputs)
         features = {m: encoded.feature(m) for m in modalities}
         missing = [m for m, feature in features.items() if feature is None]
@@ -74,7 +78,7 @@ def features_pass(
                 features.update({m: net.encode(m, inputs[m]) for m in missing})
             missing = []
     else:
-        with _outputs_of(_feature_modules(model, modalities)) as outputs:
+        with _outputs_of(_feature_modules(model, modalities), change) as outputs:
             output = model(inputs)
         features = {
             m: _feature_in(found[0]) if len(found) == 1 else None for m, found in outputs.items()
@@ -147,13 +151,26 @@ def _feature_modules(model: nn.Module, modalities: Sequence[str]) -> dict[str, n
     return {m: declared[m] for m in modalities}
 
 
+def _changed(encode: Change, change: Change) -> Change:
+    return lambda modality, x: change(modality, encode(modality, x))
+
+
 @contextmanager
-def _outputs_of(encoders: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
-    """What each encoder returns while entered."""
+def _outputs_of(
+    encoders: Mapping[str, nn.Module], change: Change | None
+) -> Iterator[dict[str, list[Any]]]:
+    """What each encoder returns while entered; `change` makes of it what its caller gets."""
     outputs: dict[str, list[Any]] = {m: [] for m in encoders}
 
-    def keep(modality: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, arguments, output: outputs[modality].append(output)
+    def keep(modality: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
+            outputs[modality].append(output)
+            if change is None:
+                return None
+            feature = change(modality, _feature_in(output))
+            return feature if _feature_in(output) is output else (feature, *output[1:])
+
+        return hook
 
     handles = [encoder.register_forward_hook(keep(m)) for m, encoder in encoders.items()]
     try:

@@ -8,6 +8,7 @@ from gradmod.methods.epoch import Epoch, SplitFeatures
 from gradmod.methods.joint import Joint
 from gradmod.methods.mla import MLA
 from gradmod.methods.mmpareto import MMPareto
+from gradmod.methods.modality_dropout import ModalityDropout
 from gradmod.methods.mses import MSES
 from gradmod.methods.mslr import MSLR
 from gradmod.methods.ogm_ge import OGMGE
@@ -31,6 +32,7 @@ __all__ = [
     "Joint",
     "MMPareto",
     "Method",
+    "ModalityDropout",
     "Need",
     "SplitFeatures",
     "Step",

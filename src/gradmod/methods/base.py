@@ -82,6 +82,8 @@ class Method(nn.Module):
     counts_batch: bool
     """Whether the samples of the next batch count; no on a process that has none in a step, and goes along with those
     of another one."""
+    replaces_task_loss = False
+    """Whether its own losses stand in place of the task's loss of the logits."""
     takes_turns = False
     """Whether a batch makes several optimizer steps, one modality after the other: then the order of the modalities
     counts, and a batch cannot be gathered in parts."""

@@ -147,12 +147,16 @@ class Step:
     def losses(self, output: Output) -> dict[str, Tensor]:
         """The task's loss of the logits, as `task`, and the others by their names; all scalars.
 
+        A method that says `replaces_task_loss` has the others alone.
+
         Raises:
             ValueError: the logits and the target do not go together.
         """
         task = self.model.task
         task.check(output.logits, self.batch.target)
-        named = {"task": task.loss(output.logits, self.batch.target), **output.losses}
+        named = dict(output.losses)
+        if not self.model.method.replaces_task_loss:
+            named["task"] = task.loss(output.logits, self.batch.target)
         self.count(named.values())
         return named
 

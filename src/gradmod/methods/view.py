@@ -8,7 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradmod.coalitions.features import UniModalPass, uni_modal_pass
+from gradmod.coalitions.features import (
+    Change,
+    FeaturesPass,
+    UniModalPass,
+    features_pass,
+    uni_modal_pass,
+)
 from gradmod.coalitions.strategy import Evaluation, Strategy
 from gradmod.methods.heads import UniModalHeads
 from gradmod.protocols import Output, logits_of, read_output
@@ -59,6 +65,20 @@ class View:
     def output(self, batch: Batch) -> Any:
         """What the network returns on all modalities."""
         return self.model(batch.inputs)
+
+    def features(
+        self, batch: Batch, gradient: bool = True, change: Change | None = None
+    ) -> FeaturesPass:
+        """The network's output, and each modality's feature in that same pass.
+
+        Args:
+            batch: the batch.
+            gradient: False: the features are values only.
+            change: called with a modality and its feature; what it returns is what the fusion sees. None: the feature.
+        """
+        return features_pass(
+            self.model, batch.inputs, self.modalities, gradient=gradient, change=change
+        )
 
     def logits_of(self, output: Any) -> Tensor:
         """[B, ..., K] the logits in what the network returned."""
