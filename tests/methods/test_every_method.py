@@ -35,10 +35,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mses": {"patience": "1", "smoothing": 0.0},
     "agm": {"alpha": 2.0},
     "diagnosing-relearning": {"every": 1},
+    "opm": {"often": 1.0},
 }
 """What makes a method act in a run of a few epochs, where its defaults are made for long ones."""
-REFUSED = dict.fromkeys((("mla", "ave"), ("mla", "mosei")), "does not say how it encodes")
-"""A network in which modalities look at each other before the fusion has nothing that a shared head could read."""
+REFUSED = {
+    (method, dataset): "does not say how it encodes"
+    for method in ("mla", "opm")
+    for dataset in ("ave", "mosei")
+}
+"""In their networks modalities look at each other before the fusion: there is no feature of one alone to act on."""
 OWN = f"{ROOT / 'tests' / 'many_modalities.py'}:load"
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
+from gradmod.coalitions.masking import tensor_leaves
 from gradmod.coalitions.reuse import RecordedEncoding, recorded_in
 from gradmod.protocols import declared_modules, declares_encoding, declares_own_heads, logits_of
 
@@ -93,6 +94,33 @@ def features_pass(
     return FeaturesPass(output, features)
 
 
+def forward_from_features(
+    model: nn.Module, inputs: Mapping[str, Any], features: Mapping[str, Any]
+) -> Any:
+    """The network's own forward on features that were encoded before.
+
+    Args:
+        model: says how it encodes (`Encodes`).
+        inputs: the batch that they were encoded from.
+        features: what the fusion sees of each modality.
+
+    Raises:
+        RuntimeError: the forward encodes something else than the batch's inputs.
+    """
+
+    def given(modality: str, x: Any) -> Any:
+        ours = list(tensor_leaves(inputs[modality]))
+        if [id(leaf) for leaf in tensor_leaves(x)] != [id(leaf) for leaf in ours]:
+            raise RuntimeError(
+                f"the network's forward encodes another input of {modality!r} than the batch holds, so that features "
+                "cannot be made before it. Let encode do what comes before the encoder"
+            )
+        return features[modality]
+
+    with recorded_in(model, given):
+        return model(inputs)
+
+
 def uni_modal_pass(
     model: nn.Module,
     inputs: Mapping[str, Any],
@@ -124,6 +152,20 @@ def uni_modal_pass(
                 "the network has no heads of its own (`mono_logits`), and none were given"
             )
     return UniModalPass(output, logits)
+
+
+def as_tensor(feature: Any, modality: str) -> Tensor:
+    """The feature of a modality, which is a tensor.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(feature, Tensor):
+        raise TypeError(
+            f"the feature of {modality!r} is {type(feature).__name__}; expected a tensor [B, ..., F]: let the encoder "
+            "return what the fusion reads (gradmod.adapt(net, encode=...))"
+        )
+    return feature
 
 
 def _feature_in(output: Any) -> Any:

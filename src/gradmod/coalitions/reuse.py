@@ -86,7 +86,7 @@ class EncoderReuse(Strategy):
             }
             hidden = {m: encoded.masked_feature(m) for m in modalities}
             hidden = {
-                m: _masked_feature(net, m, self.given(inputs[m]), m in even)
+                m: masked_feature(net, m, self.given(inputs[m]), m in even)
                 if feature is None
                 else feature
                 for m, feature in hidden.items()
@@ -105,7 +105,7 @@ class EncoderReuse(Strategy):
         """Mono-modal responses [M, ..., K] from each modality's feature, shown [B, ...] and hidden [1 or B, ...]."""
         coalitions = proper_coalitions(tuple(shown))
         stacked = {
-            m: _stacked(x, hidden[m], [m in coalition for coalition in coalitions])
+            m: stack_coalitions(x, hidden[m], [m in coalition for coalition in coalitions])
             for m, x in shown.items()
         }
         logits = logits_of(model, model.head(model.fuse(stacked)))
@@ -230,7 +230,7 @@ def _versions(feature: Any) -> list[int]:
     return [leaf._version for leaf in tensor_leaves(feature) if not leaf.is_inference()]
 
 
-def _stacked(shown: Any, hidden: Any, is_shown: Sequence[bool]) -> Any:
+def stack_coalitions(shown: Any, hidden: Any, is_shown: Sequence[bool]) -> Any:
     """The samples of each coalition one after another; features may be nested."""
     hidden_leaves = tensor_leaves(hidden)
 
@@ -261,7 +261,7 @@ def _masked_row(model: nn.Module, modality: str, x: Any, is_even: bool) -> Any:
     return None if row is None else mask(model, modality, row)
 
 
-def _masked_feature(model: Any, modality: str, x: Any, is_even: bool) -> Any:
+def masked_feature(model: Any, modality: str, x: Any, is_even: bool) -> Any:
     """Feature of the masked input: [1, ...] where it is the same for every sample, else [B, ...]."""
     row = _masked_row(model, modality, x, is_even)
     return model.encode(modality, mask(model, modality, x) if row is None else row)

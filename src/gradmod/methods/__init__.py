@@ -3,15 +3,18 @@
 from gradmod.methods.agm import AGM
 from gradmod.methods.base import Method, Need
 from gradmod.methods.changes_gradients import ChangesGradients
+from gradmod.methods.dgl import DGL
 from gradmod.methods.diagnosing_relearning import DiagnosingRelearning
 from gradmod.methods.epoch import Epoch, SplitFeatures
 from gradmod.methods.joint import Joint
 from gradmod.methods.mla import MLA
+from gradmod.methods.mlb import MLB
 from gradmod.methods.mmpareto import MMPareto
 from gradmod.methods.modality_dropout import ModalityDropout
 from gradmod.methods.mses import MSES
 from gradmod.methods.mslr import MSLR
-from gradmod.methods.ogm_ge import OGMGE
+from gradmod.methods.ogm_ge import OGM, OGMGE
+from gradmod.methods.opm import OPM
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.uni_modal_losses import UniModalLosses
@@ -20,10 +23,14 @@ from gradmod.methods.window import WindowedMethod
 
 __all__ = [
     "AGM",
+    "DGL",
     "MLA",
+    "MLB",
     "MSES",
     "MSLR",
+    "OGM",
     "OGMGE",
+    "OPM",
     "Batch",
     "ChangesGradients",
     "DiagnosingRelearning",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradmod.coalitions.features import features_pass
+from gradmod.coalitions.features import as_tensor, features_pass
 from gradmod.coalitions.masking import map_tensors
 from gradmod.coalitions.presence import hide_absent, without_missing
 from gradmod.coalitions.undisturbed import undisturbed
@@ -106,17 +106,13 @@ def read_features(
 
 
 def as_feature(feature: Any, modality: str) -> Tensor:
-    """The feature of a modality as a tensor of 32 bits or more.
+    """The feature of a modality, without gradient, in 32 bits or more.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is no tensor.
     """
-    if not isinstance(feature, Tensor):
-        raise TypeError(
-            f"the feature of {modality!r} is {type(feature).__name__}; expected a tensor [B, ..., F]: let the encoder "
-            "return what the fusion reads (gradmod.adapt(net, encode=...))"
-        )
-    return feature.detach().to(torch.promote_types(feature.dtype, torch.float32))
+    values = as_tensor(feature, modality).detach()
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _parts_of(batch: Any) -> tuple[Mapping[str, Any], Tensor, Mapping[str, Tensor] | None]:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from gradmod.methods.centre import TargetCentre
 from gradmod.methods.changes_gradients import ChangesGradients
-from gradmod.methods.record import StepRecord
-from gradmod.methods.scores import scores_of
-from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward, where_float64_is
+from gradmod.methods.sureness import compare_sureness
+from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
 from gradmod.methods.view import Batch, View
 from gradmod.methods.window import Window, WindowedMethod
 from gradmod.protocols import declares_own_heads
@@ -148,27 +147,11 @@ class OGMGE(ChangesGradients, WindowedMethod):
         self, predictions: Tensor, target: Tensor, task: Task, present: Tensor | None
     ) -> None:
         """Work out the coefficients from each modality's predictions [M, ..., K]; record the step."""
-        scores, weights = scores_of(task, predictions, target), task.weights(target)
-        unit = self.centre.unit(task)
-        compared = where_float64_is(scores).double()
-        sureness = self.mean_scores(
-            (-(compared if unit is None else compared / unit)).exp(), present, weights
-        )
-        scored = ~sureness.isnan()
-        known = torch.where(scored, sureness, 0.0)
-        others = (known.sum() - known) / (scored.sum() - 1).clamp(min=1)
-        ratios = sureness / others.clamp(min=torch.finfo(torch.float64).tiny)
-        # Where a batch has samples of one modality alone, there is nothing that it could be ahead of.
-        ahead = (ratios > 1) & self.is_active() & (scored.sum() > 1)
-        coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * ratios), 1.0)
+        seen = compare_sureness(self, self.centre, task, predictions, target, present)
+        ahead = (seen.ratios > 1) & self.is_active() & seen.comparable
+        coefficients = torch.where(ahead, 1 - torch.tanh(self.alpha * seen.ratios), 1.0)
         self._of_forward.keep(target, coefficients)
-        self.last_step = StepRecord(
-            coefficients,
-            self.mean_scores(scores, present, weights),
-            ratios,
-            headlines=self.headlines(task, predictions, target, present),
-            left_out_targets=task.left_out(target),
-        )
+        self.last_step = seen.record(self, coefficients, task, predictions, target, present)
 
     def _noise_like(
         self, gradient: Tensor, generators: dict[torch.device, torch.Generator]
@@ -182,3 +165,26 @@ class OGMGE(ChangesGradients, WindowedMethod):
             generator=generators[device]
         )
         return unit * gradient.std()
+
+
+class OGM(OGMGE):
+    """On-the-fly Gradient Modulation: `OGMGE` without its noise.
+
+    Args:
+        modalities: names of the inputs; M >= 2.
+        alpha: strength, > 0.
+        filter: see `OGMGE`.
+        epochs: see `OGMGE`.
+
+    Raises:
+        ValueError: see `OGMGE`.
+    """
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        alpha: float = 1.0,
+        filter: str = "all",
+        epochs: Window | None = None,
+    ) -> None:
+        super().__init__(modalities, alpha, noise=False, filter=filter, epochs=epochs)

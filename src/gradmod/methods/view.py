@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gradmod.coalitions.alone import DisentangledPass, disentangled_pass
 from gradmod.coalitions.features import (
     Change,
     FeaturesPass,
@@ -103,6 +104,15 @@ class View:
             masked_gradient=masked_gradient,
             present=batch.present,
         )
+
+    def disentangled(self, batch: Batch) -> DisentangledPass:
+        """The network's output on features without gradient, and what it says of each modality alone, held fixed.
+
+        Returns:
+            The output, whose loss reaches fusion and head alone; and logits [M, B, ..., K], each of whose losses
+            reaches the encoder of its modality alone.
+        """
+        return disentangled_pass(self.model, batch.inputs, self.modalities)
 
     def uni_modal(self, batch: Batch, gradient: bool = True) -> UniModalPass:
         """The network's output, and what a head says of each modality's own feature in that same pass.

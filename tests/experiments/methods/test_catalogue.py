@@ -50,6 +50,21 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})
     },
     "mmpareto": {"gamma": (1.25, "gamma", 1.25)},
+    "ogm": {
+        "alpha": (0.25, "alpha", 0.25),
+        "filter": ("published", "filter", "published"),
+        "starts": (2, "epochs", (2, 3)),
+        "ends": (3, "epochs", (2, 3)),
+    },
+    "opm": {
+        "q": (0.25, "q", 0.25),
+        "strength": (0.75, "strength", 0.75),
+        "often": (1.0, "often", 1.0),
+        "starts": (2, "epochs", (2, 3)),
+        "ends": (3, "epochs", (2, 3)),
+    },
+    "dgl": {"weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})},
+    "mlb": {"strength": (2.0, "strength", 2.0), "fastest": (1.0, "fastest", 1.0)},
     "modality-dropout": {
         "p": ("audio=0.5", "p", {"audio": 0.5, "visual": 0.0}),
         "by_batch": (True, "by_batch", True),
@@ -140,7 +155,7 @@ def test_a_comparison_has_a_table_for_each_method(tmp_path: Path) -> None:
     [
         ("[agm]\nalhpa = 3.0\n", r"agm\.alhpa is unknown; expected one of .*; did you mean alpha"),
         ("[agm]\npatience = 3\n", r"patience is a setting of mses: write it in \[mses\]"),
-        ("[method]\nalpha = 3.0\n", r"setting of agm, ogm-ge: write it in \[agm\] or \[ogm-ge\]"),
+        ("[method]\nalpha = 3.0\n", r"setting of agm, ogm-ge, ogm: write it in \[agm\] or"),
         ("[joint]\nalpha = 3.0\n", r"joint\.alpha is unknown; it has no settings; alpha is a"),
         ("[ogm_ge]\nalpha = 3.0\n", r"unknown section \[ogm_ge\]; .*; did you mean ogm-ge"),
         ("[agm]\nalpha = true\n", r"agm\.alpha is True; expected float"),
@@ -266,7 +281,8 @@ def test_help_of_one_method(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["train", "--help"])
     told = capsys.readouterr().out
     for name, entry in METHODS.items():
-        assert all(f"--{name}.{setting}" in told for setting in entry.setting_names)
+        flags = [f"--{name}.{setting.replace('_', '-')}" for setting in entry.setting_names]
+        assert all(flag in told for flag in flags)
 
 
 @pytest.mark.parametrize(

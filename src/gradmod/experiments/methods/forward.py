@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradmod.experiments import checks
-from gradmod.experiments.methods.entry import MethodEntry, MethodSettings, PerModality
+from gradmod.experiments.methods.entry import (
+    MethodEntry,
+    MethodSettings,
+    PerModality,
+    RunFacts,
+    WindowedSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -47,4 +53,42 @@ MODALITY_DROPOUT = MethodEntry(
     paper="Neverova et al., TPAMI 2016 (ModDrop)",
     cost="nothing but the draws",
     search={"p": ("0.3", "0.1", "0.5")},
+)
+
+
+@dataclass(frozen=True)
+class OPMSettings(WindowedSettings):
+    """Settings of OPM."""
+
+    q: float = 0.5
+    """Base of the probability of dropping the feature of a modality that is ahead."""
+    strength: float = 0.5
+    """How much further ahead raises it."""
+    often: float = 0.7
+    """Share of the steps in which features are dropped."""
+
+    def __post_init__(self) -> None:
+        checks.number("opm.q", self.q, 0, 1, above=True)
+        checks.number("opm.strength", self.strength, 0)
+        checks.number("opm.often", self.often, 0, 1, above=True)
+        self.check_window("opm")
+
+    def check_run(self, run: RunFacts) -> None:
+        """The window must begin in the run."""
+        self.refuse_late_start("opm", run)
+
+    def notes(self, run: RunFacts) -> list[str]:
+        """Where it acts in a part of the run."""
+        return self.notes_on_window("OPM", run)
+
+
+OPM = MethodEntry(
+    name="opm",
+    factory="gradmod.methods.opm:OPM",
+    settings=OPMSettings,
+    summary="drops features of the modality that is ahead, at random",
+    paper="Wei et al., TPAMI 2024",
+    cost="fusion and head once more for every modality, without gradient",
+    needs=("features",),
+    search={"q": (0.5, 0.3, 0.7)},
 )

@@ -116,13 +116,7 @@ class OGMGESettings(WindowedSettings):
 
     def notes(self, run: RunFacts) -> list[str]:
         """Where OGM-GE does less than it seems to."""
-        notes = self.notes_on_window("OGM-GE", run)
-        if run.optimizer in _SCALE_FREE:
-            notes.append(
-                f"{run.optimizer} divides each gradient by its own running size, which cancels much of what OGM-GE "
-                "multiplies it by; sgd does not. See docs/methods/ogm-ge.md"
-            )
-        return notes
+        return _notes_on_gradients("OGM-GE", run, self)
 
 
 OGM_GE = MethodEntry(
@@ -135,6 +129,51 @@ OGM_GE = MethodEntry(
     needs=("modules",),
     search={"alpha": (1.0, 0.1, 0.3)},
 )
+
+
+@dataclass(frozen=True)
+class OGMSettings(WindowedSettings):
+    """Settings of OGM."""
+
+    alpha: float = 1.0
+    """Strength of the modulation, above 0."""
+    filter: str = "all"
+    """Parameters of a modality that are modulated: all, or published (those of convolutions)."""
+
+    def __post_init__(self) -> None:
+        checks.number("ogm.alpha", self.alpha, 0, above=True)
+        checks.one_of("ogm.filter", self.filter, FILTERS)
+        self.check_window("ogm")
+
+    def check_run(self, run: RunFacts) -> None:
+        """The window must begin in the run."""
+        self.refuse_late_start("ogm", run)
+
+    def notes(self, run: RunFacts) -> list[str]:
+        """Where OGM does less than it seems to."""
+        return _notes_on_gradients("OGM", run, self)
+
+
+OGM = MethodEntry(
+    name="ogm",
+    factory="gradmod.methods.ogm_ge:OGM",
+    settings=OGMSettings,
+    summary="scales down the gradients of the leading modality's encoder, without noise",
+    paper="Peng et al., CVPR 2022",
+    cost="masked passes without gradient (none where modalities have heads of their own)",
+    needs=("modules",),
+    search={"alpha": (1.0, 0.1, 0.3)},
+)
+
+
+def _notes_on_gradients(title: str, run: RunFacts, settings: WindowedSettings) -> list[str]:
+    notes = settings.notes_on_window(title, run)
+    if run.optimizer in _SCALE_FREE:
+        notes.append(
+            f"{run.optimizer} divides each gradient by its own running size, which cancels much of what {title} "
+            "multiplies it by; sgd does not. See docs/methods/ogm-ge.md"
+        )
+    return notes
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,60 @@ MMPARETO = MethodEntry(
 
 
 @dataclass(frozen=True)
+class DGLSettings(MethodSettings):
+    """Settings of DGL."""
+
+    weight: PerModality = "1"
+    """Weight of each modality's own loss, above 0: one number, or as in audio=4,visual=2."""
+
+    def __post_init__(self) -> None:
+        for value in checks.by_name("dgl.weight", self.weight, float).values():
+            checks.number("dgl.weight", value, 0, above=True)
+
+    def arguments(self) -> dict[str, Any]:
+        """The weight as one number, or as numbers by modality."""
+        return {"weight": checks.one_or_by_name("dgl.weight", self.weight, float)}
+
+
+DGL = MethodEntry(
+    name="dgl",
+    factory="gradmod.methods.dgl:DGL",
+    settings=DGLSettings,
+    summary="lets encoders learn from their own modality alone, and the fusion from all of them",
+    paper="Wei et al., ICCV 2025",
+    cost="fusion and head once more for every modality",
+    needs=("features", "modules"),
+    search={"weight": ("1", "3", "5")},
+)
+
+
+@dataclass(frozen=True)
+class MLBSettings(MethodSettings):
+    """Settings of MLB."""
+
+    strength: float = 0.5
+    """How fast gradients change with how far a modality is ahead or behind; above 0."""
+    fastest: float = 10.0
+    """What the gradients of a modality that is behind are multiplied by at most; 1 speeds nothing up."""
+
+    def __post_init__(self) -> None:
+        checks.number("mlb.strength", self.strength, 0, above=True)
+        checks.number("mlb.fastest", self.fastest, 1)
+
+
+MLB = MethodEntry(
+    name="mlb",
+    factory="gradmod.methods.mlb:MLB",
+    settings=MLBSettings,
+    summary="adds a loss for each modality, slows the leading encoder down and speeds the others up",
+    paper="Kontras et al., BMVC 2024",
+    cost="uni-modal heads: next to nothing",
+    needs=("features", "heads", "modules"),
+    search={"strength": (0.5, 1.0, 2.0)},
+)
+
+
+@dataclass(frozen=True)
 class MLASettings(MethodSettings):
     """Settings of MLA."""
 
