@@ -13,6 +13,7 @@ from torch import nn
 
 from conftest import ROOT
 from gradmod.experiments.cli import main as cli
+from gradmod.experiments.comparison.plan import trials
 from gradmod.experiments.errors import ConfigError, DataError, SettingsFileError
 from gradmod.experiments.methods import build_method, method_entry
 from gradmod.experiments.methods.own import SECTIONS, UnreadSettings
@@ -22,6 +23,7 @@ from gradmod.experiments.settings.config import Config, MethodConfig, ModelConfi
 from gradmod.experiments.settings.flags import section_kinds
 from gradmod.experiments.settings.toml import load_config, load_settings
 from gradmod.experiments.training.parts import build_parts
+from gradmod.testing import check_method
 
 FAST = ["--epochs", "1", "--batch-size", "128", "--device", "cpu"]
 METHOD, MODEL = "mine.py:WorstFirst", "mine.py:make"
@@ -76,6 +78,13 @@ def test_a_run_of_both_with_every_command(here: Path, capsys: pytest.CaptureFixt
     assert saved.endswith("[WorstFirst]\nweight = 0.5\n")
 
 
+def test_the_method_of_the_example_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from own_code import WorstFirst
+
+    assert any("is not joint training" in line for line in check_method(WorstFirst, counts=(2,)))
+
+
 def test_a_comparison_of_both(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--methods",
@@ -89,15 +98,14 @@ def test_a_comparison_of_both(here: Path, capsys: pytest.CaptureFixture[str]) ->
         "--mono",
         "false",
     ]
-    tuned = ["--tune", "WorstFirst.weight=2,1", "joint.lr=0.1,0.2", "--tune-seeds", "0"]
-    assert cli.main(["compare", *words, *tuned, *FAST]) == 0
+    assert cli.main(["compare", *words, "--set", "WorstFirst.weight=2", *FAST]) == 0
     runs = here / "runs" / "c"
     assert sorted(path.name for path in (runs / "runs").iterdir() if path.is_dir()) == [
         "make-WorstFirst-seed0",
         "make-joint-seed0",
     ]
-    trials = json.loads((runs / "trials.json").read_text())
-    assert [trial["weight"] for trial in trials if trial["method"] == "WorstFirst"] == [2.0, 1.0]
+    config = load_config(runs / "runs" / "make-WorstFirst-seed0" / "config.toml")
+    assert config.method.settings == UnreadSettings({"weight": 2.0})
     assert "| make | WorstFirst |" in (runs / "table.md").read_text()
     told = errors(capsys, "compare", "--config", "runs/c/comparison.toml")
     assert "say so: --model mine.py:make --methods mine.py:WorstFirst" in told
@@ -107,6 +115,24 @@ def test_a_comparison_of_both(here: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "--model mine.py:make is one network, whatever the fusion" in told
     told = errors(capsys, "compare", "--methods", f"{METHOD},./{METHOD}")
     assert "two have the name that their settings and rows are called by" in told
+
+
+def test_trials_of_an_own_method(here: Path) -> None:
+    words = ["--methods", METHOD, "--model", MODEL, "--tune", "WorstFirst.weight=2,1", "lr=0.1"]
+    read = parse_settings([*words, "joint.momentum=0,0.9"], "gradmod compare", Comparison())
+    (_, own) = trials(read).values()
+    runs = [run for _, runs in own for run in runs][::3]
+    assert [run.name for run in runs] == [
+        "make-WorstFirst-trial1-seed0",
+        "make-WorstFirst-trial2-seed0",
+    ]
+    assert [run.config.method.settings.as_table() for run in runs] == [
+        {"weight": 2.0},
+        {"weight": 1.0},
+    ]
+    assert {(run.row, run.fusion, run.config.optimizer.lr) for run in runs} == {
+        ("WorstFirst", "make", 0.1)
+    }
 
 
 def test_what_a_file_names_does_not_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ MOSEI = "--dataset mosei --root x"
 ALWAYS = {
     "dataset", "protocol", "modality", "width", "optimizer", "lr", "weight-decay", "clip-norm", "epochs", "batch-size",
     "seed", "device", "devices", "nodes", "strategy", "precision", "workers", "log-every", "save-every", "out", "name",
-    "concepts", "method",
+    "concepts", "method", "model",
 }  # fmt: skip
 """Flags of `train` that change something beside any others; of `method` see below."""
 TRAIN = {
@@ -186,15 +186,43 @@ def test_settings_of_data_sets_of_ones_own_are_left_to_them() -> None:
 
 FUNCTIONS: dict[str, tuple[Callable[..., Any], set[str]]] = {
     # command: its function, and its flags; each is tried below or in the tests of the command
-    "resume": (cli.resume, {"run", "checkpoint", "epochs", "devices", "nodes", "dataset", "root"}),
-    "evaluate": (trained.evaluate, {"run", "split", "checkpoint", "dataset", "root"}),
+    "resume": (
+        cli.resume,
+        {"run", "checkpoint", "epochs", "devices", "nodes", "dataset", "model", "method", "root"},
+    ),
+    "evaluate": (
+        trained.evaluate,
+        {"run", "split", "checkpoint", "dataset", "model", "method", "root"},
+    ),
     "attribute": (
         trained.attribute,
-        {"run", "split", "checkpoint", "metric", "noise-levels", "replicates", "dataset", "root"},
+        {
+            "run",
+            "split",
+            "checkpoint",
+            "metric",
+            "noise-levels",
+            "replicates",
+            "dataset",
+            "model",
+            "method",
+            "root",
+        },
     ),
     "competition": (
         trained.competition,
-        {"run", "split", "checkpoint", "concept", "penalty", "concepts", "dataset", "root"},
+        {
+            "run",
+            "split",
+            "checkpoint",
+            "concept",
+            "penalty",
+            "concepts",
+            "dataset",
+            "model",
+            "method",
+            "root",
+        },
     ),
     "report": (trained.report, {"runs", "out"}),
     "check": (data.check, {"dataset", "root", "labels", "video"}),

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import itertools
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields, make_dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from gradmod.experiments.methods.catalogue import METHODS
 from gradmod.experiments.methods.registry import method_entry, read_settings
 from gradmod.experiments.own_code import is_own
 from gradmod.experiments.settings.assignments import words as words_of
+from gradmod.experiments.settings.boxed_errors import one_line
 from gradmod.experiments.settings.comparison import Comparison
 from gradmod.experiments.settings.config import Config, MethodChoice, MethodConfig
 from gradmod.experiments.settings.flags import (
@@ -39,7 +39,6 @@ from gradmod.experiments.settings.toml import (
 )
 
 T = TypeVar("T")
-_BOX = "╭╮╰╯│─├┤-"
 OF_METHODS = """
 settings of a method, without its name where it is the one that is trained: --method agm --alpha 0.3
   gradmod train --help METHOD shows one method
@@ -278,36 +277,3 @@ def _config_of(parsed: Any, default: Settings, methods: Sequence[str]) -> Settin
 
 def _identifier(table: str) -> str:
     return table.replace("-", "_")
-
-
-def one_line(boxed: str) -> str:
-    """The message of a boxed error of tyro's: its first paragraph, and what it thinks was meant.
-
-    On a terminal of UTF-8 the box's upper edge holds the title; elsewhere the title is a paragraph of its own.
-    """
-    text = re.sub(r"\x1b\[[0-9;]*m", "", boxed)
-    paragraphs: list[list[str]] = [[]]
-    for line in text.splitlines():
-        content = line.strip().strip("│").strip()
-        if line.lstrip()[:1] in "╭╰" and line.strip():
-            continue
-        if content and set(content) <= set(_BOX):
-            paragraphs.append([])
-        elif content:
-            paragraphs[-1].append(content)
-    if "╭" not in text and len(paragraphs) > 1:
-        del paragraphs[0]
-    message = " ".join(paragraphs[0])
-    message = re.sub(r"^Error parsing [\w-]+: (?=[\w-]+\.\w+)", "", message)
-    message = (
-        re.sub(r"^Error parsing ((--)?[\w.-]+):", r"\1:", message)
-        .split(" Got errors:")[0]
-        .rstrip(".")
-    )
-    for paragraph in paragraphs[1:]:
-        if paragraph and paragraph[0].startswith("Perhaps you meant"):
-            flag = next(
-                (word for line in paragraph for word in line.split() if word.startswith("--")), ""
-            )
-            message += f"; did you mean {flag}?" if flag else ""
-    return message or "the arguments cannot be understood"

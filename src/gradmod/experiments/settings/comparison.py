@@ -57,12 +57,6 @@ class CompareConfig:
     def __post_init__(self) -> None:
         for method in self.method_names:
             method_entry(method, "compare.methods")
-        tables = [table_of(method) for method in self.method_names]
-        if len(set(tables)) < len(tables):
-            raise ConfigError(
-                f"compare.methods is {self.methods!r}, in which two have the name that their settings and rows are "
-                f"called by: {', '.join(tables)}; rename a class"
-            )
         for fusion in words(self.fusions):
             checks.one_of("compare.fusions", fusion, FUSIONS)
         for name in ("methods", "seeds", "fusions", "alphas", "tune_seeds"):
@@ -73,6 +67,12 @@ class CompareConfig:
                 raise ConfigError(
                     f"compare.{name} is {getattr(self, name)!r}; expected at least one, each once"
                 )
+        tables = [table_of(method) for method in self.method_names]
+        if len(set(tables)) < len(tables):
+            raise ConfigError(
+                f"compare.methods is {self.methods!r}, in which two have the name that their settings and rows are "
+                f"called by: {', '.join(tables)}; rename a class"
+            )
         numbers("compare.seeds", self.seeds, int)
         numbers("compare.tune_seeds", self.tune_seeds, int)
         numbers("compare.alphas", self.alphas, float)
