@@ -14,25 +14,22 @@ import gradmod
 from gradmod import ModulatedModel, MultiLabel, Regression
 from gradmod.methods import DGL
 from networks import NAMES, batch, network
+from properties import (
+    assert_only_the_full_pass_moves_buffers,
+    assert_same,
+    gradients,
+    step_gradients,
+)
 
 TWO, THREE = NAMES[:2], NAMES[:3]
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in model.named_parameters()
-    }
 
 
 def ours(net: nn.Module, inputs: Any, target: Tensor, **settings: Any) -> dict[str, Tensor]:
     """Gradients of one step on a copy of `net`."""
     model = ModulatedModel(copy.deepcopy(net), DGL(tuple(inputs), **settings))
-    optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    before = {name: p.detach().clone() for name, p in model.model.named_parameters()}
     torch.manual_seed(0)
-    model.training_step(inputs, target, optimizer)
-    return {name: before[name] - p.detach() for name, p in model.model.named_parameters()}
+    found = step_gradients(model, inputs, target)
+    return {name.removeprefix("model."): gradient for name, gradient in found.items()}
 
 
 def by_hand(net: Any, inputs: Any, target: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
@@ -56,12 +53,6 @@ def by_hand(net: Any, inputs: Any, target: Tensor, weights: dict[str, float]) ->
             if f"encoders.{m}." in name:
                 found[name] = gradient
     return found
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-9, atol=1e-12, msg=name)
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -114,14 +105,7 @@ def test_batch_norm_sees_the_full_pass_alone_and_parameters_are_as_before() -> N
     model = ModulatedModel(network(TWO, late=False, layer="batch-norm"), DGL(TWO))
     frozen = next(iter(model.model.out.parameters()))  # type: ignore[union-attr]
     frozen.requires_grad_(False)
-    plain = copy.deepcopy(model.model).train()
-    inputs, target = batch(TWO, 8, 3)
-    torch.manual_seed(0)
-    plain(inputs)
-    torch.manual_seed(0)
-    model.training_step(inputs, target, torch.optim.SGD(model.parameters(), 0.0))
-    for one, other in zip(plain.buffers(), model.model.buffers(), strict=True):
-        torch.testing.assert_close(one, other)
+    assert_only_the_full_pass_moves_buffers(model)
     assert not frozen.requires_grad
     assert sum(not p.requires_grad for p in model.parameters()) == 1
 

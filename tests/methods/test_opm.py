@@ -12,9 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradmod
-from gradmod import Joint, ModulatedModel
+from gradmod import ModulatedModel
 from gradmod.methods import OGM, OGMGE, OPM
 from networks import NAMES, batch, network
+from properties import (
+    assert_is_joint_training,
+    assert_leaves_random_numbers,
+    assert_only_the_full_pass_moves_buffers,
+)
 
 TWO, THREE = NAMES[:2], NAMES[:3]
 
@@ -118,47 +123,33 @@ def test_how_often_it_acts() -> None:
     assert abs(sum(acted) / 400 - 0.3) < 0.07
 
 
-@pytest.mark.parametrize("settings", [{}, {"epochs": (5, None)}])
-def test_where_nobody_is_ahead_or_outside_the_window_it_is_joint_training(settings: Any) -> None:
+def test_where_nobody_is_ahead_or_outside_the_window_it_is_joint_training() -> None:
     net = network(TWO, late=False, layer="dropout")
-    ours = ModulatedModel(copy.deepcopy(net), OPM(TWO, often=1.0, **settings))
-    plain = ModulatedModel(copy.deepcopy(net), Joint(TWO))
-    if not settings:  # the same modality twice: equally sure
-        for model in (ours, plain):
-            with torch.no_grad():
-                model.model.out.weight.zero_()  # type: ignore[union-attr]
-    results = []
-    for model in (ours, plain):
-        model.before_epoch(1)
-        torch.manual_seed(0)
-        optimizer = torch.optim.SGD(model.parameters(), 0.1 if settings else 0.0)
-        for seed in range(3):
-            results.append(model.training_step(*batch(TWO, 6, 3, seed=seed), optimizer))
-    assert results[:3] == results[3:]
-    for one, other in zip(ours.parameters(), plain.parameters(), strict=True):
-        assert torch.equal(one, other)
+    assert_is_joint_training(OPM(TWO, often=1.0, epochs=(5, None)), net)
+    assert_is_joint_training(OPM(TWO, often=1e-12), net)
+    model = ModulatedModel(copy.deepcopy(net), OPM(TWO, often=1.0))
+    with torch.no_grad():
+        model.model.out.weight.zero_()  # type: ignore[union-attr]
+    inputs, target = batch(TWO, 6, 3)
+    torch.manual_seed(0)
+    ours = model(inputs, target)
+    torch.manual_seed(0)
+    assert torch.equal(ours, model.model(inputs))
+    assert model.last_step is not None
+    assert model.last_step.coefficients.tolist() == [1.0, 1.0]
 
 
 def test_in_eval_mode_nothing_is_dropped_and_draws_are_its_own() -> None:
     model = made()
     inputs, target = batch(TWO, 9, 3)
-    state = torch.get_rng_state()
-    model.method._generators()  # type: ignore[operator]
-    assert torch.equal(state, torch.get_rng_state())
+    assert_leaves_random_numbers(model.method._generators)  # type: ignore[arg-type]
     model(inputs, target)
     assert torch.equal(model.eval()(inputs), model.model(inputs))
 
 
 def test_batch_norm_is_moved_by_the_full_pass_alone() -> None:
-    model = ModulatedModel(network(TWO, late=False, layer="batch-norm"), OPM(TWO, often=1e-9))
-    plain = copy.deepcopy(model.model).train()
-    inputs, target = batch(TWO, 9, 3)
-    torch.manual_seed(0)
-    expected = plain(inputs)
-    torch.manual_seed(0)
-    assert torch.equal(model(inputs, target), expected)
-    for one, other in zip(plain.buffers(), model.model.buffers(), strict=True):
-        assert torch.equal(one, other)
+    net = network(TWO, late=False, layer="batch-norm")
+    assert_only_the_full_pass_moves_buffers(ModulatedModel(net, OPM(TWO, often=1e-9)))
 
 
 def test_what_is_refused() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradmod import AGM, MSES, OGMGE, Joint, Method, MMPareto, ModulatedModel, UniModalLosses
@@ -17,6 +17,7 @@ from gradmod.methods.step import Engine, Step
 from gradmod.methods.view import Batch
 from networks import NAMES, batch, network
 from processes import on_processes
+from properties import distance, weights
 
 TWO, THREE = NAMES[:2], NAMES[:3]
 WITH_LOSSES: tuple[Any, ...] = (UniModalLosses, MMPareto, DGL)
@@ -39,15 +40,6 @@ def sgd(model: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr, momentum=0.9)
 
 
-def parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
-def apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
-
-
 @pytest.mark.parametrize("kind", [Joint, AGM, OGMGE, MSES])
 def test_it_is_the_plain_loop_of_a_method_that_only_modulates(kind: type[Method]) -> None:
     ours, plain = made(kind), made(kind)
@@ -63,7 +55,7 @@ def test_it_is_the_plain_loop_of_a_method_that_only_modulates(kind: type[Method]
         optimizer.zero_grad()
         assert not loss.requires_grad
         assert float(loss) == pytest.approx(float(expected.detach()))
-    assert apart(parameters(ours), parameters(plain)) == 0
+    assert distance(weights(ours), weights(plain)) == 0
     assert all(parameter.grad is None for parameter in ours.parameters())
 
 
@@ -88,15 +80,15 @@ def test_parts_of_a_batch_add_up_to_it(kind: type[Method]) -> None:
     models = [made(kind), made(kind)]
     for model, parts in zip(models, (1, 3), strict=True):
         optimizer = sgd(model)
-        before = parameters(model)
+        before = weights(model)
         for part in range(2 * parts):
             rows = torch.arange(12).chunk(parts)[part % parts]
             model.training_step(
                 {m: x[rows] for m, x in inputs.items()}, target[rows], optimizer, accumulate=parts
             )
-            stepped = apart(before, parameters(model)) > 0
+            stepped = distance(before, weights(model)) > 0
             assert stepped == (part >= parts - 1)
-    assert apart(parameters(models[0]), parameters(models[1])) < 1e-12
+    assert distance(weights(models[0]), weights(models[1])) < 1e-12
 
 
 def test_parts_are_changed_and_clipped_once_as_a_whole() -> None:
@@ -105,14 +97,14 @@ def test_parts_are_changed_and_clipped_once_as_a_whole() -> None:
     norms = []
     for model, parts in zip(models, (1, 2), strict=True):
         optimizer = torch.optim.SGD(model.parameters(), 1.0)
-        before = parameters(model)
+        before = weights(model)
         for _ in range(parts):
             model.training_step(inputs, target, optimizer, accumulate=parts, clip_norm=1e-3)
         norms.append(
-            sum(float((before[n] - p).square().sum()) for n, p in parameters(model).items()) ** 0.5
+            sum(float((before[n] - p).square().sum()) for n, p in weights(model).items()) ** 0.5
         )
     assert norms == pytest.approx([1e-3, 1e-3], rel=1e-4)
-    assert apart(parameters(models[0]), parameters(models[1])) < 1e-12
+    assert distance(weights(models[0]), weights(models[1])) < 1e-12
 
 
 @pytest.mark.parametrize("kind", [Joint, AGM, OGMGE, *WITH_LOSSES])
@@ -126,7 +118,7 @@ def test_a_scaled_loss_gives_the_same_step(kind: type[Method]) -> None:
             inputs, target = batch(TWO, 7, 3, seed=seed)
             inputs = {m: x.float() for m, x in inputs.items()}
             model.training_step(inputs, target, optimizer, scaler=scaler, clip_norm=0.3)
-    assert apart(parameters(models[0]), parameters(models[1])) < 1e-5
+    assert distance(weights(models[0]), weights(models[1])) < 1e-5
 
 
 @pytest.mark.parametrize("kind", [Joint, *WITH_LOSSES])
@@ -135,10 +127,10 @@ def test_a_step_whose_gradients_overflow_is_left_out(kind: type[Method]) -> None
     model.float()
     model.model.out.weight.data *= 1e3  # type: ignore[union-attr, operator]
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10**6)
-    optimizer, before = sgd(model), parameters(model)
+    optimizer, before = sgd(model), weights(model)
     inputs, target = batch(TWO, 7, 3)
     model.training_step({m: x.float() for m, x in inputs.items()}, target, optimizer, scaler=scaler)
-    assert apart(before, parameters(model)) == 0
+    assert distance(before, weights(model)) == 0
     assert scaler.get_scale() == 2.0**126
 
 
@@ -155,14 +147,12 @@ def test_an_optimizer_may_be_made_before_the_heads_have_sizes(kind: type[Method]
     assert late.heads.has_sizes
     inputs, target = batch(TWO, 7, 3)
     for model, optimizer in zip((sized, late), optimizers, strict=True):
-        before = parameters(model)
+        before = weights(model)
         for _ in range(2):
             model.training_step(inputs, target, optimizer)
-        moved = {
-            name: float((before[name] - p).abs().max()) for name, p in parameters(model).items()
-        }
+        moved = {name: float((before[name] - p).abs().max()) for name, p in weights(model).items()}
         assert min(moved.values()) > 0, moved
-    assert apart(parameters(sized), parameters(late)) == 0
+    assert distance(weights(sized), weights(late)) == 0
     fresh = ModulatedModel(copy.deepcopy(sized.model), kind(TWO))
     optimizer = sgd(fresh)
     fresh.training_step(inputs, target, optimizer)  # sized by the first batch
@@ -181,7 +171,7 @@ def test_only_the_parameters_that_are_named_move_momentum_included() -> None:
     state = {
         name: optimizer.state[p]["momentum_buffer"].clone() for name, p in model.named_parameters()
     }
-    before = parameters(model)
+    before = weights(model)
     step = Step(Engine(model, optimizer), model, Batch(inputs, target))
     step.backward(step.losses(step.forward())["task"])
     named = list(model.model.encoders["audio"].parameters())  # type: ignore[union-attr, index]
@@ -232,7 +222,7 @@ def halves(rank: int) -> dict[str, float]:
                 both.training_step(
                     mine, own, optimizers[1], clip_norm=1.0, accumulate=parts, through=ddp
                 )
-            found[f"{kind.__name__} {parts}"] = apart(parameters(one), parameters(both))
+            found[f"{kind.__name__} {parts}"] = distance(weights(one), weights(both))
     found["MLA"] = turns(rank)
     return found
 
@@ -250,7 +240,7 @@ def turns(rank: int) -> float:
         one.training_step(inputs, target, optimizers[0], clip_norm=1.0)
         mine = {m: x.chunk(2)[rank] for m, x in inputs.items()}
         both.training_step(mine, target.chunk(2)[rank], optimizers[1], clip_norm=1.0, through=ddp)
-    return apart(parameters(one), parameters(both))
+    return distance(weights(one), weights(both))
 
 
 def test_two_processes_equal_one() -> None:

@@ -26,6 +26,7 @@ from gradmod.methods.step import Engine, Step
 from gradmod.methods.view import Batch
 from gradmod.models import MLP, LateFusion, SumFusion
 from networks import NAMES, SIZES, batch
+from properties import step_gradients
 
 FUSIONS = {"late": LateFusion, "sum": SumFusion}
 KINDS: tuple[Any, ...] = (UniModalLosses, MMPareto)
@@ -38,16 +39,6 @@ def made(kind: Any, count: int = 2, fusion: str = "late", **settings: Any) -> Mo
     model = ModulatedModel(net, kind(names, **settings))
     model.give_heads_their_sizes(batch(names, 3, 3)[0])
     return model
-
-
-def gradients_of(
-    model: ModulatedModel, inputs: Any, target: Tensor, present: Any = None
-) -> dict[str, Tensor]:
-    """The gradients that the optimizer steps by."""
-    optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model.training_step(inputs, target, optimizer, present=present)
-    return {name: before[name] - p.detach() for name, p in model.named_parameters()}
 
 
 def written_out(model: ModulatedModel, inputs: Any, target: Tensor) -> dict[str, dict[str, Tensor]]:
@@ -84,7 +75,7 @@ def test_the_gradient_is_that_of_the_joint_and_the_weighted_own_losses(
     assert (model.heads is None) == (fusion == "sum")  # the network's own
     inputs, target = batch(names, 9, 3)
     expected = written_out(model, inputs, target)
-    found = gradients_of(model, inputs, target)
+    found = step_gradients(model, inputs, target)
     for name, gradient in found.items():
         total = expected["joint"][name] + sum(weights[m] * expected[m][name] for m in names)
         torch.testing.assert_close(gradient, total, rtol=1e-9, atol=1e-12)
@@ -100,7 +91,7 @@ def test_mmpareto_is_its_equations(count: int, fusion: str, gamma: float) -> Non
         model = made(MMPareto, count, fusion, gamma=gamma)
         inputs, target = batch(names, 4, 3, seed=seed)
         parts = written_out(model, inputs, target)
-        found = gradients_of(model, inputs, target)
+        found = step_gradients(model, inputs, target)
         expected = {name: sum(part[name] for part in parts.values()) for name in found}
         for m in names:
             own_names = [name for name in found if f"encoders.{m}." in name]
@@ -180,7 +171,7 @@ def test_a_loss_is_the_mean_over_the_samples_that_have_the_modality(kind: type[M
     feature = model.model.encoders["audio"](inputs["audio"][has])  # type: ignore[union-attr, index, operator]
     own = F.linear(feature, model.heads.weights["audio"], model.heads.biases["audio"])  # type: ignore[union-attr]
     torch.testing.assert_close(losses["uni_modal.audio"], F.cross_entropy(own, target[has]))
-    found = gradients_of(made(kind), inputs, target, {"audio": torch.zeros(6, dtype=torch.bool)})
+    found = step_gradients(made(kind), inputs, target, {"audio": torch.zeros(6, dtype=torch.bool)})
     assert all(gradient.isfinite().all() for gradient in found.values())
     assert not found["heads.weights.audio"].any()
     assert found["heads.weights.visual"].any()
@@ -250,7 +241,7 @@ def test_what_is_refused() -> None:
 
 def test_weights_towards_zero_are_joint_training() -> None:
     inputs, target = batch(NAMES[:2], 9, 3)
-    joint = gradients_of(made(Joint), inputs, target)
-    small = gradients_of(made(UniModalLosses, weight=1e-12), inputs, target)
+    joint = step_gradients(made(Joint), inputs, target)
+    small = step_gradients(made(UniModalLosses, weight=1e-12), inputs, target)
     for name, gradient in joint.items():
         torch.testing.assert_close(small[name], gradient, rtol=1e-9, atol=1e-9)

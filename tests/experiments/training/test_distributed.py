@@ -19,9 +19,9 @@ import torch
 from conftest import ROOT
 from gradmod.experiments.cli.main import main
 from gradmod.experiments.errors import ConfigError
-from gradmod.experiments.runs.checkpoints import read_checkpoint
 from gradmod.experiments.settings.config import Config, TrainConfig
 from gradmod.experiments.training.processes import as_launched
+from properties import saved_weights
 from runs import log_lines
 
 FLAGS = {
@@ -50,13 +50,9 @@ def finished(words: list[str], timeout: float = 240) -> str:
     return done.stdout
 
 
-def parameters(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(read_checkpoint(folder / "checkpoints" / "last.pt")["model"])
-
-
 def assert_same_parameters(ours: Path, expected: Path) -> None:
-    theirs = parameters(expected)
-    for key, value in parameters(ours).items():
+    theirs = saved_weights(expected)
+    for key, value in saved_weights(ours).items():
         torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-6)
 
 
@@ -287,8 +283,8 @@ def test_synchronised_batch_norm_equals_one_process(tmp_path: Path) -> None:
     flags = ["--encoder", "small-cnn", "--device", "cuda", "--precision", "32-true"]
     finished(train(tmp_path, "one", *flags))
     finished(train(tmp_path, "two", *flags, "--devices", "2", "--sync-batch-norm", "true"))
-    theirs = parameters(tmp_path / "one")
-    for key, value in parameters(tmp_path / "two").items():
+    theirs = saved_weights(tmp_path / "one")
+    for key, value in saved_weights(tmp_path / "two").items():
         torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-4)
 
 

@@ -21,6 +21,7 @@ from gradmod.experiments.training.run import evaluate, resume, train
 from gradmod.methods.base import Method
 from gradmod.methods.epoch import Epoch
 from processes import as_torchrun
+from properties import saved_weights
 from runs import log_lines, short
 
 OWN = f"{ROOT / 'tests' / 'many_modalities.py'}:load"
@@ -38,14 +39,9 @@ def own(out: Path, name: str, **changes: Any) -> Config:
     return short(out, name=name, **{**more, **changes})
 
 
-def parameters(folder: Path, checkpoint: str = "last") -> dict[str, torch.Tensor]:
-    model = read_checkpoint(folder / "checkpoints" / f"{checkpoint}.pt")["model"]
-    return {name: value for name, value in model.items() if value.is_floating_point()}
-
-
 def assert_same_run(ours: Path, expected: Path) -> None:
-    theirs = parameters(expected)
-    for key, value in parameters(ours).items():
+    theirs = saved_weights(expected)
+    for key, value in saved_weights(ours).items():
         torch.testing.assert_close(value, theirs[key], rtol=0, atol=1e-6)
     steps = [
         [line for line in log_lines(folder) if line["kind"] == "step"]
@@ -136,7 +132,7 @@ def test_the_best_epoch_is_chosen_on_the_model_that_is_saved(method: str, tmp_pa
     assert told[0] == told[1]
     assert len(told[0]) == (0 if method == "agm" else 2)
     folder = tmp_path / "run"
-    assert any("running_var" in name for name in parameters(folder))
+    assert any("running_var" in name for name in saved_weights(folder))
     epochs = [line for line in log_lines(folder) if line["kind"] == "epoch"]
     best = read_checkpoint(folder / "checkpoints" / "best.pt")
     chosen = epochs[best["best_epoch"] - 1]["validation"]
