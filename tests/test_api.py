@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import importlib
 import inspect
 from pathlib import Path
@@ -23,6 +24,8 @@ def described(name: str, thing: object) -> list[str]:
         return [f"{name}{inspect.signature(thing)}"]
     if not inspect.isclass(thing):
         return [f"{name}: {type(thing).__name__}"]
+    if issubclass(thing, enum.Enum):  # its signature is Python's own, another in each version
+        return [f"enum {name}: {', '.join(thing.__members__)}"]
     lines = [f"class {name}{inspect.signature(thing)}"]
     for member in sorted(dir(thing)):
         found = inspect.getattr_static(thing, member)
