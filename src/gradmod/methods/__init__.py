@@ -14,6 +14,7 @@ from gradmod.methods.mslr import MSLR
 from gradmod.methods.ogm_ge import OGMGE
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
+from gradmod.methods.tcmax import TCMax
 from gradmod.methods.uni_modal_losses import UniModalLosses
 from gradmod.methods.view import Batch, View
 from gradmod.methods.window import WindowedMethod
@@ -37,6 +38,7 @@ __all__ = [
     "SplitFeatures",
     "Step",
     "StepRecord",
+    "TCMax",
     "UniModalLosses",
     "ValidationFigures",
     "View",

@@ -50,6 +50,7 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})
     },
     "mmpareto": {"gamma": (1.25, "gamma", 1.25)},
+    "tcmax": {"gathered": (True, "gathered", True)},
     "modality-dropout": {
         "p": ("audio=0.5", "p", {"audio": 0.5, "visual": 0.0}),
         "by_batch": (True, "by_batch", True),
