@@ -17,6 +17,7 @@ from gradmod.methods.ogm_ge import OGM, OGMGE
 from gradmod.methods.opm import OPM
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
+from gradmod.methods.tcmax import TCMax
 from gradmod.methods.uni_modal_losses import UniModalLosses
 from gradmod.methods.view import Batch, View
 from gradmod.methods.window import WindowedMethod
@@ -44,6 +45,7 @@ __all__ = [
     "SplitFeatures",
     "Step",
     "StepRecord",
+    "TCMax",
     "UniModalLosses",
     "ValidationFigures",
     "View",

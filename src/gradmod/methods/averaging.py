@@ -70,6 +70,11 @@ class Averaging:
         if ddp is not None and self._groups:
             _take_part_in_join(ddp, self, method)
 
+    @property
+    def is_across_processes(self) -> bool:
+        """Whether `sum` is over more than this process, in the step that has begun."""
+        return bool(self._groups)
+
     def sum(self, totals: Tensor) -> Tensor:
         """Sum of `totals` over the processes, in place; all of them must call it."""
         if self._groups and not torch.compiler.is_compiling():

@@ -65,6 +65,7 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
     },
     "dgl": {"weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})},
     "mlb": {"strength": (2.0, "strength", 2.0), "fastest": (1.0, "fastest", 1.0)},
+    "tcmax": {"gathered": (True, "gathered", True)},
     "modality-dropout": {
         "p": ("audio=0.5", "p", {"audio": 0.5, "visual": 0.0}),
         "by_batch": (True, "by_batch", True),

@@ -139,3 +139,27 @@ MLA = MethodEntry(
     needs=("features", "modules"),
     search={"lr": (0.01, 0.003, 0.03)},
 )
+
+
+@dataclass(frozen=True)
+class TCMaxSettings(MethodSettings):
+    """Settings of TCMax."""
+
+    gathered: bool = False
+    """Combine the features of the batch of all processes, in place of each process' own."""
+
+    def __post_init__(self) -> None:
+        checks.flag("tcmax.gathered", self.gathered)
+
+
+TCMAX = MethodEntry(
+    name="tcmax",
+    factory="gradmod.methods.tcmax:TCMax",
+    settings=TCMaxSettings,
+    summary="a loss in place of the task's: each sample against all combinations of the batch's features and classes",
+    paper="Hu et al., ICLR 2026",
+    cost="next to nothing for late and sum fusion; for others B^2 passes through fusion and head",
+    needs=("features",),
+    tasks=("classes",),
+    search={"lr": (0.01, 0.003, 0.03)},
+)
