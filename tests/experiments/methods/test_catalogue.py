@@ -303,3 +303,9 @@ def test_a_flag_of_another_method_is_refused(
 ) -> None:
     assert cli.main(words.split()) == 2
     assert message in capsys.readouterr().err
+
+
+def test_all_methods_can_be_compared_and_tuned_over_as_many_trials_each() -> None:
+    everything = CompareConfig(methods="all", tune=tuple(METHODS))
+    assert everything.method_names == tuple(METHODS)
+    assert {len(everything.grid(name)) for name in METHODS} == {3}

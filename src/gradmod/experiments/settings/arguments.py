@@ -19,7 +19,7 @@ from gradmod.experiments.methods.registry import method_entry, read_settings
 from gradmod.experiments.own_code import is_own
 from gradmod.experiments.settings.assignments import words as words_of
 from gradmod.experiments.settings.boxed_errors import one_line
-from gradmod.experiments.settings.comparison import Comparison
+from gradmod.experiments.settings.comparison import ALL, Comparison
 from gradmod.experiments.settings.config import Config, MethodChoice, MethodConfig
 from gradmod.experiments.settings.flags import (
     Flag,
@@ -144,7 +144,8 @@ def parse_settings(
         default = replace(default, method=chosen)
     methods = [default.method.method]
     if isinstance(default, Comparison):
-        compared = [name for name in values_of("methods", rest) if is_own(name) or name in METHODS]
+        said = [*METHODS] if (named := values_of("methods", rest)) == [ALL] else named
+        compared = [name for name in said if is_own(name) or name in METHODS]
         methods = compared or [*default.compare.method_names]
     flags = flags_of(type(default), methods)
     of_methods = "" if isinstance(default, Comparison) else OF_METHODS

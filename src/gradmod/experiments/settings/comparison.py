@@ -9,6 +9,7 @@ from typing import Any
 
 from gradmod.experiments import checks
 from gradmod.experiments.errors import ConfigError
+from gradmod.experiments.methods.catalogue import METHODS
 from gradmod.experiments.methods.entry import MethodSettings, table_of
 from gradmod.experiments.methods.registry import method_entry, read_settings
 from gradmod.experiments.settings.assignments import (
@@ -22,6 +23,7 @@ from gradmod.experiments.settings.config import FUSIONS, Config, MethodConfig
 
 LAUNCHERS = ("local", "submitit")
 BASELINE = "joint"
+ALL = "all"
 Overrides = Mapping[str, Any]
 
 
@@ -30,7 +32,7 @@ class CompareConfig:
     """What is compared."""
 
     methods: str = "joint,agm,ogm-ge,mslr,mses"
-    """Methods; joint training is always among them."""
+    """Methods, or all; joint training is always among them."""
     seeds: str = "0,1,2"
     """Seeds of the runs."""
     fusions: str = ""
@@ -103,7 +105,7 @@ class CompareConfig:
     @property
     def method_names(self) -> tuple[str, ...]:
         """The methods, joint training first."""
-        named = words(self.methods)
+        named = list(METHODS) if words(self.methods) == [ALL] else words(self.methods)
         return (BASELINE, *(name for name in named if name != BASELINE))
 
     @property
