@@ -194,9 +194,8 @@ def phase_of_run(folder: Path, epochs: int) -> str:
     if temporary or (last.get("kind") == "epoch" and last["epoch"] == epochs):
         return "writing its result"
     if last.get("kind") == "step":
-        return (
-            "evaluating" if last["step"] % 9 == 0 else "stepping"
-        )  # 1152 samples in batches of 128
+        # 1152 samples in batches of 128.
+        return "evaluating" if last["step"] % 9 == 0 else "stepping"
     return "beginning an epoch" if last else "before its first step"
 
 

@@ -83,9 +83,8 @@ def damage_bytes(path: Path, draw: random.Random, others: Sequence[Path]) -> str
     if kind == "cut":
         del content[draw.randrange(len(content) + 1) :]
     elif kind == "flip" and content:
-        where = min(
-            len(content), draw.choice((64, 1024, len(content)))
-        )  # headers are at the beginning
+        # Headers are at the beginning.
+        where = min(len(content), draw.choice((64, 1024, len(content))))
         for _ in range(draw.choice((1, 1, 4, 16))):
             content[draw.randrange(where)] ^= 1 << draw.randrange(8)
     elif kind == "zero":

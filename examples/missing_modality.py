@@ -28,9 +28,8 @@ def batches(split: Split, share: float, seed: int) -> list[Batch]:
         inputs, target = split.read(range(start, min(start + 64, len(split))))
         heard = torch.rand(len(target), generator=generator) >= share
         inputs["audio"][~heard] = math.nan
-        found.append(
-            (inputs, target, {"audio": heard})
-        )  # every sample has its picture, so "visual" is left out
+        # Every sample has its picture, so "visual" is left out.
+        found.append((inputs, target, {"audio": heard}))
     return found
 
 

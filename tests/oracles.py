@@ -54,9 +54,8 @@ def brute_force_step(
     for code in range(1, 2**count - 1):
         twin = copy.deepcopy(template).eval()
         for name, module in twin.named_modules():
-            if isinstance(
-                module, nn.modules.batchnorm._BatchNorm
-            ):  # the one state that is that after the full pass
+            # The one state that is that after the full pass.
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.load_state_dict(net.get_submodule(name).state_dict())
         shown = {
             m: inputs[m] if code >> i & 1 else hide(m, inputs[m]) for i, m in enumerate(modalities)

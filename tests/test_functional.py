@@ -96,9 +96,8 @@ def test_permuting_the_players_permutes_the_values(count: int, seed: int, random
 
 def test_two_players_by_hand() -> None:
     values = torch.tensor([0.0, 1.0, 2.0, 7.0])  # nothing, a, v, both
-    torch.testing.assert_close(
-        fn.shapley_values(values), torch.tensor([3.0, 4.0])
-    )  # (7-2+1)/2, (7-1+2)/2
+    # (7-2+1)/2, (7-1+2)/2.
+    torch.testing.assert_close(fn.shapley_values(values), torch.tensor([3.0, 4.0]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -146,9 +145,8 @@ def test_extreme_logits_give_finite_scores_and_coefficients(
 
 
 def test_scores_by_hand() -> None:
-    responses = torch.tensor(
-        [[[0.0, math.log(3)]], [[1000.0, 0.0]]], dtype=torch.float64
-    )  # p = 3/4, and 0
+    # P = 3/4, and 0.
+    responses = torch.tensor([[[0.0, math.log(3)]], [[1000.0, 0.0]]], dtype=torch.float64)
     scores = fn.mono_modal_scores(responses, torch.tensor([1]))
     torch.testing.assert_close(
         scores, torch.tensor([math.log(4 / 3), -math.log(1e-8)], dtype=torch.float64)
@@ -276,9 +274,8 @@ def test_own_predictions_around_a_constant_by_hand() -> None:
     present = torch.tensor([[True, True], [True, False]])
     found = fn.own_predictions(responses, constant, present)
     torch.testing.assert_close(found[:, 0], responses[:, 0] + 5)
-    torch.testing.assert_close(
-        found[0, 1], responses[0, 1]
-    )  # alone in its sample: its response is v(all), c in it
+    # Alone in its sample: its response is v(all), c in it.
+    torch.testing.assert_close(found[0, 1], responses[0, 1])
     nobody = fn.own_predictions(responses, constant, torch.zeros(2, 2, dtype=torch.bool))
     assert nobody.isfinite().all()
     three = torch.zeros(3, 1, 2)

@@ -31,13 +31,11 @@ SETTINGS: dict[str, dict[str, object]] = {
     },
 }
 pytestmark = [
-    pytest.mark.filterwarnings(
-        "ignore::DeprecationWarning"
-    ),  # of Lightning, Transformers and Accelerate
+    # Of Lightning, Transformers and Accelerate.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings(
-        "ignore:.*does not have many workers.*"
-    ),  # Lightning's advice; the data is in memory
+    # Lightning's advice; the data is in memory.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*lightning.*"),
 ]
 

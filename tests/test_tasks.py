@@ -209,9 +209,8 @@ def test_only_numbers_have_predictions_around_a_constant() -> None:
     )
     assert MultiLabel().own_predictions(responses, torch.ones(6, 3).double()) is responses
     target = torch.randn(6, 3, generator=torch.Generator().manual_seed(1)).double() + 5
-    halfway = (
-        responses + target.mean(0) / 2
-    )  # of two modalities, each has said half of the constant already
+    # Of two modalities, each has said half of the constant already.
+    halfway = responses + target.mean(0) / 2
     torch.testing.assert_close(Regression().own_predictions(responses, target), halfway)
     units = [
         float(task.unit(torch.tensor(4.0)))

@@ -76,9 +76,8 @@ def logits_of(model: nn.Module, output: Any) -> Tensor:
             raise
         logits = output
     if isinstance(output, Tensor) and isinstance(logits, Tensor) and logits.dim() < 2:
-        logits = (
-            output  # `out[0]` of a network that returns (logits, auxiliary) in train mode alone
-        )
+        # `out[0]` of a network that returns (logits, auxiliary) in train mode alone.
+        logits = output
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"logits= gives {type(logits).__name__} of what the model returned; expected a tensor [..., K]"

@@ -80,9 +80,8 @@ def adapt_line(net: nn.Module, names: Sequence[str]) -> str:
             value = _read(p.name) if p.name in names else _read(left.pop(0)) if left else "..."
             arguments.append(value if p.kind is p.POSITIONAL_ONLY else f"{p.name}={value}")
     if len(own) == 1 and len(names) > 1 and parameters[0].kind not in _ANY_NUMBER:
-        arguments = [
-            "..."
-        ]  # one argument for several inputs: only the user knows how they are joined
+        # One argument for several inputs: only the user knows how they are joined.
+        arguments = ["..."]
     return f"model = gradmod.adapt(net, call=lambda net, inputs: net({', '.join(arguments)}))"
 
 

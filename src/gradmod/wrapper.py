@@ -139,9 +139,8 @@ class ModulatedModel(nn.Module):
             table, inputs = self._hide_absent(inputs, present)
         # Without gradient nothing is learnt: statistics alone, as swa_utils.update_bn and reentrant checkpointing want.
         if not self.training or not torch.is_grad_enabled():
-            if (
-                self.training and target is not None
-            ):  # a reentrant checkpoint makes the step itself in the backward
+            # A reentrant checkpoint makes the step itself in the backward.
+            if self.training and target is not None:
                 self.method.begin_step(self)
                 self.method.begin_without_gradient(target)
             output = self.model(inputs)

@@ -339,9 +339,8 @@ def test_terms_that_are_not_what_the_forward_adds_up_are_found_for_any_number(co
 def test_a_network_that_draws_in_eval_mode_is_looped_over_and_named() -> None:
     class Drawing(Net):
         def forward(self, x: dict[str, Any]) -> Tensor:
-            a, v = (
-                F.dropout(net(x[m]), 0.5) for m, net in (("a", self.a), ("v", self.v))
-            )  # training=True by default
+            # training=True by default.
+            a, v = (F.dropout(net(x[m]), 0.5) for m, net in (("a", self.a), ("v", self.v)))
             return self.out(torch.cat([a, v], 1))
 
     torch.manual_seed(0)

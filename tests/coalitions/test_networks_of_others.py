@@ -72,9 +72,8 @@ class MovesState(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slow = copy.deepcopy(self.a).requires_grad_(
-            False
-        )  # equal at first: the first update changes nothing
+        # Equal at first: the first update changes nothing.
+        self.slow = copy.deepcopy(self.a).requires_grad_(False)
         self.register_buffer("queue", torch.zeros(64, 6, dtype=torch.float64))
         self.register_buffer("at", torch.zeros((), dtype=torch.long))
 

@@ -198,9 +198,8 @@ def test_inputs_without_names_are_never_guessed() -> None:
         ValueError, match=r"2 inputs without names and a target.*takes \(inputs\).*gradmod\.adapt"
     ):
         gradmod.diagnose(Net(), list(parts()))
-    model = ModulatedModel(
-        Net(), Joint(("visual", "audio"))
-    )  # the method's order need not be the batch's
+    # The method's order need not be the batch's.
+    model = ModulatedModel(Net(), Joint(("visual", "audio")))
     with pytest.raises(ValueError, match=r"in their order: .*modalities=\('visual', 'audio'\)"):
         gradmod.diagnose(model, list(parts()))
     found = gradmod.diagnose(model, list(parts()), modalities=NAMES, replicates=0, noise_levels=())

@@ -200,9 +200,8 @@ def test_records_and_manifests_that_are_nested_too_deep(tmp_path: Path, trained:
         read_json(path)
     with pytest.raises(CheckpointError, match=r"manifest.json, line 1 is damaged"):
         read_metrics(path)
-    for levels in range(
-        850, 1000
-    ):  # there are some that can be read and not be written, which the digest is of
+    # There are some that can be read and not be written, which the digest is of.
+    for levels in range(850, 1000):
         path.write_text(
             json.dumps({"dataset": "mosei", "format": 1, "sha256": {}})[:-1]
             + f', "x": {"[" * levels}'

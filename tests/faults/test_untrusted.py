@@ -289,9 +289,8 @@ class Elements(HTMLParser):
         self.seen.append((tag, dict(attrs)))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:constrained_layout not applied"
-)  # a plot whose legend is longer than it is wide
+# A plot whose legend is longer than it is wide.
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")
 def test_names_and_labels_are_escaped_in_the_report(tmp_path: Path) -> None:
     summary = train(short(tmp_path, epochs=1, encoder="mlp"))
     assert summary is not None

@@ -52,9 +52,8 @@ def test_alpha_zero_and_one_modality_are_joint_training(late: bool, layer: str, 
 def test_equal_scores_now_and_before_are_joint_training(strategy: str) -> None:
     modalities = NAMES[:2]
     net = network(modalities, late=True, layer="layer-norm")
-    for parameter in (
-        net.out.parameters()
-    ):  # all responses are zero: all scores are log K, and gradients still flow
+    # All responses are zero: all scores are log K, and gradients still flow.
+    for parameter in net.out.parameters():
         nn.init.zeros_(parameter)
     agm = AGM(modalities, alpha=5.0, cap=3.0)
     model = ModulatedModel(copy.deepcopy(net), agm, coalitions=strategy)

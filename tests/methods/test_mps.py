@@ -96,9 +96,8 @@ def standing() -> Iterator[None]:
 def pair(method: Method, task: Task | None) -> tuple[ModulatedModel, ModulatedModel]:
     """The same model on the CPU and on the stand-in."""
     net = network(TWO, late=True, layer="layer-norm").float()
-    whole = ModulatedModel(
-        net, method, task=task, check=False
-    )  # the stand-in has no random numbers to set aside
+    # The stand-in has no random numbers to set aside.
+    whole = ModulatedModel(net, method, task=task, check=False)
     moved = copy.deepcopy(whole)
     moved._apply(lambda tensor: tensor.to(MPS))
     whole.method.learning_rates_are_set()

@@ -149,9 +149,8 @@ def test_responses_on_a_split_are_measured_around_its_own_constant() -> None:
     alone = torch.randn(2, 40, 1).double()
     target = alone[0] + 0.1 * torch.randn(40, 1).double()
     for constant in (0.0, 50.0):
-        responses = (
-            alone + constant / 2
-        )  # what responses share of an output that is `constant` more
+        # What responses share of an output that is `constant` more.
+        responses = alone + constant / 2
         predictions = Predictions(responses.sum(0), responses, target + constant)
         figures = measure(predictions, Regression(), ("a", "b"))["responses"]
         best = float(target.mean())

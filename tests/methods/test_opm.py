@@ -85,9 +85,8 @@ def fused(model: ModulatedModel, samples: int, present: Any = None) -> Tensor:
     """[B, M] what the fusion got of features of ones."""
     net: Any = model.model
     inputs = {m: torch.ones(samples, 3 if m == "audio" else 1) for m in net.modalities}
-    target = torch.full(
-        (samples,), len(net.modalities)
-    )  # the class that the leading one speaks for
+    # The class that the leading one speaks for.
+    target = torch.full((samples,), len(net.modalities))
     return model(inputs, target, present).detach()[:, : len(net.modalities)]
 
 

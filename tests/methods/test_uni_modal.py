@@ -125,9 +125,8 @@ def test_the_combination_makes_both_losses_fall(first: list[float], second: list
     else:
         assert combined @ g >= -1e-9
         assert combined @ h >= -1e-9
-        if (
-            float((share / 2 * h + (1 - share / 2) * g).norm()) > 1e-12
-        ):  # else they are opposite: nothing is left
+        # Else they are opposite: nothing is left.
+        if float((share / 2 * h + (1 - share / 2) * g).norm()) > 1e-12:
             assert combined.norm() >= (g + h).norm() - 1e-9
         # The shortest vector of the segment, searched for.
         shares = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
@@ -149,9 +148,8 @@ def test_opposite_gradients_and_none_at_all() -> None:
     assert float(combine(combined, g, -g, [slice(0, 2)], 1.5)) == pytest.approx(1.0)
     assert torch.equal(combined, torch.zeros(2, dtype=torch.float64))
     combined = g.clone()
-    combine(
-        combined, g, torch.zeros_like(g), [slice(0, 2)], 1.0
-    )  # absent from the batch: the joint gradient alone
+    # Absent from the batch: the joint gradient alone.
+    combine(combined, g, torch.zeros_like(g), [slice(0, 2)], 1.0)
     torch.testing.assert_close(combined, g)
 
 

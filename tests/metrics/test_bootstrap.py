@@ -120,9 +120,8 @@ def test_seeds_and_samples_add_up() -> None:
 def test_seeds_that_agree_by_chance_are_not_taken_for_certainty() -> None:
     """Accuracies are counts: those of two or three seeds are equal now and then."""
     rng = np.random.default_rng(5)
-    ours = rng.permuted(
-        np.repeat([[1.0, 0.0]], 300, 1).repeat(3, 0), axis=1
-    )  # 300 of 600 right, others for each seed
+    # 300 of 600 right, others for each seed.
+    ours = rng.permuted(np.repeat([[1.0, 0.0]], 300, 1).repeat(3, 0), axis=1)
     theirs = rng.permuted(ours, axis=1)
     value, low, high = paired_bootstrap(ours, theirs)
     assert value == 0

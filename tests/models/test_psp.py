@@ -146,9 +146,8 @@ def test_without_an_event_training_is_an_error() -> None:
 def test_agm_modulates_the_logits_and_not_the_similarity_loss() -> None:
     net, inputs = small(), batch()
     net.propagation.dropout.p = 0.0
-    task = Classification(
-        class_axis=-1
-    )  # 5 segments and 5 classes: which axis is which must be said
+    # 5 segments and 5 classes: which axis is which must be said.
+    task = Classification(class_axis=-1)
     model = ModulatedModel(net, AGM(("audio", "visual"), alpha=3.0), task=task)
     target = torch.randint(5, (3, 5))
     assert model.strategy.name == "batched"

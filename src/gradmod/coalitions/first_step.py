@@ -166,9 +166,8 @@ class CheckedStrategy(Strategy):
         ):
             for strategy in self._candidates:
                 trials.enter_context(strategy.trial())
-            warnings.simplefilter(
-                "ignore"
-            )  # the network's own, which come again in the step itself
+            # The network's own, which come again in the step itself.
+            warnings.simplefilter("ignore")
             if not again:
                 for m in modalities:
                     _check_mask(model, m, inputs[m])
@@ -332,9 +331,8 @@ class _Comparison:
             Exception
         ) as error:  # whatever a network of somebody's raises when it is called in another way
             if not self._is_large(strategy):
-                self._looped(
-                    altered, wide
-                )  # where the loop raises as well, that is the error to be seen
+                # Where the loop raises as well, that is the error to be seen.
+                self._looped(altered, wide)
             return f"raises {type(error).__name__} ({str(error).splitlines()[0] if str(error) else 'no message'})"
         if self._is_large(strategy):
             return self._not_additive(found, altered)

@@ -163,9 +163,8 @@ class NetworkState:
             self._add_module(module)
         if self._outside:
             self._add_outside(model)
-        named = {
-            name: _tensor_at(model, name) for name in moves
-        }  # the modules may have changed since
+        # The modules may have changed since.
+        named = {name: _tensor_at(model, name) for name in moves}
         found = {id(tensor): tensor for tensor in named.values() if tensor is not None}
         if everything:
             found |= {id(tensor): tensor for tensor in self.tensors if _is_kept_apart(tensor)}

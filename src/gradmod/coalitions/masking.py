@@ -109,9 +109,8 @@ def zeroed(modality: str, x: Any) -> Any:
         if tree is None or (isinstance(tree, (bool, int, float)) and not in_sequence):
             return tree  # nothing, or a setting of the whole batch
         if isinstance(tree, PackedSequence):
-            return tree._replace(
-                data=zeros(tree.data, False)
-            )  # the lengths stay, as those of padded sequences do
+            # The lengths stay, as those of padded sequences do.
+            return tree._replace(data=zeros(tree.data, False))
         if isinstance(tree, (Mapping, list, tuple)):
             in_list = not isinstance(tree, Mapping)
             return _rebuilt(tree, [zeros(value, in_list) for value in _values(tree)])
@@ -330,9 +329,8 @@ def _rebuilt(tree: Any, values: Sequence[Any]) -> Any:
     if type(tree) is dict:
         return dict(zip(tree, values, strict=True))
     if isinstance(tree, Mapping):
-        return with_items(
-            tree, dict(zip(tree, values, strict=True))
-        )  # say transformers' BatchEncoding
+        # Say transformers' BatchEncoding.
+        return with_items(tree, dict(zip(tree, values, strict=True)))
     if hasattr(tree, "_fields"):
         return type(tree)(*values)
     return type(tree)(values)

@@ -74,9 +74,8 @@ def _follow(loss: Tensor, logits: Tensor, modulated: Tensor) -> Tensor:
     (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True, allow_unused=True)
     if gradient is None:
         return loss
-    difference = (modulated - logits).nan_to_num(
-        0.0, 0.0, 0.0
-    )  # logits may be infinite: classes ruled out
+    # Logits may be infinite: classes ruled out.
+    difference = (modulated - logits).nan_to_num(0.0, 0.0, 0.0)
     return loss + (difference * gradient.detach()).sum().to(loss.dtype)
 
 

@@ -354,10 +354,8 @@ def _unwrapped(model: nn.Module) -> tuple[nn.Module, ModulatedModel | None]:
     """The network itself, which declares its mask, and the method's wrapper around it, where there is one."""
     if isinstance(model, (DistributedDataParallel, DataParallel, AveragedModel)):
         return _unwrapped(model.module)
-    for inner in (
-        getattr(model, "_orig_mod", None),
-        getattr(model, "module", None),
-    ):  # compiled; Fabric's
+    # What torch.compile made of it, and what Fabric made of it.
+    for inner in (getattr(model, "_orig_mod", None), getattr(model, "module", None)):
         if isinstance(inner, ModulatedModel):
             return inner.model, inner
     return (model.model, model) if isinstance(model, ModulatedModel) else (model, None)

@@ -141,9 +141,8 @@ def why_unreadable(error: BaseException) -> str:
     """Why a text cannot be read, in words that a user can do something with."""
     if isinstance(error, RecursionError):
         return "its brackets are nested too deep"
-    return str(error).partition("; use sys.")[
-        0
-    ]  # of a number of thousands of digits; the rest is for programmers
+    # Of a number of thousands of digits; the rest is for programmers.
+    return str(error).partition("; use sys.")[0]
 
 
 OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})

@@ -181,10 +181,8 @@ def _from_name(name: str, wanted: str) -> ModuleType:
     )
     try:
         found = importlib.util.find_spec(name)
-    except (
-        ModuleNotFoundError,
-        ValueError,
-    ):  # of a package that is not there; of a module without a spec
+    except (ModuleNotFoundError, ValueError):
+        # There is no such package; or the module has no spec.
         found = sys.modules.get(name)  # type: ignore[assignment]
     if found is None:
         raise ConfigError(f"there is no module {name!r} to import{hint}")

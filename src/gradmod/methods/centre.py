@@ -63,9 +63,8 @@ class TargetCentre(nn.Module):
                 f"targets of {numbers.shape[-1]} outputs after targets of {len(self.mean)}; each output has a mean of "
                 "its own. Where they lie on another axis than the last: Regression(output_axis=...)"
             )
-        for (
-            name
-        ) in _NAMES:  # a state that was loaded before the first batch lies where it was saved
+        # A state that was loaded before the first batch lies where it was saved.
+        for name in _NAMES:
             setattr(self, name, getattr(self, name).to(numbers.device))
         seen = numbers.isfinite()
         distance = torch.where(seen, numbers - self.mean, 0.0)

@@ -97,9 +97,8 @@ class ModalityDropout(Method):
         mixed = np.random.SeedSequence([self.seed, self._steps, rank]).generate_state(1)
         generator = torch.Generator().manual_seed(int(mixed[0]))
         self._steps += 1
-        names = sorted(
-            self.modalities
-        )  # so that the order in which they are named makes no difference
+        # So that the order in which they are named makes no difference.
+        names = sorted(self.modalities)
         order = [names.index(m) for m in self.modalities]
         hidden = torch.tensor([self.p[m] for m in names])
         has = torch.ones(samples, len(hidden), dtype=torch.bool)

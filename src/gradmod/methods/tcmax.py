@@ -304,9 +304,8 @@ def _as_in_training(model: nn.Module, before: NetworkState) -> Iterator[None]:
     norms = [module for module in model.modules() if is_batch_norm(module) and module.training]
     again = partial(_as_in_training, model, before)
     with kept_state(model, before), held_through_recomputation(again):
-        for (
-            norm
-        ) in norms:  # copies, which the pairs may move; the own ones are put back with the rest
+        # copies, which the pairs may move; the own ones are put back with the rest.
+        for norm in norms:
             copies = {name: b.clone() for name, b in norm._buffers.items() if b is not None}
             norm._buffers.update(copies)
         yield

@@ -92,9 +92,8 @@ def _replicated(values: Floats, replicates: int, seed: int) -> Floats:
     """[replicates] means of `values` [N] drawn with replacement."""
     rng, samples = np.random.default_rng(seed), len(values)
     means = np.empty(replicates)
-    for start in range(
-        0, replicates, 100
-    ):  # counts of 100 replicates at a time: a whole split may be large
+    # Counts of 100 replicates at a time: a whole split may be large.
+    for start in range(0, replicates, 100):
         count = min(100, replicates - start)
         means[start : start + count] = (
             rng.multinomial(samples, np.full(samples, 1 / samples), size=count) @ values

@@ -77,9 +77,8 @@ def test_train_evaluate_resume_and_again_from_the_written_config(tmp_path: Path)
     assert json.loads((folder / "result.json").read_text())["epochs"] == 3
 
     assert "runs/first" in error_of(gradmod("train", *FAST, "--name", "first", cwd=tmp_path), 2)
-    assert (
-        json.loads((folder / "result.json").read_text())["epochs"] == 3
-    )  # nothing that was written is lost
+    # Nothing that was written is lost.
+    assert json.loads((folder / "result.json").read_text())["epochs"] == 3
 
 
 def test_the_paper_command_line_trains_evaluates_and_goes_on(tmp_path: Path) -> None:

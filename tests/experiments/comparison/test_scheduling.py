@@ -99,9 +99,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
 
     monkeypatch.setattr(loop.Loop, "_step", interrupting)
     (state,) = run_all([planned("run", epochs=3)], tmp_path / "cut", InProcess(), 1, quiet)
-    assert (
-        state.status == FAILED
-    )  # in this process it is the run that was interrupted, not the comparison
+    # In this process it is the run that was interrupted, not the comparison.
+    assert state.status == FAILED
     monkeypatch.undo()
     launcher = InProcess()
     (state,) = run_all([planned("run", epochs=3)], tmp_path / "cut", launcher, 1, quiet)
@@ -117,9 +116,8 @@ def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
         ConfigError, match=r"optimizer.lr 0\.\d+ there, 0.5 here.*name another --name"
     ):
         run_all([planned("a", lr=0.5)], tmp_path, launcher, 1, quiet)
-    run_all(
-        [planned("a", workers=1, log_every=7)], tmp_path, launcher, 1, quiet
-    )  # these change no figure
+    # These change no figure.
+    run_all([planned("a", workers=1, log_every=7)], tmp_path, launcher, 1, quiet)
     assert len(launcher.started) == 1
 
 

@@ -51,9 +51,8 @@ def test_published_centred_images_are_divided_as_they_are(protocol: str, tmp_pat
     splits = load_dataset("av-mnist", str(write_avmnist(tmp_path, arrays)), protocol)
     inputs, _ = splits.train.read([5, 2])
     rows = splits.train.rows[[5, 2]]
-    expected = (arrays["image/train_data.npy"][rows] / 255.0).astype(
-        np.float32
-    )  # in float64, as published
+    # In float64, as published.
+    expected = (arrays["image/train_data.npy"][rows] / 255.0).astype(np.float32)
     np.testing.assert_array_equal(inputs["visual"].reshape(2, 784).numpy(), expected)
     assert inputs["visual"].min() < 0
     sounds = arrays["audio/train_data.npy"][rows].astype(np.float32) / np.float32(255)

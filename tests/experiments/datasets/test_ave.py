@@ -274,9 +274,8 @@ def test_visual_features_of_the_genuine_size_stay_on_disk(tmp_path: Path) -> Non
     }
     del files["visual_feature.h5"]
     write_ave(tmp_path, files)
-    with h5py.File(
-        tmp_path / "visual_feature.h5", "w"
-    ) as file:  # 8.3 GB, of which two samples are written
+    # 8.3 GB, of which two samples are written.
+    with h5py.File(tmp_path / "visual_feature.h5", "w") as file:
         visual = file.create_dataset(
             "avadataset", (samples, *shape), np.float64, chunks=(1, *shape)
         )

@@ -110,9 +110,8 @@ def test_sounds_are_resampled_and_mixed_to_one_channel(tmp_path: Path) -> None:
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(22050) / 22050)
     np.testing.assert_allclose(wave[500:-500], expected[500:-500], atol=1e-3)
     soundfile.write(tmp_path / "odd.wav", tone[:4155], 8000)
-    assert (
-        len(read_wave(tmp_path / "odd.wav", 22050)) == 11453
-    )  # 4155 * 22050 / 8000 = 11452.2, rounded up
+    # 4155 * 22050 / 8000 = 11452.2, rounded up.
+    assert len(read_wave(tmp_path / "odd.wav", 22050)) == 11453
     np.testing.assert_array_equal(
         repeat_to(np.arange(3, dtype=np.float32), 7), [0, 1, 2, 0, 1, 2, 0]
     )
@@ -347,9 +346,8 @@ def test_very_short_and_silent_sounds_have_a_finite_spectrogram(
 def test_floats_that_hold_whole_numbers_are_refused_not_clipped_to_noise(tmp_path: Path) -> None:
     tone = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
     soundfile.write(tmp_path / "a.wav", 1.2 * tone, 16000, subtype="FLOAT")
-    assert np.isfinite(
-        spectrogram(tmp_path / "a.wav")
-    ).all()  # a little overdriven: clipped, as published
+    # A little overdriven: clipped, as published.
+    assert np.isfinite(spectrogram(tmp_path / "a.wav")).all()
     soundfile.write(tmp_path / "a.wav", 9000 * tone, 16000, subtype="FLOAT")
     with pytest.raises(
         DataError,

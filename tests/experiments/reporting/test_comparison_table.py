@@ -196,9 +196,8 @@ def test_the_curves_are_means_as_far_as_every_seed_goes(runs: list[RunRecord]) -
     (axes,) = figure.axes
     lines = {line.get_label(): line.get_ydata() for line in axes.get_lines()}
     assert set(lines) == {"joint", "agm"}
-    assert list(lines["agm"]) == pytest.approx(
-        [0.15, 0.25, 0.35]
-    )  # seed 0 has three epochs, seed 1 four
+    # Seed 0 has three epochs, seed 1 four.
+    assert list(lines["agm"]) == pytest.approx([0.15, 0.25, 0.35])
 
 
 def test_an_unfinished_run_is_named(runs: list[RunRecord]) -> None:

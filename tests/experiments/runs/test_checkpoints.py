@@ -78,9 +78,8 @@ def assert_same_end(folder: Path, expected: Path) -> None:
 def test_a_killed_run_ends_like_one_that_was_not(
     where: str, count: int, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    config = short(
-        tmp_path, fusion="early", epochs=3, save_every=4
-    )  # dropout and batch norm in the early fusion
+    # Dropout and batch norm in the early fusion.
+    config = short(tmp_path, fusion="early", epochs=3, save_every=4)
     save_config(config, tmp_path / "settings.toml")
     script = tmp_path / "killed_at.py"
     script.write_text(KILLED_AT)

@@ -25,9 +25,8 @@ def dead_process() -> int:
 def test_what_others_write_and_users_keep_is_no_leftover(tmp_path: Path) -> None:
     for folder in ("checkpoints", "predictions"):
         (tmp_path / folder).mkdir()
-    writing = temporary_beside(
-        tmp_path / "predictions" / "test.npz"
-    )  # by `gradmod competition`, say
+    # By `gradmod competition`, say.
+    writing = temporary_beside(tmp_path / "predictions" / "test.npz")
     mine = [tmp_path / ".notes.tmp", tmp_path / "checkpoints" / ".best.pt.4711-0123abcd.tmp"]
     name = temporary_beside(tmp_path / "checkpoints" / "last.pt").name
     left = tmp_path / "checkpoints" / name.replace(f"-{os.getpid()}-", f"-{dead_process()}-")

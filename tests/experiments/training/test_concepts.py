@@ -146,9 +146,8 @@ def test_a_concept_that_learnt_nothing_is_told_before_training(
         "--batch-size",
     ]
     words += ["2000", "--out", str(tmp_path), "--name", "run"]
-    assert (
-        cli.main(["train", *words, "--competition-every", "1"]) == 0
-    )  # an untrained network says something, if little
+    # An untrained network says something, if little.
+    assert cli.main(["train", *words, "--competition-every", "1"]) == 0
     for path in tmp_path.rglob("outputs/*.npz"):
         with np.load(path) as stored:
             np.savez(path, **{name: np.ones_like(values) for name, values in stored.items()})

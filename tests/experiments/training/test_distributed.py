@@ -132,9 +132,8 @@ def test_a_lost_process_ends_the_run_and_any_number_goes_on_with_it(
     process = started(words, folder / "metrics.jsonl", lines=20, errors=errors)
     (child,) = psutil.Process(process.pid).children()
     child.send_signal(kind)
-    if (
-        kind is signal.SIGSTOP
-    ):  # it answers nobody; without --timeout the others would wait for half an hour
+    # It answers nobody; without --timeout the others would wait for half an hour.
+    if kind is signal.SIGSTOP:
         assert process.wait(120) != 0
         child.kill()
     else:

@@ -20,9 +20,8 @@ def test_processes_share_each_batch_and_no_sample_comes_twice(
     order = TrainingBatches(samples, batch, seed)
     alone = list(order.epoch(epoch, Shard()))
     assert len(alone) == order.steps
-    assert samples - sum(map(len, alone)) <= (
-        samples % batch == 1
-    )  # only a last batch of one sample is left out
+    # Only a last batch of one sample is left out.
+    assert samples - sum(map(len, alone)) <= (samples % batch == 1)
     assert len(np.unique(np.concatenate(alone))) == sum(map(len, alone)) if alone else samples < 2
     shards = [Shard(rank, world) for rank in range(world)]
     for step, parts in enumerate(

@@ -126,9 +126,8 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
                 values = [
                     float(result["splits"]["validation"][task.headline]) for result in results
                 ]
-            value = round(
-                fmean(values), 12
-            )  # as many right answers are a tie, however the seeds share them
+            # As many right answers are a tie, however the seeds share them.
+            value = round(fmean(values), 12)
             by_seed = {str(run.seed): value for run, value in zip(members, values, strict=True)}
             written.append(
                 {

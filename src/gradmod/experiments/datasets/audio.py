@@ -53,9 +53,8 @@ def read_wave(path: Path, rate: int) -> Wave:
     import soxr
 
     resampled = np.asarray(soxr.resample(wave, own_rate, rate, quality="HQ"), dtype=np.float32)
-    length = math.ceil(
-        len(wave) * rate / own_rate
-    )  # soxr rounds; librosa rounds up, with a zero at the end
+    # Soxr rounds; librosa rounds up, with a zero at the end.
+    length = math.ceil(len(wave) * rate / own_rate)
     return np.pad(resampled, (0, max(0, length - len(resampled))))[:length]
 
 

@@ -80,9 +80,8 @@ def random_resized_crop(image: Image, size: int, draws: np.random.Generator) -> 
 def normalise_into(image: Image, out: npt.NDArray[np.float32]) -> None:
     """Write an RGB image to `out` [3, H, W], with ImageNet's mean taken off, divided by its deviation."""
     for levels, row, channel in zip(image.split(), _table(), out, strict=True):
-        np.take(
-            row, np.asarray(levels), out=channel, mode="clip"
-        )  # in this mode NumPy writes without a copy
+        # In this mode NumPy writes without a copy.
+        np.take(row, np.asarray(levels), out=channel, mode="clip")
 
 
 @cache

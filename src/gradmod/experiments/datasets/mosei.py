@@ -204,9 +204,8 @@ class Sentences:
         """{"tokens": [n, 60], "mask": [n, 60]}; nothing is drawn."""
         tokens = np.zeros((len(rows), STEPS), dtype=np.int64)
         mask = np.zeros((len(rows), STEPS), dtype=bool)
-        mask[:, 0] = (
-            True  # an empty sentence is one step of padding: attention needs something to look at
-        )
+        # An empty sentence is one step of padding: attention needs something to look at.
+        mask[:, 0] = True
         for position, row in enumerate(rows):
             numbers = [
                 self.vocabulary.get(word, UNKNOWN) for word in words_in(self.sentences[row])[:STEPS]

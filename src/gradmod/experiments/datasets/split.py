@@ -69,9 +69,8 @@ class ArraySource:
     def read(self, rows: Indices, draws: np.random.Generator | None = None) -> Tensor:
         """Samples [n, *shape] in float32; reads these rows only. Nothing is drawn."""
         stored = self.array[rows]
-        if (
-            self.scale != 1.0
-        ):  # float64 is divided before it is rounded, as code that keeps float64 does
+        # float64 is divided before it is rounded, as code that keeps float64 does.
+        if self.scale != 1.0:
             wide = stored.dtype.kind == "f" and stored.itemsize > 4
             stored = np.divide(stored, self.scale, dtype=np.float64 if wide else np.float32)
         values = np.asarray(stored, dtype=np.float32)

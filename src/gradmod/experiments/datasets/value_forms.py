@@ -274,9 +274,8 @@ def _check_finite(
     tops: npt.NDArray[Any],
     bottoms: npt.NDArray[Any],
 ) -> None:
-    wrong = np.flatnonzero(
-        ~(np.isfinite(tops) & np.isfinite(bottoms))
-    )  # an extreme of what holds NaN is NaN
+    # An extreme of what holds NaN is NaN.
+    wrong = np.flatnonzero(~(np.isfinite(tops) & np.isfinite(bottoms)))
     if len(wrong):
         row = rows[wrong[0]]
         value = row[~np.isfinite(row)][0]

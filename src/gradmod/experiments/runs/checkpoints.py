@@ -116,9 +116,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _duplicate(source: Path, destination: Path) -> None:
     """Make `destination` the same file as `source`, at no moment leaving either broken."""
-    if destination.exists() and destination.samefile(
-        source
-    ):  # killed before the source was replaced
+    # Killed before the source was replaced.
+    if destination.exists() and destination.samefile(source):
         return
     temporary = temporary_beside(destination)
     try:

@@ -114,7 +114,6 @@ class Recorder:
         for name, value in figures.items():
             if isinstance(value, dict):
                 self._scalars(step, value, f"{prefix}/{name}")
-            elif self._board is not None and isinstance(
-                value, (int, float)
-            ):  # names: in the log alone
+            # Names are in the log alone.
+            elif self._board is not None and isinstance(value, (int, float)):
                 self._board.add_scalar(f"{prefix}/{name}", value, step)

@@ -74,9 +74,8 @@ def read_sections(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError:
         raise SettingsFileError(f"the configuration {path} does not exist") from None
     except UNREADABLE as error:
-        why = another_kind(path, "TOML", "text json") or why_unreadable(
-            error
-        )  # [[name]] looks like JSON
+        # [[name]] looks like JSON.
+        why = another_kind(path, "TOML", "text json") or why_unreadable(error)
         raise SettingsFileError(f"the configuration {path} cannot be read as TOML: {why}") from None
 
 

@@ -162,9 +162,8 @@ def _hash(config: Config, content: str) -> str:
     del sections["data"]["root"]
     for section, key in (("data", "dataset"), ("model", "model")):
         place, colon, name = sections[section][key].rpartition(":")
-        sections[section][key] = (
-            f"{Path(place).name}{colon}{name}"  # code of the user's may lie anywhere
-        )
+        # Code of the user's may lie anywhere.
+        sections[section][key] = f"{Path(place).name}{colon}{name}"
     for neutral in ("out", "name", "workers", "device", "log_every", "timeout"):
         del sections["train"][neutral]
     text = json.dumps([FORMAT, sections, content], sort_keys=True)

@@ -93,9 +93,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
                 f"{config.precision!r} do not go together, says Lightning Fabric: {error}"
             ) from None
     _expect_whole_models(fabric, config.strategy)
-    if hasattr(
-        fabric.strategy, "_timeout"
-    ):  # every strategy that waits has it, whatever Fabric made of the name
+    # Every strategy that waits has it, whatever Fabric made of the name.
+    if hasattr(fabric.strategy, "_timeout"):
         fabric.strategy._timeout = timedelta(minutes=config.timeout)
     return fabric
 

@@ -213,9 +213,8 @@ class Loop:
         """Evaluate, record and save the epoch that was trained; go to the next. Returns the validation figures."""
         here = self.position
         self._check_finite()
-        share_buffers(
-            self.model, self.shard.world
-        )  # what is measured is what the first process saves
+        # What is measured is what the first process saves.
+        share_buffers(self.model, self.shard.world)
         method, modalities = self.model.method, self.model.method.modalities
         predictions = self._predict_validation()
         figures = (
