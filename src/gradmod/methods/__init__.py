@@ -6,6 +6,7 @@ from gradmod.methods.changes_gradients import ChangesGradients
 from gradmod.methods.diagnosing_relearning import DiagnosingRelearning
 from gradmod.methods.epoch import Epoch, SplitFeatures
 from gradmod.methods.joint import Joint
+from gradmod.methods.mcr import MCR
 from gradmod.methods.mla import MLA
 from gradmod.methods.mmpareto import MMPareto
 from gradmod.methods.modality_dropout import ModalityDropout
@@ -21,6 +22,7 @@ from gradmod.methods.window import WindowedMethod
 
 __all__ = [
     "AGM",
+    "MCR",
     "MLA",
     "MSES",
     "MSLR",

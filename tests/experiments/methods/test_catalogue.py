@@ -50,6 +50,11 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})
     },
     "mmpareto": {"gamma": (1.25, "gamma", 1.25)},
+    "mcr": {
+        "strength": (0.5, "strength", 0.5),
+        "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5}),
+        "permutations": (7, "permutations", 7),
+    },
     "tcmax": {"gathered": (True, "gathered", True)},
     "modality-dropout": {
         "p": ("audio=0.5", "p", {"audio": 0.5, "visual": 0.0}),
@@ -267,7 +272,8 @@ def test_help_of_one_method(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["train", "--help"])
     told = capsys.readouterr().out
     for name, entry in METHODS.items():
-        assert all(f"--{name}.{setting}" in told for setting in entry.setting_names)
+        flags = (setting.replace("_", "-") for setting in entry.setting_names)
+        assert all(f"--{name}.{flag}" in told for flag in flags)
 
 
 @pytest.mark.parametrize(
