@@ -13,6 +13,7 @@ from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import tensor_leaves
 from gradmod.coalitions.reuse import RecordedEncoding, recorded_in
+from gradmod.coalitions.undisturbed import undisturbed
 from gradmod.protocols import declared_modules, declares_encoding, declares_own_heads, logits_of
 
 
@@ -119,6 +120,40 @@ def forward_from_features(
 
     with recorded_in(model, given):
         return model(inputs)
+
+
+@torch.no_grad()
+def check_fusion(model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]) -> None:
+    """Check that the network's forward is its declared `head(fuse(encode))`, for who fuses features of his own.
+
+    A few passes in eval mode, of which nothing is left; none for a network that says `encodes_as_declared = True`.
+
+    Args:
+        model: declares how it encodes (`gradmod.protocols.Encodes`).
+        inputs: the batch, by modality.
+        modalities: their names.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if getattr(model, "encodes_as_declared", False) or torch.compiler.is_compiling():
+        return
+    net: Any = model
+    with undisturbed(model):
+        expected = logits_of(model, model(inputs))
+        fused = net.fuse({m: net.encode(m, inputs[m]) for m in modalities})
+        found = logits_of(model, net.head(fused))
+    is_same = found.shape == expected.shape
+    if is_same:
+        reduced = expected.dtype.itemsize < 4 or torch.is_autocast_enabled(expected.device.type)
+        allowed = (0.1 if reduced else 5e-3) * (float(expected.abs().max()) + 1e-6)
+        is_same = bool((found - expected).abs().max() <= allowed)
+    if not is_same:
+        raise ValueError(
+            f"the forward of {type(model).__name__} is not head(fuse(encode)) of its own methods of these names, so "
+            "that features of other samples cannot be put in. Let it be, or say what it does: gradmod.adapt(net, "
+            "encoders=..., fuse=..., head=...)"
+        )
 
 
 def uni_modal_pass(

@@ -7,6 +7,7 @@ from gradmod.methods.dgl import DGL
 from gradmod.methods.diagnosing_relearning import DiagnosingRelearning
 from gradmod.methods.epoch import Epoch, SplitFeatures
 from gradmod.methods.joint import Joint
+from gradmod.methods.mcr import MCR
 from gradmod.methods.mla import MLA
 from gradmod.methods.mlb import MLB
 from gradmod.methods.mmpareto import MMPareto
@@ -25,6 +26,7 @@ from gradmod.methods.window import WindowedMethod
 __all__ = [
     "AGM",
     "DGL",
+    "MCR",
     "MLA",
     "MLB",
     "MSES",

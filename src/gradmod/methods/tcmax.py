@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gradmod.coalitions.features import check_fusion
 from gradmod.coalitions.kept_state import NetworkState, is_batch_norm, kept_state
 from gradmod.coalitions.recomputation import held_through_recomputation
 from gradmod.functional import at_least_float32
@@ -73,7 +74,7 @@ class TCMax(Method):
         self.gathered = gathered
         self.averages_scores = gathered
         self._has_terms = False
-        self._terms_are_checked = False
+        self._is_checked = False
 
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
@@ -148,6 +149,9 @@ class TCMax(Method):
             normaliser = torch.where(has[0, :, None], summed, logits)
         else:
             assert before is not None
+            if not self._is_checked:
+                check_fusion(view.model, batch.inputs, self.modalities)
+                self._is_checked = True
             normaliser = self._by_pairs(
                 view.model, before, features, logits, has, given.shape[1:-1]
             )
@@ -186,9 +190,9 @@ class TCMax(Method):
         )
         rest = logits - terms.sum(0)
         constant = rest.mean(0)
-        if not self._terms_are_checked:
+        if not self._is_checked:
             _check_terms(type(model).__name__, logits, terms, (rest - constant).detach())
-            self._terms_are_checked = True
+            self._is_checked = True
         summed = self._summed(terms, has)
         return constant + torch.where(has[:, :, None], summed[:, None], terms).sum(0)
 

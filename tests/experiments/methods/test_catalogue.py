@@ -65,6 +65,11 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
     },
     "dgl": {"weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})},
     "mlb": {"strength": (2.0, "strength", 2.0), "fastest": (1.0, "fastest", 1.0)},
+    "mcr": {
+        "strength": (0.5, "strength", 0.5),
+        "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5}),
+        "permutations": (7, "permutations", 7),
+    },
     "tcmax": {"gathered": (True, "gathered", True)},
     "modality-dropout": {
         "p": ("audio=0.5", "p", {"audio": 0.5, "visual": 0.0}),

@@ -163,3 +163,42 @@ TCMAX = MethodEntry(
     tasks=("classes",),
     search={"lr": (0.01, 0.003, 0.03)},
 )
+
+
+@dataclass(frozen=True)
+class MCRSettings(MethodSettings):
+    """Settings of MCR."""
+
+    strength: float = 0.1
+    """Strength of the game on permuted features; 0: uni-modal losses alone."""
+    weight: PerModality = "1"
+    """Weight of each modality's own loss: one number, or as in audio=1,visual=0.5."""
+    permutations: int = 32
+    """Permutations of each modality's features in a step."""
+
+    def __post_init__(self) -> None:
+        checks.number("mcr.strength", self.strength, 0)
+        checks.by_name("mcr.weight", self.weight, float)
+        checks.whole("mcr.permutations", self.permutations, 1)
+
+    def arguments(self) -> dict[str, Any]:
+        """The weight as one number, or as numbers by modality."""
+        weight = checks.one_or_by_name("mcr.weight", self.weight, float)
+        return {**super().arguments(), "weight": weight}
+
+    def without_effect(self) -> dict[str, str]:
+        """How many permutations, where there is no game."""
+        return {} if self.strength else {"permutations": "to MCR with --strength 0"}
+
+
+MCR = MethodEntry(
+    name="mcr",
+    factory="gradmod.methods.mcr:MCR",
+    settings=MCRSettings,
+    summary="lets every encoder make the prediction depend on its own modality, and less on the others",
+    paper="Kontras et al., NeurIPS 2025",
+    cost="fusion and head on 33 M batches; encoders once; uni-modal heads",
+    needs=("features", "heads", "modules"),
+    tasks=("classes",),
+    search={"strength": (0.1, 0.01, 1.0)},
+)

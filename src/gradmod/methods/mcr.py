@@ -1,0 +1,286 @@
+"""MCR: a game in which every encoder makes the prediction depend on its own modality, and less on the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gradmod.coalitions.features import check_fusion
+from gradmod.coalitions.kept_state import NetworkState
+from gradmod.coalitions.masked_passes import masked_passes
+from gradmod.coalitions.masking import map_tensors, tensor_leaves
+from gradmod.functional import at_least_float32
+from gradmod.methods.base import Method, Need
+from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
+from gradmod.methods.record import StepRecord
+from gradmod.methods.uni_modal_losses import Weight, weights_by_modality
+from gradmod.methods.view import Batch, View
+from gradmod.protocols import declares_encoding, declares_own_heads, logits_of
+from gradmod.tasks import Classification, Task
+
+_ROWS_AT_ONCE = 8192
+"""The fusion and the head are called on at most so many rows, or on one permutation of the batch."""
+
+
+class MCR(Method):
+    """Multimodal Competition Regularizer (Kontras et al., NeurIPS 2025), its core.
+
+        loss   = task(logits) + sum over m of  weight^m * task(uni-modal head of m) + strength * game
+        MIPD^m = mean over permutations of  JSD( softmax f(z), softmax f(z with z^m permuted in the batch) )
+        game of encoder m:  - MIPD^m + sum over n != m of MIPD^n
+
+    MIPD^m is how much the prediction depends on modality m: the Jensen-Shannon divergence between the joint prediction
+    and the one in which the features of m are those of other samples. Every encoder raises its own and lowers the
+    others', with the gradient through its own features alone. Fusion and head get no gradient of the game: the terms
+    of two encoders are opposite there, and cancel.
+
+    Encoders run once. Fusion and head are called again on permuted features, in eval mode (the joint prediction that
+    the game compares with too), so that running statistics are not moved and nothing is drawn but the permutations.
+    Those are seeded by the step and the process. Features are permuted among the samples that have the modality, and
+    MIPD^m is the mean over those.
+
+    Args:
+        modalities: names of the inputs; M >= 2.
+        strength: of the game, >= 0.
+        weight: of each modality's own loss, one number or one by modality (those left out have 1); >= 0. With strength
+            and weight 0 this is joint training, to the last bit.
+        permutations: how many are drawn for each modality in a step, >= 1.
+        seed: of the permutations.
+
+    Raises:
+        ValueError: one modality; a setting out of range.
+
+    Example:
+        >>> import torch
+        >>> from gradmod import ModulatedModel
+        >>> from gradmod.methods import MCR
+        >>> from gradmod.models import LateFusion, MLP
+        >>> net = LateFusion({"audio": MLP(6, hidden=(8,)), "visual": MLP(4, hidden=(8,))}, classes=3)
+        >>> model = ModulatedModel(net, MCR(("audio", "visual")))
+        >>> optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        >>> inputs = {"audio": torch.randn(5, 6), "visual": torch.randn(5, 4)}
+        >>> loss = model.training_step(inputs, torch.tensor([0, 1, 2, 0, 1]), optimizer)
+        >>> model.last_step.ratios.shape  # MIPD of each modality
+        torch.Size([2])
+    """
+
+    needs = frozenset({Need.FEATURES, Need.HEADS, Need.MODULES})
+    needs_training_step = True
+
+    def __init__(
+        self,
+        modalities: Sequence[str],
+        strength: float = 0.1,
+        weight: Weight = 1.0,
+        permutations: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(modalities)
+        if len(self.modalities) < 2:
+            raise ValueError(
+                f"MCR is a game between modalities, and there is {self.modalities[0]!r} alone; expected two or more"
+            )
+        if not (math.isfinite(strength) and strength >= 0):
+            raise ValueError(f"strength is {strength}; expected a finite number >= 0")
+        if permutations < 1:
+            raise ValueError(f"permutations is {permutations}; expected 1 or more")
+        self.strength, self.permutations, self.seed = float(strength), permutations, seed
+        self.weights = weights_by_modality(weight, self.modalities)
+        self._steps = 0
+        self._is_checked = False
+        if not any(self.weights.values()):
+            self.needs = self.needs - {Need.HEADS}
+
+    def extra_repr(self) -> str:
+        """Settings, for `repr`."""
+        return (
+            f"strength={self.strength:g}, weight={self.weights}, permutations={self.permutations}"
+        )
+
+    def prepare_network(self, network: nn.Module, task: Task) -> nn.Module:
+        """See `Method.prepare_network`: the network as it is.
+
+        Raises:
+            ValueError: another task than classification; a network that does not say how it encodes.
+        """
+        if not isinstance(task, Classification):
+            raise ValueError(
+                f"MCR compares the probabilities of classes, and the task is {type(task).__name__}; expected "
+                "Classification. For labels and numbers take another method, say UniModalLosses"
+            )
+        if not declares_encoding(network, self.modalities):
+            raise ValueError(
+                f"MCR permutes features before they are fused, but {type(network).__name__} does not say how it "
+                "encodes each modality and fuses the features. Give it `encoders`, `encode`, `fuse` and `head`, or "
+                "adapt it: gradmod.adapt(net, encoders=..., fuse=..., head=...)"
+            )
+        return network
+
+    def forward(self, view: View, batch: Batch) -> Any:
+        """The network's logits; each modality's weighted loss as `uni_modal.<modality>`, and the game as `game`."""
+        has_heads = Need.HEADS in self.needs
+        if not (self.strength or has_heads):
+            return view.output(batch)
+        before = NetworkState(view.model)
+        output, features = view.features(batch)
+        logits = view.logits_of(output)
+        view.task.check(logits, batch.target)
+        losses = {}
+        record = StepRecord(
+            torch.ones(len(self.modalities), dtype=torch.float64),
+            left_out_targets=view.task.left_out(batch.target),
+        )
+        if has_heads:
+            net: Any = view.model
+            if declares_own_heads(net, self.modalities):
+                read = net.mono_logits(features)
+            else:
+                assert view.heads is not None
+                read = view.heads(features, logits)
+            found = uni_modal_losses(view.task, read, batch, self.modalities)
+            losses = {f"uni_modal.{m}": self.weights[m] * loss for m, loss in found.items()}
+            weights = [self.weights[m] for m in self.modalities]
+            record = record_of_heads(self, view.task, read, batch, weights)
+        if self.strength:
+            if not self._is_checked:
+                check_fusion(view.model, batch.inputs, self.modalities)
+                self._is_checked = True
+            orders = self._draw(len(batch.target), batch.present)
+            with torch.enable_grad(), masked_passes(view.model, before):
+                game, dependence = self._play(view, batch, features, orders)
+            losses["game"] = self.strength * game
+            record = replace(record, ratios=dependence)
+        self.last_step = record
+        return view.with_losses(output, losses)
+
+    def _play(
+        self, view: View, batch: Batch, features: Mapping[str, Any], orders: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The game's loss, whose gradient is in the features, each one's of its own encoder's game; and [M] MIPD.
+
+        The gradients are taken here, permutations of one modality at a time, so that no graph is kept of them.
+        """
+        inputs: dict[str, list[Tensor]] = {}
+        copies: dict[str, Any] = {}
+        for m in self.modalities:
+            copies[m] = map_tensors(_copied, features[m])
+            inputs[m] = [leaf for leaf in tensor_leaves(copies[m]) if leaf.requires_grad]
+            _check_rows(m, features[m], orders.shape[-1])
+        flat = [leaf for m in self.modalities for leaf in inputs[m]]
+        owners = [m for m in self.modalities for _ in inputs[m]]
+        slopes = [torch.zeros_like(at_least_float32(leaf)) for leaf in flat]
+        weights = self._counted(view, batch, flat[0].device)
+        parts = max(1, _ROWS_AT_ONCE // max(orders.shape[-1], 1))
+        sums = []
+        for n, (moved, some) in enumerate(zip(self.modalities, orders, strict=True)):
+            count = (weights[n].sum() * self.permutations).clamp(min=1)
+            total = weights.new_zeros(())
+            for part in torch.split(some, parts):
+                divergence = self._divergence(view, copies, moved, part)
+                summed = (divergence * weights[n]).sum()
+                found = torch.autograd.grad(summed, flat, allow_unused=True)
+                total = total + summed.detach()
+                for slope, gradient, owner in zip(slopes, found, owners, strict=True):
+                    if gradient is not None:
+                        slope += (-1 if owner == moved else 1) * gradient.to(slope) / count
+            sums.append(total / count)
+        dependence = torch.stack(sums)
+        value = (len(self.modalities) - 2) * dependence.sum()
+        leaves = [
+            leaf
+            for m in self.modalities
+            for leaf in tensor_leaves(features[m])
+            if leaf.is_floating_point()
+        ]
+        carried = torch.stack(
+            [(leaf.to(s) * s).sum() for leaf, s in zip(leaves, slopes, strict=True)]
+        ).sum()
+        return carried - carried.detach() + value, dependence
+
+    def _divergence(
+        self, view: View, features: Mapping[str, Any], moved: str, orders: Tensor
+    ) -> Tensor:
+        """[R, B, ...] between the prediction and those of R permutations [R, B] of one modality's features."""
+        net: Any = view.model
+        times = len(orders) + 1
+
+        def repeated(leaf: Tensor) -> Tensor:
+            return leaf.expand(times, *leaf.shape).flatten(0, 1)
+
+        def permuted(leaf: Tensor) -> Tensor:
+            return torch.cat([leaf, leaf[orders.flatten().to(leaf.device)]])
+
+        shown = {
+            m: map_tensors(permuted if m == moved else repeated, features[m])
+            for m in self.modalities
+        }
+        logits = logits_of(net, net.head(net.fuse(shown)))
+        axis = view.task.output_axis
+        log = at_least_float32(logits)
+        log = log.clamp(min=torch.finfo(log.dtype).min / 4).log_softmax(axis)
+        log = log.reshape(times, -1, *log.shape[1:])
+        return jensen_shannon(log[:1], log[1:], axis if axis < 0 else axis + 1)
+
+    def _counted(self, view: View, batch: Batch, device: torch.device) -> Tensor:
+        """[M, B, ...] 1 where a sample has the modality, and a target."""
+        scored = view.task.weights(batch.target)
+        assert scored is not None  # of classes
+        counted = scored.to(device).to(torch.float32)
+        if batch.present is None:
+            return counted.expand(len(self.modalities), *counted.shape)
+        present = batch.present.T.to(counted)
+        return counted * present.reshape(*present.shape, *(1,) * (counted.dim() - 1))
+
+    def _draw(self, samples: int, present: Tensor | None) -> Tensor:
+        """[M, R, B] on the CPU, which sample's feature each sample gets; its own where it lacks the modality."""
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        mixed = np.random.SeedSequence([self.seed, self._steps, rank]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(mixed[0]))
+        self._steps += 1
+        table = None if present is None else present.cpu()
+        orders = {}
+        for m in sorted(self.modalities):  # the order in which they are named makes no difference
+            column = None if table is None else table[:, self.modalities.index(m)]
+            rows = torch.arange(samples) if column is None else column.nonzero().squeeze(1)
+            draws = torch.rand(
+                self.permutations, len(rows), generator=generator, dtype=torch.float64
+            )
+            order = torch.arange(samples).repeat(self.permutations, 1)
+            order[:, rows] = rows[draws.argsort(1)]
+            orders[m] = order
+        return torch.stack([orders[m] for m in self.modalities])
+
+    def memory(self) -> dict[str, Any]:
+        """Steps so far, which seed the permutations."""
+        return {"steps": self._steps}
+
+    def set_memory(self, memory: Mapping[str, Any]) -> None:
+        """See `Method.set_memory`."""
+        self._steps = int(memory["steps"])
+
+
+def jensen_shannon(log_p: Tensor, log_q: Tensor, axis: int = -1) -> Tensor:
+    """Jensen-Shannon divergence of two distributions, given as logarithms; from 0 to log 2."""
+    mean = torch.logaddexp(log_p, log_q) - math.log(2)
+    return 0.5 * (log_p.exp() * (log_p - mean) + log_q.exp() * (log_q - mean)).sum(axis)
+
+
+def _copied(leaf: Tensor) -> Tensor:
+    return leaf.detach().requires_grad_() if leaf.is_floating_point() else leaf
+
+
+def _check_rows(modality: str, feature: Any, samples: int) -> None:
+    """Raise ValueError unless the feature has a row for each sample."""
+    for leaf in tensor_leaves(feature):
+        if leaf.dim() == 0 or len(leaf) != samples:
+            raise ValueError(
+                f"MCR permutes features, but that of {modality!r} holds a tensor {list(leaf.shape)} for {samples} "
+                "samples; expected the samples on the first axis"
+            )
