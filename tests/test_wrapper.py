@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import gc
 import io
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
 
+import gradmod
 from gradmod import AGM, MSES, MSLR, OGMGE, Joint, Method, ModulatedModel
+from gradmod.methods import DGL, MCR, MLA, OPM
 from networks import NAMES, batch, network
 
 TWO = NAMES[:2]
@@ -258,3 +261,29 @@ def test_the_base_method_is_joint_training() -> None:
     inputs, target = batch(TWO, 6, 3)
     model(inputs, target).sum().backward()
     assert model.last_step is None
+
+
+@pytest.mark.parametrize("kind", [OPM, MCR, DGL, MLA])
+def test_methods_that_fuse_features_look_whether_the_network_fuses_so(kind: Any) -> None:
+    """A network may merely have methods of these names; its forward does something else."""
+    net = network(("audio", "visual"), late=False, layer="plain")
+
+    class Other(type(net)):  # type: ignore[misc]
+        def forward(self, inputs: Any) -> Any:
+            return super().forward(inputs) + self.encode("audio", inputs["audio"]).sum(1, True)
+
+    net.__class__ = Other
+    inputs, target = batch(("audio", "visual"), 6, 3)
+    model = ModulatedModel(net, kind(("audio", "visual")))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with pytest.raises(ValueError, match=r"the forward of Other is not head\(fuse\(encode\)\)"):
+        model.training_step(inputs, target, optimizer)
+    net = network(("audio", "visual"), late=False, layer="plain")
+    opaque = gradmod.adapt(net, lambda net, x: net(x), encoders=dict(net.encoders.items()))
+    if kind is DGL:  # which then runs the whole network for each modality
+        ModulatedModel(opaque, DGL(("audio", "visual"))).training_step(
+            inputs, target, torch.optim.SGD(net.parameters(), 0.1)
+        )
+        return
+    with pytest.raises(ValueError, match=r"does not say how it encodes each modality and fuses"):
+        ModulatedModel(opaque, kind(("audio", "visual")))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from gradmod.coalitions.choice import possible_strategies
-from gradmod.coalitions.features import uni_modal_pass
+from gradmod.coalitions.features import check_fusion, uni_modal_pass
 from gradmod.coalitions.first_step import CheckedStrategy
 from gradmod.coalitions.kept_state import is_uninitialized
 from gradmod.coalitions.masking import check_inputs
@@ -30,6 +30,7 @@ from gradmod.methods.view import Batch, View
 from gradmod.protocols import (
     Output,
     declared_modules,
+    declares_encoding,
     declares_own_heads,
     logits_of,
     modality_modules,
@@ -88,7 +89,15 @@ class ModulatedModel(nn.Module):
             )
         names = method.modalities
         self.task = task if task is not None else Classification()
+        self._given = (model,)  # in a tuple, so that it is not a module twice
         model = method.prepare_network(model, self.task)
+        if Need.FUSION in method.needs and not declares_encoding(self._given[0], names):
+            raise ValueError(
+                f"{type(method).__name__} fuses features itself, but {type(self._given[0]).__name__} does not say how "
+                "it encodes each modality and fuses the features. Give it `encoders`, `encode`, `fuse` and `head`, or "
+                "adapt it: gradmod.adapt(net, encoders=..., fuse=..., head=...)"
+            )
+        self._checks_fusion = check and Need.FUSION in method.needs
         encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
         # Modalities may share their encoders, where the method does nothing to encoders.
         modules = modality_modules(encoders, names, heads, apart=Need.MODULES in method.needs)
@@ -166,6 +175,9 @@ class ModulatedModel(nn.Module):
                 "leaves out: call loss = model.training_step(inputs, target, optimizer) in place of the forward, the "
                 "backward and the optimizer's step"
             )
+        if self._checks_fusion and not torch.compiler.is_compiling():
+            check_fusion(self._given[0], inputs, self.method.modalities)
+            self._checks_fusion = False
         watches = Need.COALITIONS in self.method.needs and not torch.compiler.is_compiling()
         if watches:
             self._backward.refuse_pending(self.model)

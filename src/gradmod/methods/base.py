@@ -31,6 +31,8 @@ class Need(enum.Enum):
     """It evaluates coalitions with gradient."""
     FEATURES = "features"
     """It reads each modality's feature: the network says which modules encode."""
+    FUSION = "fusion"
+    """It fuses features itself: the network says how it encodes and fuses (`gradmod.protocols.Encodes`)."""
     HEADS = "heads"
     """It reads uni-modal heads: the network's own, else linear ones that the wrapper owns."""
     MODULES = "modules"
@@ -181,7 +183,7 @@ class Method(MethodState):
             raise ValueError(
                 f"this {type(self).__name__} belongs to another model already, and keeps its statistics: make a new one"
             )
-        if self.needs & {Need.MODULES, Need.FEATURES} and not modules:
+        if self.needs & {Need.MODULES, Need.FEATURES, Need.FUSION} and not modules:
             raise ValueError(
                 f"{type(self).__name__} acts on each modality's own modules, but the model does not say which they "
                 "are: give it `encoders` (a module for each modality), or pass encoders=... to gradmod.adapt"

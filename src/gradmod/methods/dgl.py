@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from gradmod.methods.base import Method, Need
 from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.uni_modal_losses import Weight, weights_by_modality
 from gradmod.methods.view import Batch, View
+from gradmod.protocols import declares_encoding
+from gradmod.tasks import Task
 
 
 class DGL(Method):
@@ -60,6 +64,12 @@ class DGL(Method):
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
         return f"weight={self.weights}"
+
+    def prepare_network(self, network: nn.Module, task: Task) -> nn.Module:
+        """See `Method.prepare_network`: as it is. Where it says how it fuses, that is made use of, and looked at."""
+        if declares_encoding(network, self.modalities):
+            self.needs = self.needs | {Need.FUSION}
+        return network
 
     def forward(self, view: View, batch: Batch) -> Any:
         """The network's logits on features without gradient, and each modality's loss as `uni_modal.<modality>`."""

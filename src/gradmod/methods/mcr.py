@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradmod.coalitions.features import check_fusion
 from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import map_tensors, tensor_leaves
@@ -22,7 +21,7 @@ from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.record import StepRecord
 from gradmod.methods.uni_modal_losses import Weight, weights_by_modality
 from gradmod.methods.view import Batch, View
-from gradmod.protocols import declares_encoding, declares_own_heads, logits_of
+from gradmod.protocols import declares_own_heads, logits_of
 from gradmod.tasks import Classification, Task
 
 _ROWS_AT_ONCE = 8192
@@ -71,7 +70,7 @@ class MCR(Method):
         torch.Size([2])
     """
 
-    needs = frozenset({Need.FEATURES, Need.HEADS, Need.MODULES})
+    needs = frozenset({Need.FEATURES, Need.FUSION, Need.HEADS, Need.MODULES})
     needs_training_step = True
 
     def __init__(
@@ -94,7 +93,6 @@ class MCR(Method):
         self.strength, self.permutations, self.seed = float(strength), permutations, seed
         self.weights = weights_by_modality(weight, self.modalities)
         self._steps = 0
-        self._is_checked = False
         if not any(self.weights.values()):
             self.needs = self.needs - {Need.HEADS}
 
@@ -108,18 +106,12 @@ class MCR(Method):
         """See `Method.prepare_network`: the network as it is.
 
         Raises:
-            ValueError: another task than classification; a network that does not say how it encodes.
+            ValueError: another task than classification.
         """
         if not isinstance(task, Classification):
             raise ValueError(
                 f"MCR compares the probabilities of classes, and the task is {type(task).__name__}; expected "
                 "Classification. For labels and numbers take another method, say UniModalLosses"
-            )
-        if not declares_encoding(network, self.modalities):
-            raise ValueError(
-                f"MCR permutes features before they are fused, but {type(network).__name__} does not say how it "
-                "encodes each modality and fuses the features. Give it `encoders`, `encode`, `fuse` and `head`, or "
-                "adapt it: gradmod.adapt(net, encoders=..., fuse=..., head=...)"
             )
         return network
 
@@ -149,9 +141,6 @@ class MCR(Method):
             weights = [self.weights[m] for m in self.modalities]
             record = record_of_heads(self, view.task, read, batch, weights)
         if self.strength:
-            if not self._is_checked:
-                check_fusion(view.model, batch.inputs, self.modalities)
-                self._is_checked = True
             orders = self._draw(len(batch.target), batch.present)
             with torch.enable_grad(), masked_passes(view.model, before):
                 game, dependence = self._play(view, batch, features, orders)

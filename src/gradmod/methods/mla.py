@@ -61,7 +61,7 @@ class MLA(Method):
         torch.Size([5, 3])
     """
 
-    needs = frozenset({Need.FEATURES, Need.MODULES})
+    needs = frozenset({Need.FEATURES, Need.FUSION, Need.MODULES})
     needs_training_step = True
     takes_gradients = True
     takes_turns = True

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradmod.coalitions.alone import say_alone
 from gradmod.coalitions.features import as_tensor, forward_from_features
@@ -18,7 +18,6 @@ from gradmod.methods.centre import TargetCentre
 from gradmod.methods.sureness import compare_sureness
 from gradmod.methods.view import Batch, View
 from gradmod.methods.window import Window, WindowedMethod
-from gradmod.protocols import declares_encoding
 from gradmod.tasks import Task
 
 
@@ -59,7 +58,7 @@ class OPM(WindowedMethod):
         torch.Size([2])
     """
 
-    needs = frozenset({Need.FEATURES})
+    needs = frozenset({Need.FEATURES, Need.FUSION})
     averages_scores = True
 
     def __init__(
@@ -90,16 +89,6 @@ class OPM(WindowedMethod):
         return (
             f"q={self.q:g}, strength={self.strength:g}, often={self.often:g}, epochs={self.epochs}"
         )
-
-    def prepare_network(self, network: nn.Module, task: Task) -> nn.Module:
-        """See `Method.prepare_network`: as it is; it must say how it encodes."""
-        if not declares_encoding(network, self.modalities):
-            raise ValueError(
-                f"OPM drops features before the fusion, and {type(network).__name__} does not say how it encodes each "
-                "modality and fuses the features. Give it `encoders`, `encode`, `fuse` and `head`, or adapt it: "
-                "gradmod.adapt(net, encoders=..., fuse=..., head=...)"
-            )
-        return network
 
     def forward(self, view: View, batch: Batch) -> Any:
         """The network's output on the features that are kept."""

@@ -13,14 +13,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradmod.coalitions.features import check_fusion
 from gradmod.coalitions.kept_state import NetworkState, is_batch_norm, kept_state
 from gradmod.coalitions.recomputation import held_through_recomputation
 from gradmod.functional import at_least_float32
 from gradmod.methods.base import Method, Need
 from gradmod.methods.record import StepRecord
 from gradmod.methods.view import Batch, View
-from gradmod.protocols import declares_encoding, declares_terms, logits_of
+from gradmod.protocols import declares_terms, logits_of
 from gradmod.tasks import Classification, Task
 
 _PAIRS_AT_ONCE = 4096
@@ -102,12 +101,7 @@ class TCMax(Method):
         if self._has_terms:
             return network
         name, count = type(network).__name__, len(self.modalities)
-        if not declares_encoding(network, self.modalities):
-            raise ValueError(
-                f"TCMax combines features of different samples, but {name} does not say how it encodes each modality "
-                "and fuses the features. Give it `encoders`, `encode`, `fuse` and `head`, or adapt it: "
-                "gradmod.adapt(net, encoders=..., fuse=..., head=...)"
-            )
+        self.needs = self.needs | {Need.FUSION}
         if count > 2:
             raise ValueError(
                 f"TCMax needs the terms of the logits for {count} modalities: a batch of 32 has 32^{count} "
@@ -149,9 +143,6 @@ class TCMax(Method):
             normaliser = torch.where(has[0, :, None], summed, logits)
         else:
             assert before is not None
-            if not self._is_checked:
-                check_fusion(view.model, batch.inputs, self.modalities)
-                self._is_checked = True
             normaliser = self._by_pairs(
                 view.model, before, features, logits, has, given.shape[1:-1]
             )

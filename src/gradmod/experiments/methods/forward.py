@@ -89,6 +89,6 @@ OPM = MethodEntry(
     summary="drops features of the modality that is ahead, at random",
     paper="Wei et al., TPAMI 2024",
     cost="fusion and head once more for every modality, without gradient",
-    needs=("features",),
+    needs=("features", "fusion"),
     search={"q": (0.5, 0.3, 0.7)},
 )

@@ -136,7 +136,7 @@ MLA = MethodEntry(
     summary="lets the modalities take turns in every batch, through one head that they share and that predicts",
     paper="Zhang et al., CVPR 2024",
     cost="each encoder once, as in joint training; a step of the optimizer for every modality",
-    needs=("features", "modules"),
+    needs=("features", "fusion", "modules"),
     search={"lr": (0.01, 0.003, 0.03)},
 )
 
@@ -198,7 +198,7 @@ MCR = MethodEntry(
     summary="lets every encoder make the prediction depend on its own modality, and less on the others",
     paper="Kontras et al., NeurIPS 2025",
     cost="fusion and head on 33 M batches; encoders once; uni-modal heads",
-    needs=("features", "heads", "modules"),
+    needs=("features", "fusion", "heads", "modules"),
     tasks=("classes",),
     search={"strength": (0.1, 0.01, 1.0)},
 )
