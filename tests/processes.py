@@ -103,6 +103,7 @@ def _main(path: Path | None, words: tuple[str, ...], cwd: Path, printed: list[Pa
     os.chdir(cwd)
     sys.argv = [str(path or "gradmod"), *words]
     if path:
+        sys.path.insert(0, str(path.parent))  # as Python does with a file
         runpy.run_path(str(path), run_name="__main__")
     else:
         runpy.run_module("gradmod", run_name="__main__", alter_sys=True)
