@@ -270,7 +270,48 @@ def test_the_divergence_is_finite_where_predictions_are_certain() -> None:
         assert all(bool(p.grad.isfinite().all()) for p in net.encoders[m].parameters())
 
 
+def test_the_contrastive_term_by_hand() -> None:
+    inputs, target = batch(TWO, 6, 3)
+    target[2] = -100
+    has = {"visual": torch.tensor([True, False, True, True, True, True])}
+    net = plain()
+    model = ModulatedModel(net, MCR(TWO, strength=0.0, weight=0.0, contrastive=2.0))
+    found = losses_of(model, inputs, target, has)
+    rows = [
+        (F.normalize(net.encode(m, inputs[m])[i], dim=0), int(target[i]))
+        for m in TWO
+        for i in range(6)
+        if i != 2 and (m, i) != ("visual", 1)
+    ]
+    terms = []
+    for a, (x, kind) in enumerate(rows):
+        against = sum((2 * x @ y).exp() for y, other in rows if other != kind)
+        for p, (y, other) in enumerate(rows):
+            if other == kind and p != a:
+                own = (2 * x @ y).exp()
+                terms.append(-(own / (own + against)).log())
+    expected = 2.0 * torch.stack(terms).mean()
+    torch.testing.assert_close(found["contrastive"], expected, rtol=0, atol=1e-12)
+    assert list(found) == ["contrastive"]
+    found["contrastive"].backward()
+    assert all(bool(p.grad.abs().max() > 0) for p in net.encoders["audio"].parameters())
+    alone = mcr.contrastive_loss(torch.randn(3, 4).requires_grad_(), torch.tensor([0, -1, 0]))
+    alone.backward()
+    assert float(alone.detach()) == 0  # one class alone has nothing to be told from
+
+
 def test_what_is_refused() -> None:
+    sizes = LateFusion({m: MLP(SIZES[m], hidden=(n + 4,)) for n, m in enumerate(TWO)}, 3).double()
+    unequal = ModulatedModel(sizes, MCR(TWO, contrastive=1.0))
+    with pytest.raises(ValueError, match=r"that of 'visual' is \[6, 5\]; expected \[B, F\]"):
+        losses_of(unequal, *batch(TWO, 6, 3))
+    segments = network(TWO, late=True, layer="plain", segments=5)
+    with pytest.raises(ValueError, match=r"targets have the shape \[6, 5\]"):
+        losses_of(
+            ModulatedModel(segments, MCR(TWO, contrastive=1.0)), *batch(TWO, 6, 3, segments=5)
+        )
+    with pytest.raises(ValueError, match="contrastive is -1"):
+        MCR(TWO, contrastive=-1.0)
     with pytest.raises(ValueError, match="'audio' alone; expected two or more"):
         MCR(("audio",))
     with pytest.raises(ValueError, match="strength is -1"):

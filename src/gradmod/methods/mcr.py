@@ -29,9 +29,10 @@ _ROWS_AT_ONCE = 8192
 
 
 class MCR(Method):
-    """Multimodal Competition Regularizer (Kontras et al., NeurIPS 2025), its core.
+    """Multimodal Competition Regularizer (Kontras et al., NeurIPS 2025), without its bottleneck term.
 
-        loss   = task(logits) + sum over m of  weight^m * task(uni-modal head of m) + strength * game
+        loss   = task(logits) + sum over m of  weight^m * task(uni-modal head of m)
+                 + strength * game + contrastive * supervised contrastive loss of the features
         MIPD^m = mean over permutations of  JSD( softmax f(z), softmax f(z with z^m permuted in the batch) )
         game of encoder m:  - MIPD^m + sum over n != m of MIPD^n
 
@@ -50,6 +51,8 @@ class MCR(Method):
         strength: of the game, >= 0.
         weight: of each modality's own loss, one number or one by modality (those left out have 1); >= 0. With strength
             and weight 0 this is joint training, to the last bit.
+        contrastive: weight of `contrastive_loss` of all modalities' features, >= 0; above 0 it needs features [B, F]
+            of one size, and one class a sample.
         permutations: how many are drawn for each modality in a step, >= 1.
         seed: of the permutations.
 
@@ -78,6 +81,7 @@ class MCR(Method):
         modalities: Sequence[str],
         strength: float = 0.1,
         weight: Weight = 1.0,
+        contrastive: float = 0.0,
         permutations: int = 32,
         seed: int = 0,
     ) -> None:
@@ -86,11 +90,13 @@ class MCR(Method):
             raise ValueError(
                 f"MCR is a game between modalities, and there is {self.modalities[0]!r} alone; expected two or more"
             )
-        if not (math.isfinite(strength) and strength >= 0):
-            raise ValueError(f"strength is {strength}; expected a finite number >= 0")
+        for name, value in (("strength", strength), ("contrastive", contrastive)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}; expected a finite number >= 0")
         if permutations < 1:
             raise ValueError(f"permutations is {permutations}; expected 1 or more")
-        self.strength, self.permutations, self.seed = float(strength), permutations, seed
+        self.strength, self.contrastive = float(strength), float(contrastive)
+        self.permutations, self.seed = permutations, seed
         self.weights = weights_by_modality(weight, self.modalities)
         self._steps = 0
         if not any(self.weights.values()):
@@ -99,7 +105,8 @@ class MCR(Method):
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
         return (
-            f"strength={self.strength:g}, weight={self.weights}, permutations={self.permutations}"
+            f"strength={self.strength:g}, weight={self.weights}, contrastive={self.contrastive:g}, "
+            f"permutations={self.permutations}"
         )
 
     def prepare_network(self, network: nn.Module, task: Task) -> nn.Module:
@@ -116,9 +123,9 @@ class MCR(Method):
         return network
 
     def forward(self, view: View, batch: Batch) -> Any:
-        """The network's logits; each modality's weighted loss as `uni_modal.<modality>`, and the game as `game`."""
+        """The network's logits; and the losses `uni_modal.<modality>`, `game` and `contrastive`, weighted."""
         has_heads = Need.HEADS in self.needs
-        if not (self.strength or has_heads):
+        if not (self.strength or self.contrastive or has_heads):
             return view.output(batch)
         before = NetworkState(view.model)
         output, features = view.features(batch)
@@ -146,8 +153,37 @@ class MCR(Method):
                 game, dependence = self._play(view, batch, features, orders)
             losses["game"] = self.strength * game
             record = replace(record, ratios=dependence)
+        if self.contrastive:
+            rows, classes = self._rows(view, batch, features)
+            losses["contrastive"] = self.contrastive * contrastive_loss(rows, classes)
         self.last_step = record
         return view.with_losses(output, losses)
+
+    def _rows(self, view: View, batch: Batch, features: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """[N, F] all features of all modalities, and [N] their classes; -1 where there is no feature, or no target."""
+        for m in self.modalities:
+            feature, first = features[m], features[self.modalities[0]]
+            if (
+                not isinstance(feature, Tensor)
+                or feature.dim() != 2
+                or feature.shape != first.shape
+            ):
+                shape = (
+                    list(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
+                )
+                raise ValueError(
+                    f"contrastive is {self.contrastive:g}, which compares features with each other, and that of {m!r} "
+                    f"is {shape}; expected [B, F] of the same size for all. Use contrastive=0"
+                )
+        if batch.target.dim() != 1:
+            raise ValueError(
+                f"contrastive is {self.contrastive:g} and targets have the shape {list(batch.target.shape)}; expected "
+                "one class a sample, [B]. Use contrastive=0"
+            )
+        rows = torch.cat([at_least_float32(features[m]) for m in self.modalities])
+        counted = self._counted(view, batch, rows.device) > 0
+        target = batch.target.to(rows.device).expand(len(self.modalities), -1)
+        return rows, torch.where(counted, target, -1).flatten()
 
     def _play(
         self, view: View, batch: Batch, features: Mapping[str, Any], orders: Tensor
@@ -259,6 +295,29 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor, axis: int = -1) -> Tensor:
     """Jensen-Shannon divergence of two distributions, given as logarithms; from 0 to log 2."""
     mean = torch.logaddexp(log_p, log_q) - math.log(2)
     return 0.5 * (log_p.exp() * (log_p - mean) + log_q.exp() * (log_q - mean)).sum(axis)
+
+
+def contrastive_loss(rows: Tensor, classes: Tensor, temperature: float = 0.5) -> Tensor:
+    """Supervised contrastive loss (NT-Xent), the mean over all ordered pairs of two rows of the same class.
+
+        - log( exp(s_ap) / (exp(s_ap) + sum over rows n of other classes of exp(s_an)) ),   s = cosine / temperature
+
+    Args:
+        rows: [N, F].
+        classes: [N]; below 0: the row is left out.
+        temperature: of the cosines; 0.5 in the published code.
+
+    Returns:
+        Scalar; 0 where there is no such pair.
+    """
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    similar = unit @ unit.T / temperature
+    known = (classes >= 0) & (classes >= 0)[:, None]
+    same = classes == classes[:, None]
+    others = similar.masked_fill(~(known & ~same), torch.finfo(similar.dtype).min / 4)
+    terms = torch.nn.functional.softplus(others.logsumexp(1, keepdim=True) - similar)
+    pairs = known & same & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    return torch.where(pairs, terms, 0.0).sum() / pairs.sum().clamp(min=1)
 
 
 def _copied(leaf: Tensor) -> Tensor:

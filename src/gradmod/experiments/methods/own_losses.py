@@ -173,12 +173,15 @@ class MCRSettings(MethodSettings):
     """Strength of the game on permuted features; 0: uni-modal losses alone."""
     weight: PerModality = "1"
     """Weight of each modality's own loss: one number, or as in audio=1,visual=0.5."""
+    contrastive: float = 0.0
+    """Weight of a supervised contrastive loss of all modalities' features, which then must have one size."""
     permutations: int = 32
     """Permutations of each modality's features in a step."""
 
     def __post_init__(self) -> None:
         checks.number("mcr.strength", self.strength, 0)
         checks.by_name("mcr.weight", self.weight, float)
+        checks.number("mcr.contrastive", self.contrastive, 0)
         checks.whole("mcr.permutations", self.permutations, 1)
 
     def arguments(self) -> dict[str, Any]:
