@@ -97,7 +97,10 @@ class ModulatedModel(nn.Module):
                 "it encodes each modality and fuses the features. Give it `encoders`, `encode`, `fuse` and `head`, or "
                 "adapt it: gradmod.adapt(net, encoders=..., fuse=..., head=...)"
             )
+        # Asked once: torch 2.6 cannot compile a look into a set of enum members.
         self._checks_fusion = check and Need.FUSION in method.needs
+        self._watches_backward = Need.COALITIONS in method.needs
+        self._expects_epochs = Need.SPLITS in method.needs
         encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
         # Modalities may share their encoders, where the method does nothing to encoders.
         modules = modality_modules(encoders, names, heads, apart=Need.MODULES in method.needs)
@@ -178,7 +181,12 @@ class ModulatedModel(nn.Module):
         if self._checks_fusion and not torch.compiler.is_compiling():
             check_fusion(self._given[0], inputs, self.method.modalities)
             self._checks_fusion = False
-        watches = Need.COALITIONS in self.method.needs and not torch.compiler.is_compiling()
+        if self._expects_epochs and self.method.epoch is None:
+            raise RuntimeError(
+                f"{type(self.method).__name__} looks at the data between epochs, and was not told of one: call "
+                "model.before_epoch(number, train=loader, validation=loader) before every epoch, counted from 1"
+            )
+        watches = self._watches_backward and not torch.compiler.is_compiling()
         if watches:
             self._backward.refuse_pending(self.model)
         self.method.begin_step(self)

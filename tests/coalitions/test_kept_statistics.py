@@ -16,6 +16,9 @@ from networks import NAMES, batch, network
 TWO = NAMES[:2]
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="torch 2.6 cannot compile a generator's context"
+)
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 @pytest.mark.parametrize("strategy", ["looped", "reuse"])
 def test_masked_passes_of_a_compiled_step_read_copies_of_the_updated_statistics(

@@ -131,11 +131,6 @@ class Method(MethodState):
         Raises:
             RuntimeError: it is called in a way that the method cannot be right in.
         """
-        if Need.SPLITS in self.needs and self.epoch is None:
-            raise RuntimeError(
-                f"{type(self).__name__} looks at the data between epochs, and was not told of one: call "
-                "model.before_epoch(number, train=loader, validation=loader) before every epoch, counted from 1"
-            )
         if not self.averages_scores:
             return
         refuse_transforms(type(self).__name__)
