@@ -315,3 +315,10 @@ def test_all_methods_can_be_compared_and_tuned_over_as_many_trials_each() -> Non
     everything = CompareConfig(methods="all", tune=tuple(METHODS))
     assert everything.method_names == tuple(METHODS)
     assert {len(everything.grid(name)) for name in METHODS} == {3}
+
+
+def test_the_overview_has_a_row_of_every_method() -> None:
+    page = (ROOT / "docs" / "methods" / "which-method.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| [")]
+    assert rows == [entry.row() for entry in METHODS.values()]
+    assert all(entry.mechanism != "not said" for entry in METHODS.values())

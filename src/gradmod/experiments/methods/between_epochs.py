@@ -42,6 +42,7 @@ DIAGNOSING_RELEARNING = MethodEntry(
     summary="puts encoders back towards their first weights, by how much they have overfitted",
     paper="Wei et al., ECCV 2024",
     cost="a pass over the training and validation split and a clustering, a few times in a run",
+    mechanism="schedule",
     needs=("features", "modules", "splits"),
     modalities=1,
     tasks=("classes",),

@@ -136,6 +136,7 @@ class MethodEntry:
         summary: one line.
         paper: where it is from; empty: nowhere.
         cost: what a step costs beside that of joint training.
+        mechanism: what it acts on: the loss, gradients, the forward, the optimizer, or the schedule of a run.
         needs: what it cannot do without: values of `gradmod.methods.Need`.
         modalities: the least number of modalities that it does anything with.
         tasks: the targets that it works for.
@@ -149,6 +150,7 @@ class MethodEntry:
     summary: str
     paper: str
     cost: str
+    mechanism: str = "not said"
     needs: tuple[str, ...] = ()
     modalities: int = 2
     tasks: tuple[str, ...] = TASKS
@@ -169,6 +171,19 @@ class MethodEntry:
         """Its flags, for messages."""
         names = (f"--{name.replace('_', '-')}" for name in self.setting_names)
         return ", ".join(names) or "no settings"
+
+    def row(self) -> str:
+        """Its row of the table of all methods."""
+        cells = (
+            f"[{self.name}]({self.name}.md)",
+            self.mechanism,
+            self.summary,
+            self.cost,
+            ", ".join(self.needs) or "nothing",
+            ", ".join(self.tasks),
+            f"{self.modalities} or more",
+        )
+        return f"| {' | '.join(cells)} |"
 
     def head(self) -> list[str]:
         """The lines that its card begins with."""

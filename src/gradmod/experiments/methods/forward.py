@@ -52,6 +52,7 @@ MODALITY_DROPOUT = MethodEntry(
     summary="hides modalities of samples at random in training",
     paper="Neverova et al., TPAMI 2016 (ModDrop)",
     cost="nothing but the draws",
+    mechanism="forward",
     search={"p": ("0.3", "0.1", "0.5")},
 )
 
@@ -89,6 +90,7 @@ OPM = MethodEntry(
     summary="drops features of the modality that is ahead, at random",
     paper="Wei et al., TPAMI 2024",
     cost="fusion and head once more for every modality, without gradient",
+    mechanism="forward",
     needs=("features", "fusion"),
     search={"q": (0.5, 0.3, 0.7)},
 )

@@ -32,6 +32,7 @@ JOINT = MethodEntry(
     summary="plain joint training, the baseline",
     paper="",
     cost="what the network itself costs",
+    mechanism="-",
     modalities=1,
     search={"lr": (0.01, 0.003, 0.03)},
 )
@@ -88,6 +89,7 @@ AGM = MethodEntry(
     summary="scales the gradient through each modality's Shapley response",
     paper="Li et al., ICCV 2023",
     cost="masked passes with gradient: 1.0 to 2.1 times a joint step with late or early fusion",
+    mechanism="gradients",
     needs=("coalitions",),
     search={"alpha": (1.0, 0.3, 3.0)},
 )
@@ -126,6 +128,7 @@ OGM_GE = MethodEntry(
     summary="scales down the gradients of the leading modality's encoder",
     paper="Peng et al., CVPR 2022",
     cost="masked passes without gradient (none where modalities have heads of their own), and the noise",
+    mechanism="gradients",
     needs=("modules",),
     search={"alpha": (1.0, 0.1, 0.3)},
 )
@@ -161,6 +164,7 @@ OGM = MethodEntry(
     summary="scales down the gradients of the leading modality's encoder, without noise",
     paper="Peng et al., CVPR 2022",
     cost="masked passes without gradient (none where modalities have heads of their own)",
+    mechanism="gradients",
     needs=("modules",),
     search={"alpha": (1.0, 0.1, 0.3)},
 )
@@ -212,6 +216,7 @@ MSLR = MethodEntry(
     summary="a learning rate for each modality",
     paper="Yao and Mihalcea, 2022",
     cost="nothing",
+    mechanism="optimizer",
     needs=("modules", "validation"),
     search={"window": (5, 2, 10)},
 )
@@ -255,6 +260,7 @@ MSES = MethodEntry(
     summary="stops each modality at its own best epoch",
     paper="Fujimori et al., 2019",
     cost="nothing in time; a copy of each modality's best weights",
+    mechanism="schedule",
     needs=("modules", "validation"),
     search={"patience": ("10", "3", "5")},
 )

@@ -33,6 +33,7 @@ UNI_MODAL_LOSSES = MethodEntry(
     summary="a loss for each modality beside the joint one",
     paper="",
     cost="uni-modal heads: next to nothing",
+    mechanism="loss",
     needs=("features", "heads"),
     search={"weight": ("1", "0.3", "3")},
 )
@@ -56,6 +57,7 @@ MMPARETO = MethodEntry(
     summary="joins each encoder's gradients of the joint and of its own loss so that both fall",
     paper="Wei and Hu, ICML 2024",
     cost="a second backward pass, and uni-modal heads",
+    mechanism="gradients",
     needs=("features", "heads", "modules"),
     search={"gamma": (1.5, 1.0, 2.0)},
 )
@@ -84,6 +86,7 @@ DGL = MethodEntry(
     summary="lets encoders learn from their own modality alone, and the fusion from all of them",
     paper="Wei et al., ICCV 2025",
     cost="fusion and head once more for every modality",
+    mechanism="gradients",
     needs=("features", "modules"),
     search={"weight": ("1", "3", "5")},
 )
@@ -110,6 +113,7 @@ MLB = MethodEntry(
     summary="adds a loss for each modality, slows the leading encoder down and speeds the others up",
     paper="Kontras et al., BMVC 2024",
     cost="uni-modal heads: next to nothing",
+    mechanism="loss, gradients",
     needs=("features", "heads", "modules"),
     search={"strength": (0.5, 1.0, 2.0)},
 )
@@ -136,6 +140,7 @@ MLA = MethodEntry(
     summary="lets the modalities take turns in every batch, through one head that they share and that predicts",
     paper="Zhang et al., CVPR 2024",
     cost="each encoder once, as in joint training; a step of the optimizer for every modality",
+    mechanism="optimizer, prediction",
     needs=("features", "fusion", "modules"),
     search={"lr": (0.01, 0.003, 0.03)},
 )
@@ -159,6 +164,7 @@ TCMAX = MethodEntry(
     summary="a loss in place of the task's: each sample against all combinations of the batch's features and classes",
     paper="Hu et al., ICLR 2026",
     cost="next to nothing for late and sum fusion; for others B^2 passes through fusion and head",
+    mechanism="loss",
     needs=("features",),
     tasks=("classes",),
     search={"lr": (0.01, 0.003, 0.03)},
@@ -201,6 +207,7 @@ MCR = MethodEntry(
     summary="lets every encoder make the prediction depend on its own modality, and less on the others",
     paper="Kontras et al., NeurIPS 2025",
     cost="fusion and head on 33 M batches; encoders once; uni-modal heads",
+    mechanism="loss",
     needs=("features", "fusion", "heads", "modules"),
     tasks=("classes",),
     search={"strength": (0.1, 0.01, 1.0)},
