@@ -106,7 +106,7 @@ def test_two_or_three_lines_are_all_that_changes(name: str) -> None:
     assert 2 <= len(changed) <= 3
     joint = without_agm(name)
     assert "gradmod" not in re.sub(r'""".*?"""', "", joint, flags=re.S)
-    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 75
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 80
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_a_task_of_ones_own() -> None:
 def test_every_example_is_short() -> None:
     for path in EXAMPLES.glob("*.py"):
         if path.name != "blending.py":  # a method with its paper's weights, not a loop
-            assert len(path.read_text().splitlines()) < 75, path.name
+            assert len(path.read_text().splitlines()) < 80, path.name
 
 
 def test_lightning_calls_a_method_that_changes_gradients_once_a_step() -> None:

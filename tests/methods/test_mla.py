@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import gradmod
 from gradmod import ModulatedModel, Regression
+from gradmod.experiments.training.loop import head_weight
 from gradmod.methods import MLA
 from gradmod.methods.shared_head import SharedHeadFusion
 from gradmod.models import MLP, LateFusion
@@ -238,3 +239,13 @@ def test_what_is_refused() -> None:
         made()[1].alone("audio", torch.zeros(2, 8, dtype=torch.float64))
     with pytest.raises(ValueError, match="a shared head reads a tensor"):
         SharedHeadFusion.alone(made()[1], "audio", [torch.zeros(2, 8)])
+
+
+def test_what_is_read_before_the_head_are_the_features_and_its_weight_is_found() -> None:
+    """Competition strength reads the first, clipping by the head's weight the second."""
+    model, net = made(THREE)
+    inputs, _ = batch(THREE, 5, 3)
+    features = [net.encoders[m](inputs[m]) for m in THREE]
+    joint = net.fuse(dict(zip(THREE, features, strict=True)))
+    assert torch.equal(joint.flatten(1), torch.cat(features, 1))
+    assert head_weight(model.model) is net.weight

@@ -31,7 +31,7 @@ class SharedHeadFusion(nn.Module):
         weighting: entropy, a sample's own weights by how sure the head is of each modality; or mean.
 
     Attributes:
-        weight: [K, F] of the shared head; sized by the first batch, as is `bias` [K].
+        head: the shared linear layer, and the mean; its sizes are those of the first batch.
 
     Raises:
         ValueError: the network does not say how it encodes.
@@ -50,11 +50,7 @@ class SharedHeadFusion(nn.Module):
             )
         self.network = network
         self.modalities = tuple(modalities)
-        self.weight: nn.Parameter
-        self.bias: nn.Parameter
-        for name in ("weight", "bias"):  # sized by the first batch
-            self.register_parameter(name, UninitializedParameter())  # type: ignore[arg-type]
-        self.head = _Fusion(weighting)
+        self.head = _SharedHead(weighting)
         self._rank = 0  # axes of the logits, once they are known
 
     @property
@@ -66,6 +62,16 @@ class SharedHeadFusion(nn.Module):
     def mask_is_constant(self) -> bool:
         """Whether the network's mask gives every sample the same."""
         return bool(getattr(self.network, "mask_is_constant", False))
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """[K, F] of the shared head."""
+        return self.head.linear.weight
+
+    @property
+    def bias(self) -> nn.Parameter:
+        """[K] of the shared head."""
+        return self.head.linear.bias
 
     @property
     def has_sizes(self) -> bool:
@@ -96,15 +102,16 @@ class SharedHeadFusion(nn.Module):
 
     def alone(self, modality: str, feature: Any) -> Tensor:
         """[B, ..., K] what the head says of one modality's feature."""
-        return F.linear(self.rows(modality, feature), self.weight, self.bias)
+        logits: Tensor = self.head.linear(self.rows(modality, feature))
+        return logits
 
     def mono_logits(self, features: Mapping[str, Any]) -> Tensor:
         """[M, B, ..., K] what the head says of each feature, in the order of `features`."""
         return torch.stack([self.alone(m, feature) for m, feature in features.items()])
 
     def fuse(self, features: Mapping[str, Any]) -> Tensor:
-        """[B, ..., M, K] what the head says of each modality, which the fusion takes the mean of."""
-        return torch.stack([self.alone(m, features[m]) for m in self.modalities], -2)
+        """[B, ..., M, F] what the head reads of each modality."""
+        return torch.stack([self.rows(m, features[m]) for m in self.modalities], -2)
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits [B, ..., K]."""
@@ -141,14 +148,9 @@ class SharedHeadFusion(nn.Module):
         """Take back what `get_extra_state` gave."""
         self._rank = int(state)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        take_saved_size(self.weight, state_dict.get(f"{prefix}weight"))
-        take_saved_size(self.bias, state_dict.get(f"{prefix}bias"))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
-
-class _Fusion(nn.Module):
-    """The mean over modalities of [B, ..., M, K], each sample's weights its own."""
+class _SharedHead(nn.Module):
+    """One linear layer over [B, ..., M, F], and the mean over modalities, each sample's weights its own."""
 
     forward_ignores_mode = True
 
@@ -157,18 +159,27 @@ class _Fusion(nn.Module):
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}")
         self.weighting = weighting
+        self.linear = nn.Linear(1, 1)
+        for name in ("weight", "bias"):  # sized by the first batch
+            setattr(self.linear, name, UninitializedParameter())
 
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
         return f"weighting={self.weighting!r}"
 
-    def forward(self, logits: Tensor) -> Tensor:
+    def forward(self, joint: Tensor) -> Tensor:
         """[B, ..., K]."""
+        logits: Tensor = self.linear(joint)
         if self.weighting == "mean":
             return logits.mean(-2)
         logarithms = logits.log_softmax(-1)
         entropy = -(logarithms.exp() * logarithms).sum(-1, keepdim=True)
         return (torch.softmax(-entropy, -2) * logits).sum(-2)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        for name, parameter in self.linear.named_parameters():
+            take_saved_size(parameter, state_dict.get(f"{prefix}linear.{name}"))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _rows(modality: str, feature: Any, rank: int) -> Tensor:
