@@ -66,12 +66,12 @@ class SharedHeadFusion(nn.Module):
     @property
     def weight(self) -> nn.Parameter:
         """[K, F] of the shared head."""
-        return self.head.linear.weight
+        return self.head.linear.get_parameter("weight")
 
     @property
     def bias(self) -> nn.Parameter:
         """[K] of the shared head."""
-        return self.head.linear.bias
+        return self.head.linear.get_parameter("bias")
 
     @property
     def has_sizes(self) -> bool:
