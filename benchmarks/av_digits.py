@@ -30,6 +30,18 @@ from sweep import run_all
 RESULTS = Path(__file__).parent / "results"
 LEARNING_RATES = {"sgd": 0.01, "adamw": 0.001}
 ALPHAS = (0.3, 1.0, 3.0)
+METHODS = (
+    "uni-modal-losses",
+    "mmpareto",
+    "modality-dropout",
+    "dgl",
+    "mlb",
+    "opm",
+    "mla",
+    "tcmax",
+    "mcr",
+)
+"""With their defaults, untuned; the first two under AdamW as well."""
 
 
 def rows() -> dict[str, tuple[DataConfig, MethodConfig, OptimizerConfig]]:
@@ -44,7 +56,7 @@ def rows() -> dict[str, tuple[DataConfig, MethodConfig, OptimizerConfig]]:
                 MethodConfig(settings=AGMSettings(alpha)),
                 settings,
             )
-        for method in ("uni-modal-losses", "mmpareto"):
+        for method in METHODS if optimizer == "sgd" else METHODS[:2]:
             lines[f"{optimizer}-{method}"] = (DataConfig(), MethodConfig(method=method), settings)
         for modality in ("audio", "visual"):
             lines[f"{optimizer}-{modality}"] = (

@@ -203,14 +203,15 @@ def plot(folders: dict[str, list[Path]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     from gradmod.experiments.reporting.style import MODEL_COLOUR, RC, colours
-    from gradmod.experiments.runs.records import read_metrics
+    from gradmod.experiments.runs.names import METRICS
+from gradmod.experiments.runs.records import read_metrics
 
     palette = {"model": MODEL_COLOUR, **colours(("audio", "visual"))}
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(5.0, 3.2), layout="constrained")
         axes = figure.subplots()
         for name, line in (("joint", "--"), ("agm", "-")):
-            curves = [read_metrics(folder / "metrics.jsonl").epochs for folder in folders[name]]
+            curves = [read_metrics(folder / METRICS).epochs for folder in folders[name]]
             for what, colour in palette.items():
                 blocks = [
                     [

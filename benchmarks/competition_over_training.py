@@ -18,6 +18,7 @@ from typing import Any
 
 from gradmod.experiments.reporting.plots.figures import save_figure, whole_ticks
 from gradmod.experiments.reporting.style import colours
+from gradmod.experiments.runs.names import METRICS
 from gradmod.experiments.runs.records import read_metrics, read_result
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,7 +42,7 @@ def table(runs: dict[Group, list[Path]], modalities: list[str]) -> str:
     lines = [header, ["---"] * len(header)]
     for (fusion, method), folders in runs.items():
         results = [read_result(folder) for folder in folders]
-        logs = [read_metrics(folder / "metrics.jsonl").epochs for folder in folders]
+        logs = [read_metrics(folder / METRICS).epochs for folder in folders]
         accuracy = spread([result["splits"]["test"]["accuracy"] for result in results])
         best = [log[result["best_epoch"] - 1] for log, result in zip(logs, results, strict=True)]
         for name, epochs in (("best", best), ("last", [log[-1] for log in logs])):
@@ -61,7 +62,7 @@ def figure(runs: dict[Group, list[Path]], modalities: list[str]) -> Any:
     drawn = Figure(figsize=(4.2 * len(fusions), 5.2), layout="constrained")
     panels = drawn.subplots(2, len(fusions), sharex=True, sharey="row", squeeze=False)
     for (fusion, method), folders in runs.items():
-        logs = [read_metrics(folder / "metrics.jsonl").epochs for folder in folders]
+        logs = [read_metrics(folder / METRICS).epochs for folder in folders]
         style = (0, (4, 2)) if method == "joint" else "-"
         for modality, colour in colours(modalities).items():
             for row, name in enumerate(("shape", "competition")):
