@@ -204,7 +204,7 @@ def plot(folders: dict[str, list[Path]], path: Path) -> None:
 
     from gradmod.experiments.reporting.style import MODEL_COLOUR, RC, colours
     from gradmod.experiments.runs.names import METRICS
-from gradmod.experiments.runs.records import read_metrics
+    from gradmod.experiments.runs.records import read_metrics
 
     palette = {"model": MODEL_COLOUR, **colours(("audio", "visual"))}
     with matplotlib.rc_context(RC):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gradmod.experiments.runs.names import RESULT
 from gradmod.experiments.settings.config import Config
 
 
@@ -43,8 +44,8 @@ def _run(name: str, config: Config, out: Path) -> dict[str, Any]:
     from gradmod.experiments.training.run import train
 
     folder = out / name
-    if (folder / "result.json").is_file():
-        result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    if (folder / RESULT).is_file():
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
         return result
     shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
