@@ -117,6 +117,12 @@ def on_processes(function: Callable[[int], Any], world: int) -> list[Any]:
     return _results(function, world, connects=True)
 
 
+def torchrun(processes: int = 2) -> list[str]:
+    """The words before a script, or `-m module`, that start it on several processes of this machine."""
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *words]
+
+
 def as_torchrun(function: Callable[[int], Any], world: int) -> list[Any]:
     """The same on processes that torchrun might have started, which connect by themselves."""
     return _results(function, world, connects=False)

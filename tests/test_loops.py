@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from conftest import ROOT
+from processes import torchrun
 
 EXAMPLES = ROOT / "examples"
 LOOPS = ("plain_loop", "lightning_module", "hf_trainer", "accelerate_loop", "ddp_torchrun")
@@ -139,23 +140,15 @@ def test_a_loop_of_others_trains_as_the_plain_one_does(name: str) -> None:
         torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-6)
 
 
-def torchrun(script: Path, *words: str) -> None:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
+def run_on_two(script: Path, *words: str) -> None:
     done = subprocess.run(
-        [*launcher, str(script), *words], capture_output=True, text=True, timeout=120, check=False
+        [*torchrun(), str(script), *words], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
 
 
 def test_ddp_under_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
-    torchrun(EXAMPLES / "ddp_torchrun.py", "--epochs", "2", "--save", str(tmp_path / "state.pt"))
+    run_on_two(EXAMPLES / "ddp_torchrun.py", "--epochs", "2", "--save", str(tmp_path / "state.pt"))
     saved = torch.load(tmp_path / "state.pt", weights_only=True)
     plain = train("plain_loop", "plain_loop").state_dict()
     assert saved.keys() == plain.keys()
@@ -170,7 +163,7 @@ def test_ddp_without_the_diff_trains_jointly(
     script = tmp_path / "joint.py"
     script.write_text(without_agm("ddp_torchrun"))
     monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
-    torchrun(script, "--epochs", "2", "--save", str(tmp_path / "state.pt"))
+    run_on_two(script, "--epochs", "2", "--save", str(tmp_path / "state.pt"))
     joint = torch.load(tmp_path / "state.pt", weights_only=True)
     modulated = train("plain_loop", "plain_loop").state_dict()
     assert any(

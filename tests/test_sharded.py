@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from processes import torchrun
 
 SCRIPT = """
 import copy, json, sys
@@ -74,15 +75,7 @@ dist.destroy_process_group()
 def test_sharded_over_two_processes_equals_whole(device: str, tmp_path: Path) -> None:
     script = tmp_path / "sharded.py"
     script.write_text(SCRIPT)
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    words = [*launcher, str(script), str(Path(__file__).parent), device]
+    words = [*torchrun(), str(script), str(Path(__file__).parent), device]
     done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     apart = json.loads(done.stdout.splitlines()[-1])

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 import gradmod
 from gradmod import AGM, MSES, MSLR, OGMGE, Joint, Method, ModulatedModel
-from gradmod.methods import DGL, MCR, MLA, OPM
+from gradmod.methods import DGL, MCR, MLA, OPM, TCMax
 from networks import NAMES, batch, network
 
 TWO = NAMES[:2]
@@ -263,21 +263,23 @@ def test_the_base_method_is_joint_training() -> None:
     assert model.last_step is None
 
 
-@pytest.mark.parametrize("kind", [OPM, MCR, DGL, MLA])
+@pytest.mark.parametrize("kind", [OPM, MCR, DGL, MLA, TCMax])
 def test_methods_that_fuse_features_look_whether_the_network_fuses_so(kind: Any) -> None:
     """A network may merely have methods of these names; its forward does something else."""
     net = network(("audio", "visual"), late=False, layer="plain")
 
     class Other(type(net)):  # type: ignore[misc]
         def forward(self, inputs: Any) -> Any:
-            return super().forward(inputs) + self.encode("audio", inputs["audio"]).sum(1, True)
+            return super().forward(inputs) * (1 + inputs["audio"][:, :1])
 
     net.__class__ = Other
+    before = copy.deepcopy(net.state_dict())
     inputs, target = batch(("audio", "visual"), 6, 3)
     model = ModulatedModel(net, kind(("audio", "visual")))
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     with pytest.raises(ValueError, match=r"the forward of Other is not head\(fuse\(encode\)\)"):
         model.training_step(inputs, target, optimizer)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     net = network(("audio", "visual"), late=False, layer="plain")
     opaque = gradmod.adapt(net, lambda net, x: net(x), encoders=dict(net.encoders.items()))
     if kind is DGL:  # which then runs the whole network for each modality

@@ -329,22 +329,6 @@ def test_what_is_refused() -> None:
         model(*batch(TWO, 6, 3))
 
 
-def test_a_forward_that_is_not_what_is_declared_is_refused() -> None:
-    net = network(TWO, late=False, layer="layer-norm")
-
-    class Other(type(net)):  # type: ignore[misc]
-        def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-            return super().forward(inputs) * (1 + inputs["audio"][:, :1])
-
-    net.__class__ = Other
-    before = copy.deepcopy(net.state_dict())
-    model = ModulatedModel(net, MCR(TWO))
-    inputs, target = batch(TWO, 6, 3)
-    with pytest.raises(ValueError, match=r"forward of Other is not head\(fuse\(encode\)\)"):
-        model.training_step(inputs, target, torch.optim.SGD(model.parameters(), 0.1))
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-
-
 def halves(rank: int) -> tuple[float, bool]:
     """How far DDP's gradient is from the mean of those of its processes; whether their permutations are the same."""
     net = plain()

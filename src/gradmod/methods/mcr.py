@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from gradmod.coalitions.kept_state import NetworkState
@@ -17,6 +15,7 @@ from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import map_tensors, tensor_leaves
 from gradmod.functional import at_least_float32
 from gradmod.methods.base import Method, Need
+from gradmod.methods.draws import generator_of, process_number
 from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.record import StepRecord
 from gradmod.methods.uni_modal_losses import Weight, weights_by_modality
@@ -265,9 +264,7 @@ class MCR(Method):
 
     def _draw(self, samples: int, present: Tensor | None) -> Tensor:
         """[M, R, B] on the CPU, which sample's feature each sample gets; its own where it lacks the modality."""
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        mixed = np.random.SeedSequence([self.seed, self._steps, rank]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(mixed[0]))
+        generator = generator_of(self.seed, self._steps, process_number())
         self._steps += 1
         table = None if present is None else present.cpu()
         orders = {}

@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gradmod.coalitions.presence import hide_absent
 from gradmod.methods.base import Method, Need
+from gradmod.methods.draws import generator_of, process_number
 from gradmod.methods.record import StepRecord
 from gradmod.methods.view import Batch, View
 
@@ -93,9 +92,7 @@ class ModalityDropout(Method):
 
     def _draw(self, samples: int, present: Tensor | None) -> Tensor:
         """[B, M] bool on the CPU, what each sample is shown: of what it has something, where it has anything."""
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        mixed = np.random.SeedSequence([self.seed, self._steps, rank]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(mixed[0]))
+        generator = generator_of(self.seed, self._steps, process_number())
         self._steps += 1
         # So that the order in which they are named makes no difference.
         names = sorted(self.modalities)

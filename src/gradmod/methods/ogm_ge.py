@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradmod.methods.centre import TargetCentre
 from gradmod.methods.changes_gradients import ChangesGradients
+from gradmod.methods.draws import generator_of
 from gradmod.methods.sureness import compare_sureness
 from gradmod.methods.surroundings import ForwardsMadeAgain, in_backward
 from gradmod.methods.view import Batch, View
@@ -159,8 +159,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
         device = gradient.device
         if device not in generators:
             # Seeded by the run and the step: the same on all processes, and after resuming.
-            mixed = np.random.SeedSequence([self.seed, self._steps]).generate_state(1)
-            generators[device] = torch.Generator(device).manual_seed(int(mixed[0]))
+            generators[device] = generator_of(self.seed, self._steps, device=device)
         unit = torch.empty_like(gradient, memory_format=torch.contiguous_format).normal_(
             generator=generators[device]
         )

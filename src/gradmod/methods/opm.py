@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gradmod.coalitions.alone import say_alone
@@ -15,6 +13,7 @@ from gradmod.coalitions.features import as_tensor, forward_from_features
 from gradmod.coalitions.kept_state import NetworkState
 from gradmod.methods.base import Need
 from gradmod.methods.centre import TargetCentre
+from gradmod.methods.draws import generator_of, process_number
 from gradmod.methods.sureness import compare_sureness
 from gradmod.methods.view import Batch, View
 from gradmod.methods.window import Window, WindowedMethod
@@ -145,12 +144,10 @@ class OPM(WindowedMethod):
 
     def _generators(self) -> tuple[torch.Generator, torch.Generator]:
         """One that draws the same on all processes, and this process' own; of this step."""
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         self._steps += 1
-        seeds = ([self.seed, self._steps], [self.seed, self._steps, 1 + rank])
-        states = (int(np.random.SeedSequence(seed).generate_state(1)[0]) for seed in seeds)
-        one, own = (torch.Generator().manual_seed(state) for state in states)
-        return one, own
+        # A key that ends in 0 is that of the key without it.
+        own = generator_of(self.seed, self._steps, 1 + process_number())
+        return generator_of(self.seed, self._steps), own
 
     def memory(self) -> dict[str, Any]:
         """Steps so far, which seed the draws."""

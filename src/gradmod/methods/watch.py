@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
+
+from gradmod.methods.draws import process_number
 
 MANY_STEPS = 100
 """Steps over which coefficients are looked at together."""
@@ -124,8 +125,7 @@ class StepWatch(nn.Module):
             self.counts[_OF_STEPS:].zero_()
 
     def _warn(self, kind: str, words: str) -> None:
-        first = not dist.is_available() or not dist.is_initialized() or dist.get_rank() == 0
-        if kind in self._told or not first:
+        if kind in self._told or process_number() > 0:
             return
         self._told.add(kind)
         warnings.warn(words, RuntimeWarning, stacklevel=2)

@@ -21,6 +21,7 @@ from gradmod.experiments.cli.main import main
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.settings.config import Config, TrainConfig
 from gradmod.experiments.training.processes import as_launched
+from processes import torchrun
 from properties import saved_weights
 from runs import log_lines
 
@@ -207,17 +208,7 @@ def test_a_name_that_is_taken_is_one_clear_error_for_all(alone: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_does_not_train_concepts(tmp_path: Path) -> None:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "gradmod",
-    ]
-    words = [*launcher, *train(tmp_path, "run", "--competition-every", "1")[3:]]
+    words = [*torchrun(), "-m", "gradmod", *train(tmp_path, "run", "--competition-every", "1")[3:]]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode != 0
     assert "a run of several processes does not train them" in " ".join(done.stderr.split())
@@ -225,21 +216,18 @@ def test_torchrun_does_not_train_concepts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_says_how_many_processes_there_are(alone: Path, tmp_path: Path) -> None:
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "gradmod",
-    ]
-    shown = finished([*launcher, *train(tmp_path, "run")[3:]])
+    shown = finished([*torchrun(), "-m", "gradmod", *train(tmp_path, "run")[3:]])
     assert shown.count("run folder") == 1
     assert log_lines(tmp_path / "run")[0]["processes"] == 2
     assert_same_parameters(tmp_path / "run", alone)
-    finished([*launcher, *command("resume", str(tmp_path / "run"), "--epochs", "4")[3:]])
+    finished(
+        [
+            *torchrun(),
+            "-m",
+            "gradmod",
+            *command("resume", str(tmp_path / "run"), "--epochs", "4")[3:],
+        ]
+    )
     assert log_lines(tmp_path / "run")[-1]["epoch"] == 4
 
 
@@ -333,17 +321,9 @@ def test_scores_over_processes_count_the_samples_that_have_a_modality(tmp_path: 
     script = tmp_path / "gaps.py"
     script.write_text(GAPS)
     tests = str(ROOT / "tests")
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
     found: list[Any] = [
         json.loads(finished([*words, str(script), tests]).splitlines()[-1])
-        for words in ([sys.executable], launcher)
+        for words in ([sys.executable], torchrun())
     ]
     for one, two in zip(*found, strict=True):
         assert one.keys() == two.keys()

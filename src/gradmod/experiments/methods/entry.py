@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from gradmod.experiments import checks
 from gradmod.experiments.errors import ConfigError
@@ -72,28 +72,31 @@ class MethodSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowedSettings(MethodSettings):
-    """Of a method that acts in a window of epochs."""
+    """Of a method that acts in a window of epochs; `check_window` belongs into its `__post_init__`.
+
+    Attributes:
+        method: its name, for messages; every class says its own.
+    """
+
+    method: ClassVar[str] = ""
 
     starts: int | None = None
     """First epoch that is modulated, counted from 1; none: the first."""
     ends: int | None = None
     """Last epoch that is modulated; none: the last."""
 
-    def check_window(self, table: str) -> None:
+    def check_window(self) -> None:
         """Check both ends.
-
-        Args:
-            table: of the method, for messages.
 
         Raises:
             ConfigError: the window is empty.
         """
         for name in ("starts", "ends"):
             if getattr(self, name) is not None:
-                checks.whole(f"{table}.{name}", getattr(self, name), 0)
+                checks.whole(f"{self.method}.{name}", getattr(self, name), 0)
         if self.ends is not None and self.ends < (self.starts or 1):
             raise ConfigError(
-                f"{table}.ends is {self.ends}; expected at least {self.starts or 1}, the first epoch that is "
+                f"{self.method}.ends is {self.ends}; expected at least {self.starts or 1}, the first epoch that is "
                 "modulated (for no modulation at all: --method joint)"
             )
 
@@ -104,7 +107,7 @@ class WindowedSettings(MethodSettings):
         window = None if starts is None and ends is None else (max(starts or 1, 1), ends)
         return {**given, "epochs": window}
 
-    def refuse_late_start(self, table: str, run: RunFacts) -> None:
+    def check_run(self, run: RunFacts) -> None:
         """Refuse a window that begins after the run.
 
         Raises:
@@ -112,16 +115,16 @@ class WindowedSettings(MethodSettings):
         """
         if (self.starts or 1) > run.epochs:
             raise ConfigError(
-                f"{table}.starts is {self.starts}, after the last of {run.epochs} epochs: {table} would be joint "
-                "training. Start earlier, or train longer"
+                f"{self.method}.starts is {self.starts}, after the last of {run.epochs} epochs: {self.method} would be "
+                "joint training. Start earlier, or train longer"
             )
 
-    def notes_on_window(self, title: str, run: RunFacts) -> list[str]:
+    def notes(self, run: RunFacts) -> list[str]:
         """That the run goes on after the window."""
         if self.ends is None or self.ends >= run.epochs:
             return []
         return [
-            f"{title} modulates up to epoch {self.ends} of {run.epochs}; after it training is joint"
+            f"{self.method.upper()} modulates up to epoch {self.ends} of {run.epochs}; after it training is joint"
         ]
 
 

@@ -10,7 +10,6 @@ from gradmod.experiments.methods.entry import (
     MethodEntry,
     MethodSettings,
     PerModality,
-    RunFacts,
     WindowedSettings,
 )
 
@@ -61,6 +60,7 @@ MODALITY_DROPOUT = MethodEntry(
 class OPMSettings(WindowedSettings):
     """Settings of OPM."""
 
+    method = "opm"
     q: float = 0.5
     """Base of the probability of dropping the feature of a modality that is ahead."""
     strength: float = 0.5
@@ -72,15 +72,7 @@ class OPMSettings(WindowedSettings):
         checks.number("opm.q", self.q, 0, 1, above=True)
         checks.number("opm.strength", self.strength, 0)
         checks.number("opm.often", self.often, 0, 1, above=True)
-        self.check_window("opm")
-
-    def check_run(self, run: RunFacts) -> None:
-        """The window must begin in the run."""
-        self.refuse_late_start("opm", run)
-
-    def notes(self, run: RunFacts) -> list[str]:
-        """Where it acts in a part of the run."""
-        return self.notes_on_window("OPM", run)
+        self.check_window()
 
 
 OPM = MethodEntry(

@@ -25,6 +25,18 @@ MAX_EXPONENT = 88.0
 _SCALE_FREE = ("adam", "adamw")
 """Optimizers that divide each gradient by its own size."""
 
+
+def _where_gradients_are_divided(
+    method: str, run: RunFacts, page: str = "docs/methods/ogm-ge.md"
+) -> list[str]:
+    if run.optimizer not in _SCALE_FREE:
+        return []
+    return [
+        f"{run.optimizer} divides each gradient by its own running size, which cancels much of what {method.upper()} "
+        f"multiplies it by; sgd does not. See {page}"
+    ]
+
+
 JOINT = MethodEntry(
     name="joint",
     factory="gradmod.methods.joint:Joint",
@@ -42,6 +54,7 @@ JOINT = MethodEntry(
 class AGMSettings(WindowedSettings):
     """Settings of AGM."""
 
+    method = "agm"
     alpha: float = 1.0
     """Strength of the modulation; 0 is joint training."""
     cap: float | None = DEFAULT_CAP
@@ -57,26 +70,17 @@ class AGMSettings(WindowedSettings):
                     f"agm.alpha * agm.cap is {exponent:g}; expected less than {MAX_EXPONENT:g}, where exp leaves the "
                     "range of float32: lower one of them"
                 )
-        self.check_window("agm")
+        self.check_window()
 
     def without_effect(self) -> dict[str, str]:
         """All but alpha, where alpha is 0."""
         reason = "to AGM with --alpha 0, which is joint training"
         return {} if self.alpha else dict.fromkeys(("cap", "starts", "ends"), reason)
 
-    def check_run(self, run: RunFacts) -> None:
-        """The window must begin in the run."""
-        self.refuse_late_start("agm", run)
-
     def notes(self, run: RunFacts) -> list[str]:
         """Where AGM does less than it seems to."""
-        notes = []
-        if run.optimizer in _SCALE_FREE:
-            notes.append(
-                f"{run.optimizer} divides each gradient by its own running size, which cancels much of what AGM "
-                "multiplies it by; sgd does not. See docs/methods/agm.md, Adaptive optimizers"
-            )
-        notes += self.notes_on_window("AGM", run)
+        page = "docs/methods/agm.md, Adaptive optimizers"
+        notes = _where_gradients_are_divided(self.method, run, page) + super().notes(run)
         if run.modality != MULTIMODAL:
             notes.append(f"with the one modality {run.modality!r}, AGM is joint training")
         return notes
@@ -99,6 +103,7 @@ AGM = MethodEntry(
 class OGMGESettings(WindowedSettings):
     """Settings of OGM-GE."""
 
+    method = "ogm-ge"
     alpha: float = 1.0
     """Strength of the modulation, above 0."""
     noise: bool = True
@@ -110,15 +115,11 @@ class OGMGESettings(WindowedSettings):
         checks.number("ogm-ge.alpha", self.alpha, 0, above=True)
         checks.flag("ogm-ge.noise", self.noise)
         checks.one_of("ogm-ge.filter", self.filter, FILTERS)
-        self.check_window("ogm-ge")
-
-    def check_run(self, run: RunFacts) -> None:
-        """The window must begin in the run."""
-        self.refuse_late_start("ogm-ge", run)
+        self.check_window()
 
     def notes(self, run: RunFacts) -> list[str]:
         """Where OGM-GE does less than it seems to."""
-        return _notes_on_gradients("OGM-GE", run, self)
+        return super().notes(run) + _where_gradients_are_divided(self.method, run)
 
 
 OGM_GE = MethodEntry(
@@ -138,6 +139,7 @@ OGM_GE = MethodEntry(
 class OGMSettings(WindowedSettings):
     """Settings of OGM."""
 
+    method = "ogm"
     alpha: float = 1.0
     """Strength of the modulation, above 0."""
     filter: str = "all"
@@ -146,15 +148,11 @@ class OGMSettings(WindowedSettings):
     def __post_init__(self) -> None:
         checks.number("ogm.alpha", self.alpha, 0, above=True)
         checks.one_of("ogm.filter", self.filter, FILTERS)
-        self.check_window("ogm")
-
-    def check_run(self, run: RunFacts) -> None:
-        """The window must begin in the run."""
-        self.refuse_late_start("ogm", run)
+        self.check_window()
 
     def notes(self, run: RunFacts) -> list[str]:
         """Where OGM does less than it seems to."""
-        return _notes_on_gradients("OGM", run, self)
+        return super().notes(run) + _where_gradients_are_divided(self.method, run)
 
 
 OGM = MethodEntry(
@@ -168,16 +166,6 @@ OGM = MethodEntry(
     needs=("modules",),
     search={"alpha": (1.0, 0.1, 0.3)},
 )
-
-
-def _notes_on_gradients(title: str, run: RunFacts, settings: WindowedSettings) -> list[str]:
-    notes = settings.notes_on_window(title, run)
-    if run.optimizer in _SCALE_FREE:
-        notes.append(
-            f"{run.optimizer} divides each gradient by its own running size, which cancels much of what {title} "
-            "multiplies it by; sgd does not. See docs/methods/ogm-ge.md"
-        )
-    return notes
 
 
 @dataclass(frozen=True)
