@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """Blocks of convolution, batch norm, ReLU and 2x2 maximum, then the average over the image.
+    """Blocks of convolution, batch norm, 2x2 maximum and ReLU, then the average over the image.
 
     The first convolution strides (7x7 for stride 4, 3x3 for stride 2), the others are 3x3. With stride 4, four blocks
     see patches of more than 100 pixels: the course of a spectrogram and not only its texture.
@@ -46,8 +47,10 @@ class SmallCNN(nn.Module):
             )
             if norm:
                 layers.append(nn.BatchNorm2d(outputs))
-            layers += [nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
-        self.layers = nn.Sequential(*layers)
+            # The maximum first: the same values as after ReLU, which then has a quarter of them to look at.
+            layers += [nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()]
+        # On a CPU a step of this network takes two thirds of the time with channels last.
+        self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.in_channels = in_channels
         self.out_features = channels[-1]
 

@@ -157,7 +157,7 @@ def test_each_fusion_is_told_what_was_chosen_for_it(
         "--fusions",
         "late,early",
         "--tune-seeds",
-        "0",
+        "7",
     ]
     assert compare(tmp_path, *words, "--tune", "joint.lr=0.1,0.2") == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("chosen on")]

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from gradmod.experiments.comparison.claims import SETTINGS, refuse_foreign_comparison
+from gradmod.experiments.comparison.kept_trials import take_trials_over
 from gradmod.experiments.comparison.launchers import Launcher, LocalLauncher, SubmititLauncher
 from gradmod.experiments.comparison.plan import planned_runs, trials
 from gradmod.experiments.comparison.scheduling import FAILED, FINISHED, State, run_all
@@ -29,6 +30,8 @@ from gradmod.tasks import task_of_record
 Chosen = dict[tuple[str, str], dict[str, Any]]
 Follower = Callable[[str, Sequence[State]], None]
 """Called again and again with what is being run ("runs") and how far each run is."""
+TRIALS = "trials"
+"""Folder of the runs that settings are chosen by."""
 CHOOSING, RUNS = "choosing on validation", "runs"
 
 
@@ -79,6 +82,8 @@ def run_comparison(comparison: Comparison, follow: Follower | None = None) -> Co
     save_config(comparison, folder / SETTINGS)
     chosen = choose(comparison, folder, launcher, follow)
     runs = planned_runs(comparison, modalities, chosen)
+    tried = [run for found in trials(comparison).values() for _, of in found for run in of]
+    take_trials_over(runs, tried, folder / TRIALS, folder / "runs")
     states = run_all(runs, folder / "runs", launcher, settings.jobs, lambda now: follow(RUNS, now))
     finished = [_record(state) for state in states if state.status == FINISHED]
     failed = [state for state in states if state.status == FAILED]
@@ -103,7 +108,7 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
     runs = [run for candidates in planned.values() for _, members in candidates for run in members]
     ended = run_all(
         runs,
-        folder / "trials",
+        folder / TRIALS,
         launcher,
         comparison.compare.jobs,
         lambda now: follow(CHOOSING, now),
@@ -121,7 +126,7 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
                 )
                 continue
             results = [read_result(states[run.name].folder) for run in members]
-            with damage_in(folder / "trials"):
+            with damage_in(folder / TRIALS):
                 task = task_of_record(results[0])
                 values = [
                     float(result["splits"]["validation"][task.headline]) for result in results
