@@ -101,6 +101,10 @@ class Trainee:
                     generator = torch.Generator().manual_seed(number)
                     for parameter in self.model.heads.parameters_of(m):
                         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        if Need.TEACHERS in self.model.method.needs:
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                self.model.take_teachers({m: MLP(_SIZES[m], hidden=(8,)) for m in names})
         self.optimizer = torch.optim.SGD(self.model.parameter_groups(), _LR, momentum=0.9)
         self.epoch = 0
         self.begin_epoch()

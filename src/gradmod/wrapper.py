@@ -101,6 +101,7 @@ class ModulatedModel(nn.Module):
         self._checks_fusion = check and Need.FUSION in method.needs
         self._watches_backward = Need.COALITIONS in method.needs
         self._expects_epochs = Need.SPLITS in method.needs
+        self._expects_teachers = Need.TEACHERS in method.needs
         encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
         # Modalities may share their encoders, where the method does nothing to encoders.
         modules = modality_modules(encoders, names, heads, apart=Need.MODULES in method.needs)
@@ -185,6 +186,12 @@ class ModulatedModel(nn.Module):
             raise RuntimeError(
                 f"{type(self.method).__name__} looks at the data between epochs, and was not told of one: call "
                 "model.before_epoch(number, train=loader, validation=loader) before every epoch, counted from 1"
+            )
+        if self._expects_teachers and not self.method.has_teachers:
+            raise RuntimeError(
+                f"{type(self.method).__name__} begins with encoders that were trained on one modality alone, and was "
+                "given none: call model.take_teachers({modality: state dict of its encoder, ...}) before the first "
+                "step. `gradmod train` trains them itself"
             )
         watches = self._watches_backward and not torch.compiler.is_compiling()
         if watches:
@@ -333,6 +340,22 @@ class ModulatedModel(nn.Module):
             table, inputs = self._hide_absent(inputs, present)
         with without_gradient():
             return self.strategy.evaluate(self.model, inputs, modalities, present=table)
+
+    def take_teachers(self, teachers: Mapping[str, nn.Module | Mapping[str, Tensor]]) -> None:
+        """Give the method, before its first step, an encoder of each modality that was trained on it alone.
+
+            model.take_teachers({"audio": torch.load("audio.pt"), "visual": torch.load("visual.pt")})
+
+        Pretrained begins with them, UMT learns from them. A model whose state is loaded needs them no more.
+
+        Args:
+            teachers: by modality the state dict of the encoder (of what the network names as the modality's encoder,
+                and not of the whole network), or the module itself.
+
+        Raises:
+            ValueError: the method has no use for them; one is missing, or is not of the network's encoder.
+        """
+        self.method.take_teachers(teachers)
 
     def before_epoch(self, number: int, *, train: Any = None, validation: Any = None) -> bool:
         """Tell the method that an epoch begins.

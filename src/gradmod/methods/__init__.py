@@ -16,9 +16,12 @@ from gradmod.methods.mses import MSES
 from gradmod.methods.mslr import MSLR
 from gradmod.methods.ogm_ge import OGM, OGMGE
 from gradmod.methods.opm import OPM
+from gradmod.methods.pretrained import Pretrained
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.tcmax import TCMax
+from gradmod.methods.teachers import TaughtMethod
+from gradmod.methods.umt import UMT
 from gradmod.methods.uni_modal_losses import UniModalLosses
 from gradmod.methods.view import Batch, View
 from gradmod.methods.window import WindowedMethod
@@ -34,6 +37,7 @@ __all__ = [
     "OGM",
     "OGMGE",
     "OPM",
+    "UMT",
     "Batch",
     "ChangesGradients",
     "DiagnosingRelearning",
@@ -44,10 +48,12 @@ __all__ = [
     "Method",
     "ModalityDropout",
     "Need",
+    "Pretrained",
     "SplitFeatures",
     "Step",
     "StepRecord",
     "TCMax",
+    "TaughtMethod",
     "UniModalLosses",
     "ValidationFigures",
     "View",

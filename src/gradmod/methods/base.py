@@ -41,6 +41,8 @@ class Need(enum.Enum):
     """After an epoch it looks at how well each modality alone predicts on the validation split."""
     SPLITS = "splits"
     """Before an epoch it looks at the features of the training and of the validation split."""
+    TEACHERS = "teachers"
+    """Before the first step it is given encoders that were trained on one modality alone."""
 
 
 class Method(MethodState):
@@ -75,6 +77,8 @@ class Method(MethodState):
     takes_turns = False
     """Whether a batch makes several optimizer steps, one modality after the other: then the order of the modalities
     counts, and a batch cannot be gathered in parts."""
+    has_teachers = False
+    """Whether it was given encoders that were trained on one modality alone: see `TaughtMethod`."""
     sets_learning_rates = False
     """Whether modalities have learning rates of their own, so that the optimizer needs parameter groups."""
 
@@ -185,6 +189,16 @@ class Method(MethodState):
             )
         self._modules_of = dict(modules)
         self._is_bound = True
+
+    def take_teachers(self, teachers: Mapping[str, nn.Module | Mapping[str, Tensor]]) -> None:
+        """Take an encoder of each modality that was trained on it alone: the module, or its state dict.
+
+        Raises:
+            ValueError: the method has no use for them; one is missing, or is not of the network's encoder.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no use for teachers; expected a method like Pretrained or UMT"
+        )
 
     def parameters_of(self, modality: str) -> list[nn.Parameter]:
         """Parameters of the encoder of a modality, and of its own head where it has one."""

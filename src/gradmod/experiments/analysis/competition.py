@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gradmod.experiments.datasets.registry import dataset_info
-from gradmod.experiments.datasets.splits import Splits
-from gradmod.experiments.errors import ConfigError, damage_in
+from gradmod.experiments.errors import damage_in
 from gradmod.experiments.files import write_arrays, write_json
-from gradmod.experiments.own_code import is_own
-from gradmod.experiments.runs.names import CONFIG
-from gradmod.experiments.settings.config import Config
-from gradmod.experiments.training.concepts import (
-    Concept,
-    concept_outputs,
-    concepts_of,
-    predictor_split,
-)
+from gradmod.experiments.training.concept_runs import ensure_concepts
+from gradmod.experiments.training.concepts import concept_outputs, predictor_split
 from gradmod.experiments.training.evaluation import predict_features
 from gradmod.experiments.training.opening import open_run
-from gradmod.experiments.training.parts import read_data
-from gradmod.experiments.training.processes import as_launched
-from gradmod.experiments.training.run import resume, train
 from gradmod.metrics.competition import DEFAULT_PENALTY, competition_strength
 
 
@@ -110,39 +97,3 @@ def _beside(folder: Path) -> Path:
         if folder.name not in ("", "..")
         else Path(os.path.relpath(folder.absolute().resolve().parent))
     )
-
-
-def ensure_concepts(config: Config, data: Splits | None = None) -> dict[str, Concept]:
-    """Train the mono-modal concepts of a run that are missing; another process that trains one is waited for.
-
-    Args:
-        config: the run's settings.
-        data: its data, where they are read already.
-
-    Raises:
-        ConfigError: see `concepts_of`; or a concept is missing and the run has several processes.
-    """
-    config = as_launched(config)
-    found = concepts_of(config, data if data is not None else read_data(config))
-    missing = {m: one for m, one in found.items() if not one.is_trained}
-    if missing and config.train.devices * config.train.nodes > 1:
-        raise ConfigError(
-            f"the mono-modal concepts of {', '.join(missing)} are not trained, and a run of several processes does not "
-            "train them: run it once with --devices 1 --epochs as many, or `gradmod competition` on a finished run"
-        )
-    for modality, one in missing.items():
-        with one.lock():
-            if one.is_trained:
-                continue
-            print(
-                f"gradmod: note: training the mono-modal concept of {modality}: {one.folder}",
-                file=sys.stderr,
-            )
-            if (one.folder / CONFIG).is_file():  # begun, by a process that was killed
-                own = config.data.dataset if is_own(config.data.dataset) else ""
-                embedded = not dataset_info(config.data.dataset).layout and not own
-                root = "" if embedded else config.data.root
-                resume(one.folder, dataset=own, model=config.model.model, root=root)
-            else:
-                train(one.config)
-    return found

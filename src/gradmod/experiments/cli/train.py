@@ -25,10 +25,6 @@ def train(words: Sequence[str]) -> None:
     config = parse_config(words, "gradmod train", examples("train"))
     for warning in setting_warnings(config):
         print(f"gradmod: note: {warning}", file=sys.stderr)
-    if config.monitor.competition_every:
-        from gradmod.experiments.analysis.competition import ensure_concepts
-
-        ensure_concepts(config)
     from gradmod.experiments.training.run import train as train_run
 
     show(train_run(config))
