@@ -32,7 +32,7 @@ class MMPareto(Method):
 
     Without conflict n is g + g^m, so that the method is uni-modal losses with gamma times the learning rate of the
     encoders: compare with gamma 1 as well. Heads: see `UniModalLosses`. Where a modality is absent from the batch, its
-    encoder gets the joint gradient alone.
+    encoder gets gamma times the joint gradient.
 
     Args:
         modalities: names of the inputs; M >= 1.
