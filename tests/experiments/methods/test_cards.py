@@ -73,7 +73,9 @@ def test_the_example_of_its_card_trains(name: str) -> None:
     net = LateFusion({"audio": MLP(6, hidden=(8,)), "visual": MLP(4, hidden=(8,))}, classes=3)
     inputs = {"audio": torch.randn(3, 6), "visual": torch.randn(3, 4)}
     batches = [(inputs, torch.tensor([0, 1, 2]))] * 2
+    alone = {"audio": MLP(6, hidden=(8,)), "visual": MLP(4, hidden=(8,))}
     given: dict[str, Any] = {
+        "trained_alone": {m: encoder.state_dict() for m, encoder in alone.items()},
         "net": net,
         "loader": batches,
         "validation_loader": batches,

@@ -50,6 +50,8 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})
     },
     "mmpareto": {"gamma": (1.25, "gamma", 1.25)},
+    "pretrained": {"encoder_lr": (0.25, "encoder_lr", 0.25)},
+    "umt": {"weight": (5.0, "weight", 5.0)},
     "ogm": {
         "alpha": (0.25, "alpha", 0.25),
         "filter": ("published", "filter", "published"),

@@ -73,6 +73,7 @@ TRAIN = {
     "q 0.4": ("", "--method opm"),
     "often 0.4": ("", "--method opm"),
     "every 5": ("", "--method diagnosing-relearning"),
+    "encoder-lr 0.5": ("--method umt", "--method pretrained"),
     "times 5": ("", "--method diagnosing-relearning"),
     "coalitions looped": ("--method joint --modality audio", "--method joint"),
     "momentum 0.5": ("--optimizer adam", ""),

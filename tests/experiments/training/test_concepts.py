@@ -15,13 +15,14 @@ from cremad_files import write_cremad
 from mosei_files import mosei_files, write_mosei
 from urfunny_files import urfunny_content, write_urfunny
 
-from gradmod.experiments.analysis.competition import ensure_concepts, measure_competition
+from gradmod.experiments.analysis.competition import measure_competition
 from gradmod.experiments.analysis.diagnosis import attribute_run
 from gradmod.experiments.cli import main as cli
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.reporting.report import write_report
 from gradmod.experiments.runs.records import read_metrics, read_result
 from gradmod.experiments.settings.config import Config, MonitorConfig
+from gradmod.experiments.training.concept_runs import ensure_concepts
 from gradmod.experiments.training.concepts import concept_outputs, concepts_of
 from gradmod.experiments.training.evaluation import predict_features
 from gradmod.experiments.training.opening import open_run
@@ -210,8 +211,6 @@ def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(ConfigError, match="nothing competes with it"):
         concepts_of(short(tmp_path, modality="audio"), read_data(short(tmp_path)))
     monitored = replace(short(tmp_path), monitor=MonitorConfig(competition_every=1))
-    with pytest.raises(ConfigError, match=r"the mono-modal concept of 'audio' is not trained"):
-        train(monitored)
     several = replace(monitored, train=replace(monitored.train, devices=2))
     with pytest.raises(ConfigError, match="a run of several processes does not train them"):
         ensure_concepts(several)
