@@ -12,7 +12,7 @@ from gradmod.experiments.comparison.plan import planned_runs, trials
 from gradmod.experiments.errors import ConfigError
 from gradmod.experiments.methods.modulating import AGMSettings, MSESSettings, MSLRSettings
 from gradmod.experiments.settings.arguments import parse_settings
-from gradmod.experiments.settings.comparison import CompareConfig, Comparison
+from gradmod.experiments.settings.comparison import CHEAP, CompareConfig, Comparison
 from gradmod.experiments.settings.config import (
     Config,
     DataConfig,
@@ -161,21 +161,24 @@ def test_trials_are_every_combination_and_never_see_the_test_split() -> None:
         ({"set": ("agm",)}, "'agm'; expected METHOD.setting=value"),
         ({"set": ("agm.starts=2.5",)}, "'2.5' is no number"),
         (
-            {"set": ("gamma=2",)},
-            "gamma makes no difference to joint, .*: it is a setting of mmpareto",
+            {"set": ("strength=2",)},
+            "strength makes no difference to joint, .*: it is a setting of",
         ),
         ({"tune": ("agm.cap",)}, "'agm.cap' without values, and it is registered for alpha"),
-        ({"tune": ("mmpareto",)}, "'mmpareto'; expected METHOD.setting=value, of a method joint"),
+        ({"tune": ("mslr",)}, "'mslr'; expected METHOD.setting=value, of a method joint"),
         ({"set": ("agm.alpha=1,2",)}, "compare.set holds"),
         ({"set": ("agm.alpha=much",)}, "'much' is no number"),
-        ({"set": ("ogm.alpha=1",)}, "of a method joint, agm"),
+        ({"set": ("ogm.alpha=1",)}, "of a method joint, uni-modal-losses"),
         ({"set": ("ogm-ge.noise=1",)}, "expected true or false"),
         ({"set": ("agm.alpha=-1",)}, "agm.alpha is -1"),
-        ({"set": ("mses.alpha=1",)}, "alpha makes no difference to mses, which has .*patience"),
+        (
+            {"methods": "mses", "set": ("mses.alpha=1",)},
+            "alpha makes no difference to mses, which has .*patience",
+        ),
         ({"tune": ("joint.cap=1,2",)}, "cap makes no difference to joint"),
         (
-            {"tune": ("agm.alpha=1,2",)},
-            r"different numbers of trials \(joint 1, agm 2, ogm-ge 1, mslr 1, mses 1\)",
+            {"methods": "agm,ogm-ge", "tune": ("agm.alpha=1,2",)},
+            r"different numbers of trials \(joint 1, agm 2, ogm-ge 1\)",
         ),
         ({"tune": ("lr=1,-2",)}, "optimizer.lr is -2"),
         ({"tune": ("alpha=1,2",), "alphas": "1,2"}, "give one of them"),
@@ -220,3 +223,11 @@ def test_one_file_and_flags(tmp_path: Path) -> None:
 
 def test_the_fusion_is_the_models_unless_it_is_named() -> None:
     assert Comparison(model=ModelConfig(fusion="early")).fusion_names == ["early"]
+
+
+def test_the_default_comparison_has_the_cheap_methods() -> None:
+    """A method that loses to them must be seen to: with the ensemble, which the mono-modal runs make."""
+    default = CompareConfig()
+    assert default.method_names[:4] == ("joint", *CHEAP)
+    assert "pretrained" in CHEAP
+    assert default.mono

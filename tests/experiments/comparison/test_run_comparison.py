@@ -118,6 +118,8 @@ def test_the_table_and_the_files(
     note = "chosen on the validation split (mean of seeds 3, 4), late fusion: joint lr 0.1; agm alpha 0.3"
     assert note in printed.out
     assert note in (folder / "table.md").read_text()
+    cheap = "uni-modal-losses, modality-dropout, pretrained (--methods)"
+    assert f"not among the rows, though cheap and often as good: {cheap}" in printed.out
     assert f"{folder}: table.md" in printed.out
     assert "comparison on av-digits" in printed.out
     lines = [line for line in printed.err.splitlines() if "finished" in line]

@@ -41,7 +41,7 @@ def test_assignments_keep_the_commas_of_their_values() -> None:
         "--set agm.alpha=0.3,joint.lr=0.02,mslr.initial=audio=1,visual=3",
         "--set agm.alpha=0.3 --set joint.lr=0.02 --set mslr.initial=audio=1,visual=3",
     ):
-        assert compared(words).set == (
+        assert compared(f"--methods agm,mslr {words}").set == (
             "agm.alpha=0.3",
             "joint.lr=0.02",
             "mslr.initial=audio=1,visual=3",

@@ -99,7 +99,7 @@ COMPARE = {
     "agm.alpha 3": ("--methods mses", "--methods mses agm"),
     "agm.alpha 2": ("--alphas 1 2", ""),
     "ogm-ge.alpha 2": ("--methods agm", ""),
-    "mses.patience 3": ("--set mses.patience=4", ""),
+    "mses.patience 3": ("--methods mses --set mses.patience=4", "--methods mses"),
     "momentum 0.3": ("--optimizer adam", ""),
     "alphas 1,2": ("--methods mses", ""),
     "tune-seeds 1": ("", "--tune lr=0.1,0.2"),

@@ -23,7 +23,7 @@ from gradmod.experiments.reporting.formats import as_csv, latex, markdown
 from gradmod.experiments.reporting.plots.comparison import plot_comparison
 from gradmod.experiments.reporting.style import network_title
 from gradmod.experiments.runs.records import read_result
-from gradmod.experiments.settings.comparison import Comparison
+from gradmod.experiments.settings.comparison import CHEAP, Comparison
 from gradmod.experiments.settings.toml import save_config
 from gradmod.tasks import task_of_record
 
@@ -174,6 +174,11 @@ def _write(
         table.notes.append(
             f"chosen on the validation split (mean of seeds {', '.join(map(str, seeds))}), {network_title(label)}: "
             f"{'; '.join(of_methods)}"
+        )
+    missing = [name for name in CHEAP if name not in comparison.compare.method_names]
+    if missing:
+        table.notes.append(
+            f"not among the rows, though cheap and often as good: {', '.join(missing)} (--methods)"
         )
     if failed:
         table.notes.append(

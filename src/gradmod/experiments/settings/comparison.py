@@ -23,6 +23,8 @@ from gradmod.experiments.settings.config import FUSIONS, Config, MethodConfig
 
 LAUNCHERS = ("local", "submitit")
 BASELINE = "joint"
+CHEAP = ("uni-modal-losses", "modality-dropout", "pretrained")
+"""The methods that anyone can have for next to nothing; beside them the ensemble of the mono-modal models."""
 ALL = "all"
 Overrides = Mapping[str, Any]
 
@@ -31,8 +33,9 @@ Overrides = Mapping[str, Any]
 class CompareConfig:
     """What is compared."""
 
-    methods: str = "joint,agm,ogm-ge,mslr,mses"
-    """Methods, or all; joint training is always among them."""
+    methods: str = "joint,uni-modal-losses,modality-dropout,pretrained,agm,ogm-ge,mmpareto"
+    """Methods, or all; joint training is always among them. The default has the cheap ones, which a costly method must
+    beat."""
     seeds: str = "0,1,2"
     """Seeds of the runs."""
     fusions: str = ""
