@@ -105,7 +105,7 @@ def test_the_table_and_the_files(
     # Joint training has no alpha, which counts as 1 here; AGM's was chosen.
     assert float(rows["joint"]["accuracy_mean"]) == pytest.approx((30 + 31) / 80)
     assert float(rows["agm"]["accuracy_mean"]) == pytest.approx((27 + 28) / 80)
-    assert float(rows["agm"]["difference_accuracy"]) == pytest.approx(-3 / 40)
+    assert float(rows["agm"]["accuracy_difference_to_joint"]) == pytest.approx(-3 / 40)
     for name in ("table.tex", "comparison.toml", "curves.svg", "methods.svg"):
         assert (folder / name).stat().st_size > 0
     records = json.loads((folder / "comparison.json").read_text())

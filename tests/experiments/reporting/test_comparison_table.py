@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from gradmod.experiments.errors import CheckpointError, ConfigError
 from gradmod.experiments.reporting.comparison import ComparisonTable, RunRecord, compare
-from gradmod.experiments.reporting.formats import as_csv, latex, markdown, terminal
+from gradmod.experiments.reporting.formats import as_csv, cells_of, latex, markdown, terminal
 from gradmod.experiments.reporting.plots.comparison import comparison_curves
 
 TARGET = np.array([0, 1, 0, 1])
@@ -76,12 +77,30 @@ def test_every_figure_by_hand(runs: list[RunRecord]) -> None:
     assert rows["joint"].metrics["accuracy"].deviation == pytest.approx(math.sqrt(2 * 0.125**2))
     assert rows["agm"].metrics["accuracy"].mean == 0.875
     assert rows["agm"].responses["audio"].mean == 0.5
-    assert rows["joint"].difference is None
+    assert rows["joint"].differences == {}
     # By seed 0 0 0 1 and 0 0 1 0: equal means; 1/3 is left within samples, and 1.96 sqrt(1/3 / 8) is 0.4.
-    assert rows["agm"].difference == pytest.approx((0.25, -0.15, 0.65), abs=1e-3)
+    assert rows["agm"].differences["joint"] == pytest.approx((0.25, -0.15, 0.65), abs=1e-3)
     assert (rows["joint"].time, rows["agm"].time, rows["audio alone"].time) == (1.0, 2.5, 0.4)
     assert rows["agm"].memory == 100.5
     assert rows["audio alone"].responses == {}
+
+
+def test_the_cheap_method_is_a_reference_as_well(runs: list[RunRecord]) -> None:
+    """AGM's runs under the name of uni-modal losses: 7/8, joint training 5/8."""
+    renamed = [replace(run, row="uni-modal-losses") if run.row == "agm" else run for run in runs]
+    table = compare([*renamed, *(run for run in runs if run.row == "agm")])
+    rows = {row.label: row for row in table.rows}
+    assert table.references == ["joint", "uni-modal-losses"]
+    assert rows["joint"].differences["uni-modal-losses"][0] == -0.25
+    assert set(rows["uni-modal-losses"].differences) == {"joint"}
+    assert rows["agm"].differences["uni-modal-losses"] == (0, 0, 0)
+    assert set(rows["ensemble"].differences) == set(table.references)
+    header, body = cells_of(table)
+    place = header.index("accuracy minus uni-modal-losses")
+    assert body[0][place].startswith("-0.250 [")
+    assert body[1][place] == ""
+    figures = next(csv.DictReader(io.StringIO(as_csv(table))))
+    assert float(figures["accuracy_difference_to_uni-modal-losses"]) == -0.25
 
 
 def test_the_ensemble_is_the_mean_of_the_softmaxes(runs: list[RunRecord]) -> None:
@@ -89,8 +108,8 @@ def test_the_ensemble_is_the_mean_of_the_softmaxes(runs: list[RunRecord]) -> Non
     row = compare(runs).rows[-1]
     assert (row.metrics["accuracy"].mean, row.seeds) == ((2 / 4 + 1 / 4) / 2, (0, 1))
     assert (row.time, row.memory) == (None, None)
-    assert row.difference is not None
-    assert row.difference[0] == row.metrics["accuracy"].mean - 0.625
+    assert "joint" in row.differences
+    assert row.differences["joint"][0] == row.metrics["accuracy"].mean - 0.625
 
 
 def test_runs_are_paired_by_seed_and_not_by_position(runs: list[RunRecord]) -> None:
@@ -99,7 +118,9 @@ def test_runs_are_paired_by_seed_and_not_by_position(runs: list[RunRecord]) -> N
     turned = [*joint, *(run for run in reversed(runs) if run.row != "joint")]
     found = {row.label: row for row in compare(turned).rows}
     for label, row in expected.items():
-        assert found[label].difference == pytest.approx(row.difference)
+        assert found[label].differences.keys() == row.differences.keys()
+        for reference, difference in row.differences.items():
+            assert found[label].differences[reference] == pytest.approx(difference)
         assert found[label].time == row.time
 
 
@@ -118,13 +139,13 @@ def test_what_an_interval_covers_is_told(runs: list[RunRecord]) -> None:
 def test_a_seed_that_failed_is_left_out_of_the_pairs(runs: list[RunRecord]) -> None:
     without = [run for run in runs if (run.row, run.seed) not in {("joint", 1), ("audio alone", 0)}]
     rows = {row.label: row for row in compare(without).rows}
-    assert (rows["agm"].difference or (0,))[0] == 0.25  # seed 0 alone: 4/4 - 3/4
+    assert rows["agm"].differences["joint"][0] == 0.25  # seed 0 alone: 4/4 - 3/4
     assert rows["agm"].metrics["accuracy"].mean == 0.875
     assert rows["ensemble"].seeds == (1,)
     assert math.isnan(rows["joint"].metrics["accuracy"].deviation)
     no_joint = [run for run in runs if run.row != "joint"]
     first = compare(no_joint).rows[0]
-    assert (first.difference, first.time) == (None, None)
+    assert (first.differences, first.time) == ({}, None)
 
 
 def test_each_fusion_has_rows_of_its_own(runs: list[RunRecord], tmp_path: Path) -> None:
@@ -162,7 +183,7 @@ def test_the_formats_hold_the_same_figures(runs: list[RunRecord]) -> None:
     assert [row["method"] for row in rows] == [row.label for row in table.rows]
     agm = rows[1]
     assert float(agm["accuracy_mean"]) == 0.875
-    assert float(agm["difference_accuracy"]) == 0.25
+    assert float(agm["accuracy_difference_to_joint"]) == 0.25
     assert float(agm["visual_response_accuracy_mean"]) == 0.5
     assert rows[2]["visual_response_accuracy_mean"] == ""
     assert agm["seeds"] == "0 1"

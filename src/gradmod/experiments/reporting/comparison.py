@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ from gradmod.metrics.bootstrap import paired_bootstrap
 from gradmod.tasks import RecordedTask, Task, task_of_record
 
 BASELINE, ENSEMBLE = "joint", "ensemble"
+REFERENCES = (BASELINE, "uni-modal-losses")
+"""Rows that every other one is compared with, where they are there: the usual baseline, and the cheap one."""
+
+
+Terms = dict[int, npt.NDArray[np.float64]]
+"""By seed [N] what each sample contributes to the metric."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +68,8 @@ class Row:
         seeds: of its runs.
         metrics: by name, over the seeds.
         responses: headline metric of each modality's response; empty for a single modality.
-        difference: to joint training, in the metric that is a mean over samples, and the ends of its interval; None for
-            joint training itself.
+        differences: to each of `REFERENCES` but itself, in the metric that is a mean over samples, and the ends of its
+            interval.
         time: training time relative to joint training; None where nothing was trained.
         memory: peak memory in MiB.
     """
@@ -73,7 +79,7 @@ class Row:
     seeds: tuple[int, ...]
     metrics: dict[str, Spread]
     responses: dict[str, Spread] = field(default_factory=dict)
-    difference: tuple[float, float, float] | None = None
+    differences: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     time: float | None = None
     memory: float | None = None
 
@@ -88,6 +94,7 @@ class ComparisonTable:
         modalities: names of the modalities.
         headline: metric of the responses.
         sample_metric: metric of the differences.
+        references: rows that the differences are to.
         notes: protocol, seeds, epochs and how the epoch was chosen.
     """
 
@@ -96,6 +103,7 @@ class ComparisonTable:
     modalities: list[str]
     headline: str
     sample_metric: str
+    references: list[str]
     notes: list[str]
 
 
@@ -118,22 +126,32 @@ def compare(runs: Sequence[RunRecord]) -> ComparisonTable:
     rows: list[Row] = []
     for fusion in dict.fromkeys(run.fusion for run in runs):
         own = {row: members for (other, row), members in groups.items() if other == fusion}
-        baseline = own.get(BASELINE, [])
+        theirs = {
+            name: _terms(own[name], split, task) for name in REFERENCES if name in own and has_code
+        }
         for label, members in own.items():
-            rows.append(_row(label, members, baseline, results, split, task, metrics))
+            row = _row(label, members, own.get(BASELINE, []), results, split, task, metrics)
+            if has_code:
+                row = replace(
+                    row, differences=_differences(label, _terms(members, split, task), theirs)
+                )
+            rows.append(row)
         alone = [members for members in own.values() if members[0].modality]
         if len(alone) > 1 and has_code:
-            rows.append(_ensemble(fusion, alone, baseline, split, task, metrics))
+            rows.append(_ensemble(fusion, alone, theirs, split, task, metrics))
     modalities = max((result["modalities"] for result in results.values()), key=len)
     samples = len(_predictions(runs[0].folder, split, task)[1])
     notes = _notes(list(results.values()), f"{split} split, {samples} samples", _fewest_pairs(rows))
     notes += _notes_on_data([run.folder for run in runs], split)
     if not has_code:
         notes.append(
-            f"the task {task.name!r} is code of your own, which the records do not hold: without differences to joint "
-            "training, and without the ensemble"
+            f"the task {task.name!r} is code of your own, which the records do not hold: without differences to "
+            "other rows, and without the ensemble"
         )
-    return ComparisonTable(rows, metrics, modalities, task.headline, task.sample_metric, notes)
+    references = [name for name in REFERENCES if any(name in row.differences for row in rows)]
+    return ComparisonTable(
+        rows, metrics, modalities, task.headline, task.sample_metric, references, notes
+    )
 
 
 def _notes_on_data(folders: Sequence[Path], scored_on: str) -> list[str]:
@@ -203,18 +221,15 @@ def _row(
         tuple(run.seed for run in runs),
         {name: Spread.of([f[name] for f in figures]) for name in metrics},
         responses,
-        None
-        if label == BASELINE or isinstance(task, RecordedTask)
-        else _difference(_terms(runs, split, task), baseline, split, task),
-        statistics.median(ratios) if ratios else None,
-        statistics.median(known) if known else None,
+        time=statistics.median(ratios) if ratios else None,
+        memory=statistics.median(known) if known else None,
     )
 
 
 def _ensemble(
     fusion: str,
     alone: Sequence[Sequence[RunRecord]],
-    baseline: Sequence[RunRecord],
+    theirs: Mapping[str, Terms],
     split: str,
     task: Task,
     metrics: Sequence[str],
@@ -234,24 +249,25 @@ def _ensemble(
         fusion,
         tuple(seeds),
         {name: Spread.of([f[name] for f in figures]) for name in metrics},
-        difference=_difference(terms, baseline, split, task),
+        differences=_differences(ENSEMBLE, terms, theirs),
     )
 
 
-def _difference(
-    terms: dict[int, npt.NDArray[np.float64]], baseline: Sequence[RunRecord], split: str, task: Task
-) -> tuple[float, float, float] | None:
-    """Of some runs to those of joint training with the same seeds."""
-    theirs = _terms(baseline, split, task)
-    seeds = [seed for seed in terms if seed in theirs]
-    if not seeds:
-        return None
-    return paired_bootstrap(
-        np.stack([terms[s] for s in seeds]), np.stack([theirs[s] for s in seeds])
-    )
+def _differences(
+    label: str, ours: Terms, theirs: Mapping[str, Terms]
+) -> dict[str, tuple[float, float, float]]:
+    """Of some runs to those of each reference with the same seeds."""
+    found = {}
+    for name, reference in theirs.items():
+        seeds = [seed for seed in ours if seed in reference]
+        if name != label and seeds:
+            found[name] = paired_bootstrap(
+                np.stack([ours[s] for s in seeds]), np.stack([reference[s] for s in seeds])
+            )
+    return found
 
 
-def _terms(runs: Sequence[RunRecord], split: str, task: Task) -> dict[int, npt.NDArray[np.float64]]:
+def _terms(runs: Sequence[RunRecord], split: str, task: Task) -> Terms:
     """By seed [N] what each sample contributes to the metric."""
     return {
         run.seed: task.per_sample(*_predictions(run.folder, split, task)).numpy() for run in runs
@@ -272,10 +288,14 @@ def _predictions(folder: Path, split: str, task: Task) -> tuple[Tensor, Tensor]:
 
 
 def _fewest_pairs(rows: Sequence[Row]) -> int:
-    """Of all rows that are compared with joint training, the smallest number of seeds that both have; 0: none is."""
-    seeds_of_joint = {row.fusion: set(row.seeds) for row in rows if row.label == BASELINE}
+    """Of all rows that are compared with another, the smallest number of seeds that both have; 0: none is."""
+    seeds = {(row.fusion, row.label): set(row.seeds) for row in rows}
     return min(
-        (len(seeds_of_joint[row.fusion] & set(row.seeds)) for row in rows if row.difference),
+        (
+            len(seeds[row.fusion, reference] & set(row.seeds))
+            for row in rows
+            for reference in row.differences
+        ),
         default=0,
     )
 
@@ -298,12 +318,11 @@ def _notes(results: Sequence[dict[str, Any]], scored_on: str, pairs: int) -> lis
 def _meaning_of_differences(pairs: int) -> str:
     if pairs == 1:
         return (
-            "difference: to joint training with the same seed; in brackets the interval that holds the difference of "
-            "these trained models on other test samples in 95 of 100 cases. With one seed it says nothing of other "
-            "seeds: give --seeds several"
+            "differences: with the same seed; in brackets the interval that holds the difference of these trained "
+            "models on other test samples in 95 of 100 cases. With one seed it says nothing of other seeds: give "
+            "--seeds several"
         )
     return (
-        "difference: to joint training with the same seeds; in brackets the interval that holds the true difference, "
-        "of any seed and any sample, in 95 of 100 cases (Student's t over seeds, bootstrap over samples): the fewer "
-        "seeds, the wider"
+        "differences: with the same seeds; in brackets the interval that holds the true difference, of any seed and any "
+        "sample, in 95 of 100 cases (Student's t over seeds, bootstrap over samples): the fewer seeds, the wider"
     )

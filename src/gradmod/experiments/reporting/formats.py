@@ -72,7 +72,11 @@ def as_csv(table: ComparisonTable) -> str:
             for m in table.modalities
         ),
     ]
-    difference = [f"difference_{table.sample_metric}", "difference_low", "difference_high"]
+    difference = [
+        f"{table.sample_metric}_difference_to_{reference}{end}"
+        for reference in table.references
+        for end in ("", "_low", "_high")
+    ]
     names = [f"{name}_{part}" for name, _ in spreads for part in ("mean", "std")]
     writer.writerow(
         ["fusion", "method", "seeds", *names, *difference, "relative_time", "peak_memory_mib"]
@@ -82,7 +86,9 @@ def as_csv(table: ComparisonTable) -> str:
         for _, of in spreads:
             spread = of(row)
             values += [None, None] if spread is None else [spread.mean, spread.deviation]
-        values += [*(row.difference or (None, None, None)), row.time, row.memory]
+        for reference in table.references:
+            values += row.differences.get(reference, (None, None, None))
+        values += [row.time, row.memory]
         written = ["" if value is None or math.isnan(value) else repr(value) for value in values]
         writer.writerow([row.fusion, row.label, " ".join(map(str, row.seeds)), *written])
     return file.getvalue()
@@ -93,18 +99,17 @@ def cells_of(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
     metrics = table.metrics[:2]
     header = ["fusion", "method", *(METRIC_TITLES[name] for name in metrics)]
     header += [f"{m} response" for m in table.modalities]
-    header += [f"{METRIC_TITLES[table.sample_metric]} difference", "time", "memory MiB"]
+    header += [f"{METRIC_TITLES[table.sample_metric]} minus {name}" for name in table.references]
+    header += ["time", "memory MiB"]
     return header, [_line(row, table, metrics) for row in table.rows]
 
 
 def _line(row: Row, table: ComparisonTable, metrics: Sequence[str]) -> list[str]:
     cells = [row.fusion, row.label, *(_spread(row.metrics[name]) for name in metrics)]
     cells += [_spread(row.responses[m]) if m in row.responses else "" for m in table.modalities]
-    if row.difference is None:
-        cells.append("")
-    else:
-        value, low, high = row.difference
-        cells.append(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]")
+    for reference in table.references:
+        found = row.differences.get(reference)
+        cells.append("" if found is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*found))
     cells.append("" if row.time is None else f"{row.time:.2f}")
     cells.append("" if row.memory is None else f"{row.memory:.0f}")
     return cells
