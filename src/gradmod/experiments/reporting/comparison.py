@@ -323,6 +323,6 @@ def _meaning_of_differences(pairs: int) -> str:
             "--seeds several"
         )
     return (
-        "differences: with the same seeds; in brackets the interval that holds the true difference, of any seed and any "
-        "sample, in 95 of 100 cases (Student's t over seeds, bootstrap over samples): the fewer seeds, the wider"
+        "differences: with the same seeds; in brackets the interval that holds the true difference, of any seed and "
+        "any sample, in 95 of 100 cases (Student's t over seeds, bootstrap over samples): the fewer seeds, the wider"
     )
