@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -132,6 +132,20 @@ def test_the_combination_makes_both_losses_fall(first: list[float], second: list
         shares = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
         lengths = (shares * h + (1 - shares) * g).norm(dim=1)
         assert float((share / 2 * h + (1 - share / 2) * g).norm()) <= float(lengths.min()) + 1e-6
+
+
+@given(vectors, vectors)
+def test_the_shortest_vector_is_that_of_torchjd(first: list[float], second: list[float]) -> None:
+    """Of gradients in conflict, turned where they are not; its solver is Frank-Wolfe's, on the Gramian alone."""
+    from torchjd.aggregation import MGDA
+
+    g, h = (torch.tensor(v, dtype=torch.float64) for v in (first, second))
+    if g @ h > 0:
+        h = -h
+    assume(float(g @ h) < -1e-6)
+    share = combine(g + h, g, h, [slice(0, 4)], 1.0) / 2
+    shortest = MGDA(epsilon=1e-12)(torch.stack([g, h]))
+    torch.testing.assert_close((1 - share) * g + share * h, shortest, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
