@@ -107,6 +107,8 @@ def test_the_leading_modality_alone_is_dropped_and_all_are_scaled() -> None:
     torch.testing.assert_close(seen[:, 1], torch.full((20_000,), 1 / (1 - theta)))
     kept = seen[:, 0][seen[:, 0] != 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - theta)))
+    # The concatenation, 3 numbers and 1, has the mean that it has without dropping.
+    assert abs(float((3 * seen[:, 0] + seen[:, 1]).mean()) / 4 - 1) < 0.02
 
 
 def test_a_sample_that_has_the_leading_modality_alone_keeps_it() -> None:

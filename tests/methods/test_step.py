@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradmod import AGM, MSES, OGMGE, Joint, Method, MMPareto, ModulatedModel, UniModalLosses
-from gradmod.methods import DGL, MLA
+from gradmod.methods import DGL, MCR, MLA, MLB, TCMax
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.view import Batch
 from networks import NAMES, batch, network
@@ -91,9 +91,21 @@ def test_parts_of_a_batch_add_up_to_it(kind: type[Method]) -> None:
     assert distance(weights(models[0]), weights(models[1])) < 1e-12
 
 
-def test_parts_are_changed_and_clipped_once_as_a_whole() -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Joint, {}),
+        (OGMGE, {"alpha": 2.0}),
+        (MLB, {}),
+        (TCMax, {}),
+        (MCR, {"strength": 0.0, "contrastive": 1.0, "bottleneck": 1.0}),
+        *((kind, {}) for kind in WITH_LOSSES),
+    ],
+)
+def test_parts_are_changed_and_clipped_once_as_a_whole(kind: Any, settings: Any) -> None:
+    """A batch that comes twice in two parts of a step is a step with it."""
     inputs, target = batch(TWO, 8, 3)
-    models = [made(OGMGE, alpha=2.0), made(OGMGE, alpha=2.0)]
+    models = [made(kind, **settings), made(kind, **settings)]
     norms = []
     for model, parts in zip(models, (1, 2), strict=True):
         optimizer = torch.optim.SGD(model.parameters(), 1.0)
