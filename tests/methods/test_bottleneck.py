@@ -180,8 +180,10 @@ def test_the_optimizer_trains_it_and_the_state_holds_it() -> None:
     made = [ModulatedModel(unequal(), MCR(THREE, bottleneck=1.0, permutations=2)) for _ in range(2)]
     optimizers = [torch.optim.SGD(model.parameters(), 0.1, momentum=0.9) for model in made]
     (whole, resumed), (first, second) = made, optimizers
-    assert any(is_lazy(p) for p in whole.method.parameters())
+    assert all(is_lazy(p) for p in whole.method.parameters())
+    assert "(visual): no size yet" in repr(whole)
     whole.training_step(*batch(THREE, 6, 3), first)
+    assert "(visual): [5, 6]" in repr(whole)
     before = {name: p.detach().clone() for name, p in whole.method.named_parameters()}
     assert set(before) == {"decoder.hidden", *(f"decoder.weights.{m}" for m in THREE)}
     resumed.load_state_dict(whole.state_dict())

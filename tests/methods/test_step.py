@@ -150,6 +150,8 @@ def test_a_step_whose_gradients_overflow_is_left_out(kind: type[Method]) -> None
 def test_an_optimizer_may_be_made_before_the_heads_have_sizes(kind: type[Method]) -> None:
     sized = made(kind)
     late = ModulatedModel(copy.deepcopy(sized.model), kind(TWO))
+    assert "(visual): no size yet" in repr(late)
+    assert "(visual): [3, 6]" in repr(sized)
     optimizers = [sgd(sized), sgd(late)]
     assert sized.heads is not None
     assert late.heads is not None

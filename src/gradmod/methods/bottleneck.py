@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from gradmod.functional import at_least_float32
-from gradmod.methods.heads import begin_as, parameter_dtype, take_saved_size
+from gradmod.methods.heads import UnsizedParameters, begin_as, parameter_dtype, take_saved_size
 
 
 class FeatureDecoder(nn.Module):
@@ -29,7 +29,7 @@ class FeatureDecoder(nn.Module):
         super().__init__()
         self.modalities = tuple(modalities)
         self.hidden = cast("nn.Parameter", UninitializedParameter())
-        self.weights = nn.ParameterDict({m: UninitializedParameter() for m in modalities})
+        self.weights = UnsizedParameters(modalities)
 
     @property
     def has_sizes(self) -> bool:
