@@ -74,6 +74,20 @@ def test_a_method_that_needs_it_says_so_at_the_first_forward_of_another_loop(
         model(inputs)  # statistics alone
 
 
+@pytest.mark.parametrize("kind", [*WITH_LOSSES, MLB, MCR])
+def test_a_modalitys_own_loss_is_of_the_samples_that_have_it(kind: type[Method]) -> None:
+    inputs, target = batch(TWO, 8, 3)
+    has = torch.tensor([True, False, True, True, False, False, True, True])
+    rows = {m: x[has] for m, x in inputs.items()}
+    found = []
+    for given in ((inputs, target, {"audio": has}), (rows, target[has]), (inputs, target)):
+        model = made(kind)
+        with model.in_training_step():
+            found.append(model(*given).losses["uni_modal.audio"].detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+    assert abs(float(found[0] - found[2])) > 1e-3
+
+
 @pytest.mark.parametrize("kind", [Joint, UniModalLosses])
 def test_parts_of_a_batch_add_up_to_it(kind: type[Method]) -> None:
     inputs, target = batch(TWO, 12, 3)
