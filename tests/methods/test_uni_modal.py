@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradmod import (
+    Classification,
     Joint,
     Method,
     MMPareto,
@@ -187,6 +188,33 @@ def test_a_loss_is_the_mean_over_the_samples_that_have_the_modality(kind: type[M
     assert all(gradient.isfinite().all() for gradient in found.values())
     assert not found["heads.weights.audio"].any()
     assert found["heads.weights.visual"].any()
+
+
+class Plain(Classification):
+    """A task of one's own that is NaN for no sample, as F.cross_entropy is."""
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_modality_that_no_sample_has_is_no_loss_whatever_the_task_and_the_head(kind: Any) -> None:
+    net: Any = made(kind, fusion="sum").model
+    with torch.no_grad():
+        for head in net.heads.values():
+            head.bias[2] = -torch.inf  # a class that is ruled out
+    model = ModulatedModel(net, kind(NAMES[:2]), task=Plain())
+    inputs, target = batch(NAMES[:2], 6, 2)
+    step = Step(
+        Engine(model, torch.optim.SGD(model.parameters(), 0.1)),
+        model,
+        Batch(inputs, target),
+        {"audio": torch.zeros(6, dtype=torch.bool)},
+    )
+    losses = step.losses(step.forward())
+    assert float(losses["uni_modal.audio"].detach()) == 0
+    losses["uni_modal.audio"].backward()
+    assert all(p.grad is None or bool((p.grad == 0).all()) for p in model.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
