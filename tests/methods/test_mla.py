@@ -78,6 +78,19 @@ def test_it_is_turns_written_out_by_hand(modalities: tuple[str, ...], projection
     assert not torch.equal(net.weight, made(modalities)[1].weight)
 
 
+def test_nothing_moves_but_what_has_its_turn() -> None:
+    """Whatever gradients lie about: the network's own fusion and head stay, and have no momentum."""
+    model, net = made()
+    optimizer = sgd(model)
+    unused = list(net.network.out.parameters())
+    before = [p.detach().clone() for p in unused]
+    for p in unused:
+        p.grad = torch.ones_like(p)
+    model.training_step(*batch(TWO, 7, 3), optimizer)
+    assert all(map(torch.equal, before, unused))
+    assert not any(p in optimizer.state for p in unused)
+
+
 def test_the_loss_is_that_of_all_turns_and_the_record_has_each_modality() -> None:
     model, net = made()
     inputs, target = batch(TWO, 7, 3)
