@@ -103,6 +103,22 @@ def test_the_loss_is_that_of_all_turns_and_the_record_has_each_modality() -> Non
     torch.testing.assert_close(model.last_step.scores, torch.stack([first, second]).detach())
 
 
+def test_the_projection_goes_on_in_the_middle_of_an_epoch() -> None:
+    batches = [batch(TWO, 7, 3, seed=seed) for seed in range(4)]
+    (whole, net), (resumed, again) = made(projection=True), made(projection=True)
+    optimizers = sgd(whole), sgd(resumed)
+    whole.before_epoch(1, train=batches)
+    for given in batches[:2]:
+        whole.training_step(*given, optimizers[0])
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    resumed.before_epoch(1, train=batches)  # told again, and not begun again
+    for model, optimizer in zip((whole, resumed), optimizers, strict=True):
+        for given in batches[2:]:
+            model.training_step(*given, optimizer)
+    assert all(map(torch.equal, net.parameters(), again.parameters()))
+
+
 def test_the_projection_takes_out_directions_that_were_seen() -> None:
     model, net = made(projection=True)
     constant = {m: torch.ones_like(x) for m, x in batch(TWO, 8, 3)[0].items()}
