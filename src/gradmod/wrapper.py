@@ -197,8 +197,7 @@ class ModulatedModel(nn.Module):
         if watches:
             self._backward.refuse_pending(self.model)
         self.method.begin_step(self)
-        view = View(self.model, self.strategy, self.task, self.method.modalities, self.heads)
-        result = self.method(view, Batch(inputs, target, table))
+        result = self.method(self._view(), Batch(inputs, target, table))
         if watches:
             logits = logits_of(self.model, result)
             self._backward.begin(result, logits, before=self.strategy.take_last_logits())
@@ -284,7 +283,7 @@ class ModulatedModel(nn.Module):
         return not is_uninitialized(self)
 
     def give_heads_their_sizes(self, inputs: Mapping[str, Any]) -> None:
-        """Size the heads that the method added to the network, where there are any, by a batch: before DDP, say.
+        """Size the parameters that the method added to the network, where there are any, by a batch: before DDP, say.
 
         The network is afterwards as it was.
         """
@@ -294,6 +293,9 @@ class ModulatedModel(nn.Module):
         if is_uninitialized(self.model):
             with undisturbed(self), torch.no_grad():
                 self.model.eval()(inputs)
+        if is_uninitialized(self.method):
+            with undisturbed(self), torch.no_grad():
+                self.method.take_sizes(self._view(), inputs)
 
     def check_network(
         self, inputs: Mapping[str, Any], present: Mapping[str, Tensor] | None = None
@@ -463,6 +465,10 @@ class ModulatedModel(nn.Module):
     def last_step(self) -> StepRecord | None:
         """Scores, ratios, coefficients and accuracies of the last training step."""
         return self.method.last_step
+
+    def _view(self) -> View:
+        """What the method sees of the model."""
+        return View(self.model, self.strategy, self.task, self.method.modalities, self.heads)
 
     def _hide_absent(
         self, inputs: Mapping[str, Any], present: Mapping[str, Tensor]

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from gradmod import Method, ModulatedModel, Regression
 from gradmod.methods import DiagnosingRelearning, Epoch, SplitFeatures
-from networks import NAMES, batch, network
+from gradmod.models import MLP, SumFusion
+from networks import NAMES, SIZES, batch, network
 
 TWO = NAMES[:2]
 
@@ -108,6 +109,34 @@ def test_the_purities_are_those_of_clean_clusters() -> None:
     (found,) = model.method.diagnoses  # type: ignore[union-attr]
     assert found["audio"]["train"] == 1.0
     assert found["audio"]["validation"] == pytest.approx(1 / 3)
+
+
+def test_every_number_of_a_feature_counts_alike() -> None:
+    """One is a thousand times as large as those that tell the classes, and says nothing."""
+    target = torch.arange(60) % 3
+    loud = (
+        1000
+        * torch.linspace(0, 1, 60)[torch.randperm(60, generator=torch.Generator().manual_seed(0))]
+    )
+    split = SplitFeatures(
+        dict.fromkeys(TWO, torch.cat([torch.eye(3)[target], loud[:, None]], 1)), target
+    )
+    model = made(every=1)
+    trained(model, 1)
+    model.method.begin_epoch(Epoch(2, splits=dict.fromkeys(("train", "validation"), lambda: split)))
+    assert model.method.diagnoses[0]["audio"]["train"] == 1.0  # type: ignore[union-attr, index]
+
+
+def test_a_modalitys_own_head_does_not_go_back() -> None:
+    net = SumFusion({m: MLP(SIZES[m], hidden=(6,)) for m in TWO}, 3).double()
+    model = ModulatedModel(net, DiagnosingRelearning(TWO, every=1, strength=1e6))
+    first = weights(net.encoders)
+    trained(model, 1)
+    heads = weights(net.heads)
+    model.method.begin_epoch(Epoch(2, splits=clean_and_useless()))
+    assert all(map(torch.equal, heads, weights(net.heads)))
+    for a, b in zip(first, weights(net.encoders), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_only_samples_that_have_a_modality_and_a_class_are_looked_at() -> None:

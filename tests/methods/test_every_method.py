@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "diagnosing-relearning": {"every": 1},
     "opm": {"often": 1.0},
     "tcmax": {"gathered": True},  # so that two processes are one
+    "mcr": {"bottleneck": 1.0},  # whose decoder's parameters are the method's own
 }
 """What makes a method act in a run of a few epochs, where its defaults are made for long ones."""
 REFUSED = dict.fromkeys(

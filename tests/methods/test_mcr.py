@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradmod import Classification, Joint, ModulatedModel, Regression, UniModalLosses
-from gradmod.methods import MCR, mcr
-from gradmod.methods.mcr import jensen_shannon
+from gradmod.methods import MCR, permutation_game
+from gradmod.methods.contrastive import contrastive_loss
+from gradmod.methods.permutation_game import jensen_shannon
 from gradmod.models import MLP, LateFusion, SumFusion
 from networks import NAMES, SIZES, batch, network
 from processes import on_processes
@@ -61,7 +62,7 @@ def mipd(net: Any, features: dict[str, Tensor], moved: str, orders: Tensor, rows
 def test_every_encoder_gets_the_gradient_of_its_own_game_alone(
     names: tuple[str, ...], at_once: int, some_lack: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcr, "_ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(permutation_game, "_ROWS_AT_ONCE", at_once)
     net = plain(names)
     method = MCR(names, strength=0.7, weight=0.0, permutations=5, seed=3)
     inputs, target = batch(names, 6, 3)
@@ -295,7 +296,7 @@ def test_the_contrastive_term_by_hand() -> None:
     assert list(found) == ["contrastive"]
     found["contrastive"].backward()
     assert all(bool(p.grad.abs().max() > 0) for p in net.encoders["audio"].parameters())
-    alone = mcr.contrastive_loss(torch.randn(3, 4).requires_grad_(), torch.tensor([0, -1, 0]))
+    alone = contrastive_loss(torch.randn(3, 4).requires_grad_(), torch.tensor([0, -1, 0]))
     alone.backward()
     assert float(alone.detach()) == 0  # one class alone has nothing to be told from
 

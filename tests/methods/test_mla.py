@@ -78,6 +78,19 @@ def test_it_is_turns_written_out_by_hand(modalities: tuple[str, ...], projection
     assert not torch.equal(net.weight, made(modalities)[1].weight)
 
 
+def test_nothing_moves_but_what_has_its_turn() -> None:
+    """Whatever gradients lie about: the network's own fusion and head stay, and have no momentum."""
+    model, net = made()
+    optimizer = sgd(model)
+    unused = list(net.network.out.parameters())
+    before = [p.detach().clone() for p in unused]
+    for p in unused:
+        p.grad = torch.ones_like(p)
+    model.training_step(*batch(TWO, 7, 3), optimizer)
+    assert all(map(torch.equal, before, unused))
+    assert not any(p in optimizer.state for p in unused)
+
+
 def test_the_loss_is_that_of_all_turns_and_the_record_has_each_modality() -> None:
     model, net = made()
     inputs, target = batch(TWO, 7, 3)
@@ -88,6 +101,22 @@ def test_the_loss_is_that_of_all_turns_and_the_record_has_each_modality() -> Non
     assert model.last_step is not None
     assert model.last_step.scores is not None
     torch.testing.assert_close(model.last_step.scores, torch.stack([first, second]).detach())
+
+
+def test_the_projection_goes_on_in_the_middle_of_an_epoch() -> None:
+    batches = [batch(TWO, 7, 3, seed=seed) for seed in range(4)]
+    (whole, net), (resumed, again) = made(projection=True), made(projection=True)
+    optimizers = sgd(whole), sgd(resumed)
+    whole.before_epoch(1, train=batches)
+    for given in batches[:2]:
+        whole.training_step(*given, optimizers[0])
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
+    resumed.before_epoch(1, train=batches)  # told again, and not begun again
+    for model, optimizer in zip((whole, resumed), optimizers, strict=True):
+        for given in batches[2:]:
+            model.training_step(*given, optimizer)
+    assert all(map(torch.equal, net.parameters(), again.parameters()))
 
 
 def test_the_projection_takes_out_directions_that_were_seen() -> None:

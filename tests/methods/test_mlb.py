@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gradmod import ModulatedModel
+from gradmod import ModulatedModel, UniModalLosses
 from gradmod.methods import MLB
 from gradmod.models import MLP, SumFusion
-from networks import NAMES, batch, network
+from networks import NAMES, SIZES, batch, network
+from properties import step_gradients
 
 TWO, THREE = NAMES[:2], NAMES[:3]
 
@@ -117,11 +118,18 @@ def test_at_equal_sureness_nothing_changes_and_with_fastest_1_nothing_is_sped_up
 
 
 def test_a_head_of_the_networks_own_is_scaled_too() -> None:
-    net = SumFusion({m: MLP(3, hidden=(4,)) for m in TWO}, classes=3)
+    torch.manual_seed(0)
+    net = SumFusion({m: MLP(SIZES[m], hidden=(4,)) for m in TWO}, classes=3).double()
+    inputs, target = batch(TWO, 8, 3)
+    plain = step_gradients(ModulatedModel(copy.deepcopy(net), UniModalLosses(TWO)), inputs, target)
     model = ModulatedModel(net, MLB(TWO))
-    names = {id(p): name for name, p in net.named_parameters()}
-    scaled = {names[id(p)] for m in TWO for p in model.method.parameters_of(m)}
-    assert {"heads.audio.weight", "heads.visual.bias", "encoders.audio.layers.0.weight"} <= scaled
+    scaled = step_gradients(model, inputs, target)
+    assert model.last_step is not None
+    assert bool((model.last_step.coefficients != 1).all())
+    assert any(".heads." in name for name in scaled)
+    for coefficient, m in zip(model.last_step.coefficients, TWO, strict=True):
+        for name in (name for name in scaled if f".{m}." in name):
+            torch.testing.assert_close(scaled[name], coefficient * plain[name], msg=name)
 
 
 def test_a_batch_with_samples_of_one_modality_alone_changes_nothing() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradmod import ModulatedModel
-from gradmod.methods import ModalityDropout
+from gradmod.methods import ModalityDropout, modality_dropout
 from gradmod.models import MLP, LateFusion
 from networks import NAMES, batch, network
 from properties import assert_is_joint_training, assert_leaves_random_numbers
@@ -108,6 +108,14 @@ def test_the_draws_are_its_own_and_go_on_where_they_were() -> None:
     resumed.load_state_dict(again.state_dict())
     assert torch.equal(resumed._draw(50, None), second)
     assert not torch.equal(ModalityDropout(TWO, p=0.5, seed=4)._draw(50, None), first)
+
+
+def test_processes_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = []
+    for process in (0, 1):
+        monkeypatch.setattr(modality_dropout, "process_number", lambda process=process: process)
+        draws.append(ModalityDropout(TWO, p=0.5, seed=3)._draw(50, None))
+    assert not torch.equal(*draws)
 
 
 def test_rescaling_keeps_the_mean_of_what_is_shown() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import gradmod
 from gradmod import ModulatedModel
-from gradmod.methods import OGM, OGMGE, OPM
+from gradmod.methods import OGM, OGMGE, OPM, opm
 from networks import NAMES, batch, network
 from properties import (
     assert_is_joint_training,
@@ -107,6 +107,17 @@ def test_the_leading_modality_alone_is_dropped_and_all_are_scaled() -> None:
     torch.testing.assert_close(seen[:, 1], torch.full((20_000,), 1 / (1 - theta)))
     kept = seen[:, 0][seen[:, 0] != 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - theta)))
+    # The concatenation, 3 numbers and 1, has the mean that it has without dropping.
+    assert abs(float((3 * seen[:, 0] + seen[:, 1]).mean()) / 4 - 1) < 0.02
+
+
+def test_a_probability_is_1_at_most() -> None:
+    model = opened("audio", q=0.9, strength=5.0)
+    seen = fused(model, 50)
+    assert model.last_step is not None
+    assert model.last_step.coefficients.tolist() == [0.0, 1.0]
+    assert not bool(seen[:, 0].any())
+    torch.testing.assert_close(seen[:, 1], torch.full((50,), 4.0))  # theta is 3 / 4
 
 
 def test_a_sample_that_has_the_leading_modality_alone_keeps_it() -> None:
@@ -144,6 +155,25 @@ def test_in_eval_mode_nothing_is_dropped_and_draws_are_its_own() -> None:
     assert_leaves_random_numbers(model.method._generators)  # type: ignore[arg-type]
     model(inputs, target)
     assert torch.equal(model.eval()(inputs), model.model(inputs))
+
+
+def test_processes_act_together_and_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it acts is the same on all, which features are dropped is not; a resumed run goes on."""
+    method = OPM(TWO, seed=3)
+    state = copy.deepcopy(method.state_dict())
+    draws = []
+    for process in (0, 1):
+        monkeypatch.setattr(opm, "process_number", lambda process=process: process)
+        method.load_state_dict(state)
+        draws.append(
+            [torch.rand(9, generator=one) for _ in range(2) for one in method._generators()]
+        )
+    (always, own, later, _), (same, other, same_later, _) = draws
+    assert torch.equal(always, same)
+    assert torch.equal(later, same_later)
+    assert not torch.equal(own, other)
+    for one, two in ((always, own), (always, later), (same, other)):
+        assert not torch.equal(one, two)
 
 
 def test_batch_norm_is_moved_by_the_full_pass_alone() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gradmod import AGM, MSES, OGMGE, Joint, Method, MMPareto, ModulatedModel, UniModalLosses
-from gradmod.methods import DGL, MLA
+from gradmod.methods import DGL, MCR, MLA, MLB, TCMax
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.view import Batch
 from networks import NAMES, batch, network
@@ -74,6 +74,20 @@ def test_a_method_that_needs_it_says_so_at_the_first_forward_of_another_loop(
         model(inputs)  # statistics alone
 
 
+@pytest.mark.parametrize("kind", [*WITH_LOSSES, MLB, MCR])
+def test_a_modalitys_own_loss_is_of_the_samples_that_have_it(kind: type[Method]) -> None:
+    inputs, target = batch(TWO, 8, 3)
+    has = torch.tensor([True, False, True, True, False, False, True, True])
+    rows = {m: x[has] for m, x in inputs.items()}
+    found = []
+    for given in ((inputs, target, {"audio": has}), (rows, target[has]), (inputs, target)):
+        model = made(kind)
+        with model.in_training_step():
+            found.append(model(*given).losses["uni_modal.audio"].detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+    assert abs(float(found[0] - found[2])) > 1e-3
+
+
 @pytest.mark.parametrize("kind", [Joint, UniModalLosses])
 def test_parts_of_a_batch_add_up_to_it(kind: type[Method]) -> None:
     inputs, target = batch(TWO, 12, 3)
@@ -91,9 +105,21 @@ def test_parts_of_a_batch_add_up_to_it(kind: type[Method]) -> None:
     assert distance(weights(models[0]), weights(models[1])) < 1e-12
 
 
-def test_parts_are_changed_and_clipped_once_as_a_whole() -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (Joint, {}),
+        (OGMGE, {"alpha": 2.0}),
+        (MLB, {}),
+        (TCMax, {}),
+        (MCR, {"strength": 0.0, "contrastive": 1.0, "bottleneck": 1.0}),
+        *((kind, {}) for kind in WITH_LOSSES),
+    ],
+)
+def test_parts_are_changed_and_clipped_once_as_a_whole(kind: Any, settings: Any) -> None:
+    """A batch that comes twice in two parts of a step is a step with it."""
     inputs, target = batch(TWO, 8, 3)
-    models = [made(OGMGE, alpha=2.0), made(OGMGE, alpha=2.0)]
+    models = [made(kind, **settings), made(kind, **settings)]
     norms = []
     for model, parts in zip(models, (1, 2), strict=True):
         optimizer = torch.optim.SGD(model.parameters(), 1.0)
@@ -138,6 +164,8 @@ def test_a_step_whose_gradients_overflow_is_left_out(kind: type[Method]) -> None
 def test_an_optimizer_may_be_made_before_the_heads_have_sizes(kind: type[Method]) -> None:
     sized = made(kind)
     late = ModulatedModel(copy.deepcopy(sized.model), kind(TWO))
+    assert "(visual): no size yet" in repr(late)
+    assert "(visual): [3, 6]" in repr(sized)
     optimizers = [sgd(sized), sgd(late)]
     assert sized.heads is not None
     assert late.heads is not None

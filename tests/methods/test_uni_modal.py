@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradmod import (
+    Classification,
     Joint,
     Method,
     MMPareto,
@@ -134,6 +135,20 @@ def test_the_combination_makes_both_losses_fall(first: list[float], second: list
         assert float((share / 2 * h + (1 - share / 2) * g).norm()) <= float(lengths.min()) + 1e-6
 
 
+@given(vectors, vectors)
+def test_the_shortest_vector_is_that_of_torchjd(first: list[float], second: list[float]) -> None:
+    """Of gradients in conflict, turned where they are not; its solver is Frank-Wolfe's, on the Gramian alone."""
+    from torchjd.aggregation import MGDA
+
+    g, h = (torch.tensor(v, dtype=torch.float64) for v in (first, second))
+    if g @ h > 0:
+        h = -h
+    assume(float(g @ h) < -1e-6)
+    share = combine(g + h, g, h, [slice(0, 4)], 1.0) / 2
+    shortest = MGDA(epsilon=1e-12)(torch.stack([g, h]))
+    torch.testing.assert_close((1 - share) * g + share * h, shortest, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rounding_is_not_stretched(dtype: torch.dtype) -> None:
     g = torch.tensor([0.1, 0.2, 0.3], dtype=dtype)
@@ -173,6 +188,33 @@ def test_a_loss_is_the_mean_over_the_samples_that_have_the_modality(kind: type[M
     assert all(gradient.isfinite().all() for gradient in found.values())
     assert not found["heads.weights.audio"].any()
     assert found["heads.weights.visual"].any()
+
+
+class Plain(Classification):
+    """A task of one's own that is NaN for no sample, as F.cross_entropy is."""
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_modality_that_no_sample_has_is_no_loss_whatever_the_task_and_the_head(kind: Any) -> None:
+    net: Any = made(kind, fusion="sum").model
+    with torch.no_grad():
+        for head in net.heads.values():
+            head.bias[2] = -torch.inf  # a class that is ruled out
+    model = ModulatedModel(net, kind(NAMES[:2]), task=Plain())
+    inputs, target = batch(NAMES[:2], 6, 2)
+    step = Step(
+        Engine(model, torch.optim.SGD(model.parameters(), 0.1)),
+        model,
+        Batch(inputs, target),
+        {"audio": torch.zeros(6, dtype=torch.bool)},
+    )
+    losses = step.losses(step.forward())
+    assert float(losses["uni_modal.audio"].detach()) == 0
+    losses["uni_modal.audio"].backward()
+    assert all(p.grad is None or bool((p.grad == 0).all()) for p in model.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)

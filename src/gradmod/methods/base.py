@@ -100,6 +100,17 @@ class Method(MethodState):
         """
         return network
 
+    def take_sizes(self, view: View, inputs: Mapping[str, Any]) -> None:
+        """Give those of the method's own parameters their sizes that have none, by a batch.
+
+        Called without gradient, in eval mode, before the method's first forward or in its place: before DDP, say. A
+        method with such parameters does the same in a first forward that comes without.
+
+        Args:
+            view: the model, its task and how its coalitions are evaluated.
+            inputs: the batch, by modality.
+        """
+
     def forward(self, view: View, batch: Batch) -> Any:
         """The training forward: what the network returns on the batch, its backward as the method wants it.
 

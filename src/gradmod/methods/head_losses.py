@@ -29,7 +29,9 @@ def uni_modal_losses(
     for m, own, has in zip(modalities, logits, batch.present.T, strict=True):
         rows = has.to(own.device).nonzero().squeeze(1)
         losses[m] = (
-            task.loss(own[rows], batch.target[rows]) if len(rows) else own.nan_to_num().sum() * 0
+            task.loss(own[rows], batch.target[rows])
+            if len(rows)
+            else own.nan_to_num(0, 0, 0).sum() * 0
         )
     return losses
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedParameter, is_lazy
 
 
 class UniModalHeads(nn.Module):
@@ -23,8 +23,8 @@ class UniModalHeads(nn.Module):
     def __init__(self, modalities: Sequence[str]) -> None:
         super().__init__()
         self.modalities = tuple(modalities)
-        self.weights = nn.ParameterDict({m: UninitializedParameter() for m in modalities})
-        self.biases = nn.ParameterDict({m: UninitializedParameter() for m in modalities})
+        self.weights = UnsizedParameters(modalities)
+        self.biases = UnsizedParameters(modalities)
 
     @property
     def has_sizes(self) -> bool:
@@ -75,6 +75,23 @@ class UniModalHeads(nn.Module):
             for m, parameter in getattr(self, kind).items():
                 take_saved_size(parameter, state_dict.get(f"{prefix}{kind}.{m}"))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class UnsizedParameters(nn.ParameterDict):
+    """A parameter for each modality, without a size as yet.
+
+    Args:
+        modalities: names.
+    """
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        super().__init__({m: UninitializedParameter() for m in modalities})
+
+    def extra_repr(self) -> str:
+        """Sizes, for `repr`, which torch's own cannot say where there is none."""
+        return "\n".join(
+            f"({m}): {'no size yet' if is_lazy(p) else list(p.shape)}" for m, p in self.items()
+        )
 
 
 @torch.no_grad()

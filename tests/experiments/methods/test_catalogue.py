@@ -71,6 +71,7 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "strength": (0.5, "strength", 0.5),
         "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5}),
         "contrastive": (0.5, "contrastive", 0.5),
+        "bottleneck": (0.5, "bottleneck", 0.5),
         "permutations": (7, "permutations", 7),
     },
     "tcmax": {"gathered": (True, "gathered", True)},

@@ -64,6 +64,7 @@ TRAIN = {
     "fastest 2": ("--method opm", "--method mlb"),
     "permutations 5": ("--method mlb", "--method mcr"),
     "contrastive 0.1": ("--method mlb", "--method mcr"),
+    "bottleneck 0.1": ("--method mlb", "--method mcr"),
     "gathered true": ("--method dgl", "--method tcmax"),
     "projection true": ("--method dgl", "--method mla"),
     "weighting mean": ("", "--method mla"),

@@ -181,6 +181,8 @@ class MCRSettings(MethodSettings):
     """Weight of each modality's own loss: one number, or as in audio=1,visual=0.5."""
     contrastive: float = 0.0
     """Weight of a supervised contrastive loss of all modalities' features, which then must have one size."""
+    bottleneck: float = 0.0
+    """Weight of a bottleneck: what a decoder cannot say of the features from the joint prediction is a loss."""
     permutations: int = 32
     """Permutations of each modality's features in a step."""
 
@@ -188,6 +190,7 @@ class MCRSettings(MethodSettings):
         checks.number("mcr.strength", self.strength, 0)
         checks.by_name("mcr.weight", self.weight, float)
         checks.number("mcr.contrastive", self.contrastive, 0)
+        checks.number("mcr.bottleneck", self.bottleneck, 0)
         checks.whole("mcr.permutations", self.permutations, 1)
 
     def arguments(self) -> dict[str, Any]:
