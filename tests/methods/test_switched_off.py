@@ -17,6 +17,7 @@ from gradmod.methods import (
     OGM,
     OGMGE,
     OPM,
+    UMT,
     DiagnosingRelearning,
     ModalityDropout,
     UniModalLosses,
@@ -28,6 +29,10 @@ OFF: tuple[tuple[Any, dict[str, Any]], ...] = (
     (AGM, {"alpha": 0.0}),
     (AGM, {"alpha": 2.0, "epochs": (2, None)}),
     (OGM, {"epochs": (2, None)}),
+    (OGM, {"alpha": 0.0}),
+    (OGMGE, {"alpha": 0.0, "noise": False}),
+    (UniModalLosses, {"weight": 0.0}),
+    (UMT, {"weight": 0.0}),
     (OGMGE, {"epochs": (2, None)}),
     (OPM, {"often": 1.0, "epochs": (2, None)}),
     (OPM, {"often": 1e-12}),
@@ -39,18 +44,16 @@ OFF: tuple[tuple[Any, dict[str, Any]], ...] = (
 )
 """What a method does nothing with."""
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "uni-modal-losses": ({"weight": 0.0}, "joint training"),
     "mmpareto": ({"gamma": 0.0}, "gamma is 0"),
     "dgl": ({"weight": 0.0}, "would learn nothing"),
     "mlb": ({"strength": 0.0}, "strength is 0"),
-    "ogm": ({"alpha": 0.0}, "alpha is 0"),
     "ogm-ge": ({"alpha": 0.0}, "alpha is 0"),
     "opm": ({"q": 0.0}, "q is 0"),
     "mslr": ({"rule": "keep"}, "this is joint training"),
     "diagnosing-relearning": ({"strength": 0.0}, "strength is 0"),
 }
 """A 0 that a method takes for a mistake."""
-NEITHER = {"joint", "tcmax", "mla"}
+NEITHER = {"joint", "tcmax", "mla", "pretrained"}
 """They have no strength: what they do stands in the place of joint training."""
 
 

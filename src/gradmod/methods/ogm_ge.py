@@ -39,7 +39,7 @@ class OGMGE(ChangesGradients, WindowedMethod):
 
     Args:
         modalities: names of the inputs; M >= 2.
-        alpha: strength, > 0.
+        alpha: strength, > 0; without noise 0 too, which is joint training, to the last bit.
         noise: True: OGM-GE; False: OGM.
         filter: which of a modality's parameters are changed: `all` of its encoder and own head, or `published`: the
             convolutions' (those with four axes) alone.
@@ -66,9 +66,9 @@ class OGMGE(ChangesGradients, WindowedMethod):
             raise ValueError(
                 f"OGM-GE compares modalities, but there is one, {self.modalities[0]!r}; train it jointly"
             )
-        if not (math.isfinite(alpha) and alpha > 0):
+        if not (math.isfinite(alpha) and alpha >= 0) or (noise and alpha == 0):
             raise ValueError(
-                f"alpha is {alpha}; expected a finite number > 0 (for joint training use Joint)"
+                f"alpha is {alpha}; expected a finite number > 0, or without noise 0, which is joint training"
             )
         if filter not in FILTERS:
             raise ValueError(f"filter is {filter!r}; expected one of {', '.join(FILTERS)}")
@@ -171,7 +171,7 @@ class OGM(OGMGE):
 
     Args:
         modalities: names of the inputs; M >= 2.
-        alpha: strength, > 0.
+        alpha: strength, > 0; without noise 0 too, which is joint training, to the last bit.
         filter: see `OGMGE`.
         epochs: see `OGMGE`.
 

@@ -6,8 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from gradmod.methods.base import Method, Need
 from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
+from gradmod.methods.record import StepRecord
 from gradmod.methods.view import Batch, View
 
 Weight = float | Mapping[str, float]
@@ -27,11 +30,11 @@ class UniModalLosses(Method):
 
     Args:
         modalities: names of the inputs; M >= 1.
-        weight: of each modality's loss, one number or one by modality (those left out have 1); >= 0, not all 0.
+        weight: of each modality's loss, one number or one by modality (those left out have 1); >= 0. With
+            all 0 this is joint training, to the last bit.
 
     Raises:
-        ValueError: a weight that is negative, not finite or of no modality; weights that are all 0, which would be
-            joint training.
+        ValueError: a weight that is negative, not finite or of no modality.
 
     Example:
         >>> import torch
@@ -54,9 +57,7 @@ class UniModalLosses(Method):
         super().__init__(modalities)
         self.weights = weights_by_modality(weight, self.modalities)
         if not any(self.weights.values()):
-            raise ValueError(
-                f"weight is {weight!r}: without uni-modal losses this is joint training; use Joint"
-            )
+            self.needs = self.needs - {Need.HEADS}
 
     def extra_repr(self) -> str:
         """Settings, for `repr`."""
@@ -64,6 +65,9 @@ class UniModalLosses(Method):
 
     def forward(self, view: View, batch: Batch) -> Any:
         """The network's logits, and each modality's weighted loss as `uni_modal.<modality>`."""
+        if Need.HEADS not in self.needs:
+            self.last_step = StepRecord(torch.zeros(len(self.modalities), dtype=torch.float64))
+            return view.output(batch)
         output, logits = view.uni_modal(batch)
         losses = uni_modal_losses(view.task, logits, batch, self.modalities)
         self.last_step = record_of_heads(

@@ -141,14 +141,19 @@ class OGMSettings(WindowedSettings):
 
     method = "ogm"
     alpha: float = 1.0
-    """Strength of the modulation, above 0."""
+    """Strength of the modulation; 0 is joint training."""
     filter: str = "all"
     """Parameters of a modality that are modulated: all, or published (those of convolutions)."""
 
     def __post_init__(self) -> None:
-        checks.number("ogm.alpha", self.alpha, 0, above=True)
+        checks.number("ogm.alpha", self.alpha, 0)
         checks.one_of("ogm.filter", self.filter, FILTERS)
         self.check_window()
+
+    def without_effect(self) -> dict[str, str]:
+        """All but alpha, where alpha is 0."""
+        reason = "to OGM with --alpha 0, which is joint training"
+        return {} if self.alpha else dict.fromkeys(("filter", "starts", "ends"), reason)
 
     def notes(self, run: RunFacts) -> list[str]:
         """Where OGM does less than it seems to."""
