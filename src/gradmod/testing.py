@@ -119,7 +119,14 @@ class Trainee:
     def tell_epoch(self) -> None:
         """Tell the method where training is, and the optimizer its learning rates."""
         splits = [[problem(self.names, seed=seed)] for seed in (self.epoch, 1000)]
-        self.model.before_epoch(self.epoch, train=splits[0], validation=splits[1])
+        held_out = [problem(self.names, seed=2000)]
+        self.model.before_epoch(
+            self.epoch,
+            train=splits[0],
+            validation=splits[1],
+            held_out=held_out,
+            optimizer=self.optimizer,
+        )
         self.model.set_learning_rate(self.optimizer, _LR)
 
     def steps(self, count: int, **more: Any) -> list[float]:

@@ -6,6 +6,7 @@ from gradmod.methods.changes_gradients import ChangesGradients
 from gradmod.methods.dgl import DGL
 from gradmod.methods.diagnosing_relearning import DiagnosingRelearning
 from gradmod.methods.epoch import Epoch, SplitFeatures
+from gradmod.methods.gblending import GBlending
 from gradmod.methods.joint import Joint
 from gradmod.methods.mcr import MCR
 from gradmod.methods.mla import MLA
@@ -19,6 +20,7 @@ from gradmod.methods.opm import OPM
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.tcmax import TCMax
+from gradmod.methods.trials import LoaderTrials, Trials
 from gradmod.methods.uni_modal_losses import UniModalLosses
 from gradmod.methods.view import Batch, View
 from gradmod.methods.window import WindowedMethod
@@ -39,7 +41,9 @@ __all__ = [
     "DiagnosingRelearning",
     "Engine",
     "Epoch",
+    "GBlending",
     "Joint",
+    "LoaderTrials",
     "MMPareto",
     "Method",
     "ModalityDropout",
@@ -48,6 +52,7 @@ __all__ = [
     "Step",
     "StepRecord",
     "TCMax",
+    "Trials",
     "UniModalLosses",
     "ValidationFigures",
     "View",

@@ -41,6 +41,8 @@ class Need(enum.Enum):
     """After an epoch it looks at how well each modality alone predicts on the validation split."""
     SPLITS = "splits"
     """Before an epoch it looks at the features of the training and of the validation split."""
+    TRIALS = "trials"
+    """Before an epoch it trains the model on trial, without a held-out part of the training split."""
 
 
 class Method(MethodState):
@@ -75,6 +77,10 @@ class Method(MethodState):
     takes_turns = False
     """Whether a batch makes several optimizer steps, one modality after the other: then the order of the modalities
     counts, and a batch cannot be gathered in parts."""
+    held_out = 0.1
+    """Share of the training split that the trainer holds out from trials; for a method that needs them."""
+    trains_on_held_out = True
+    """Whether the training proper sees the samples that are held out from trials."""
     sets_learning_rates = False
     """Whether modalities have learning rates of their own, so that the optimizer needs parameter groups."""
 
@@ -212,9 +218,14 @@ class Method(MethodState):
             raise ValueError(
                 f"epoch is {epoch.number}; expected a number from 1 on: the first epoch is 1"
             )
-        is_resumed = self.epoch == epoch.number
-        self.epoch = epoch.number
-        return not is_resumed and self.before_epoch(epoch)
+        before, self.epoch = self.epoch, epoch.number
+        if before == epoch.number:
+            return False
+        try:
+            return self.before_epoch(epoch)
+        except BaseException:  # what was broken off is done again when it is told again
+            self.epoch = before
+            raise
 
     def before_epoch(self, epoch: Epoch) -> bool:
         """Do what there is to do before an epoch; not called again where a run is resumed in the middle of it.
