@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gradmod.experiments.methods import METHODS, MethodSettings, build_method
-from gradmod.experiments.methods.between_epochs import DiagnosingRelearningSettings
+from gradmod.experiments.methods.between_epochs import DiagnosingRelearningSettings, GBlendingSettings
 from gradmod.experiments.methods.modulating import MSESSettings, MSLRSettings
 from gradmod.methods import Batch, ChangesGradients, Method, Need, View
 from gradmod.testing import check_method
@@ -18,6 +18,7 @@ SETTINGS: dict[str, MethodSettings] = {
     "mslr": MSLRSettings(initial="audio=0.3"),
     "mses": MSESSettings(patience="2"),
     "diagnosing-relearning": DiagnosingRelearningSettings(every=2),
+    "gblending": GBlendingSettings(super_epoch=2),
 }
 
 
