@@ -20,7 +20,7 @@ from gradmod.methods.opm import OPM
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.tcmax import TCMax
-from gradmod.methods.trials import LoaderTrials, Trials
+from gradmod.methods.trials import Trials
 from gradmod.methods.uni_modal_losses import UniModalLosses
 from gradmod.methods.view import Batch, View
 from gradmod.methods.window import WindowedMethod
@@ -43,7 +43,6 @@ __all__ = [
     "Epoch",
     "GBlending",
     "Joint",
-    "LoaderTrials",
     "MMPareto",
     "Method",
     "ModalityDropout",

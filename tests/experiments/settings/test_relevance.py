@@ -148,8 +148,9 @@ def test_a_method_that_does_not_act_is_refused() -> None:
     for words in ("--starts 31", "--method ogm-ge --starts 9 --epochs 8"):
         with pytest.raises(ConfigError, match=r"after the last of .* would be joint training"):
             parse_config(words.split(), "gradmod train")
+    words = "--method gblending --online true --epochs 10"
     with pytest.raises(ConfigError, match=r"super_epoch is 10 in a run of 10 .* --super-epoch 2"):
-        parse_config("--method gblending --online true --epochs 10".split(), "gradmod train")
+        parse_config(words.split(), "gradmod train")
     assert parse_config(["--modality", "audio"], "gradmod train").data.modality == "audio"
 
 
