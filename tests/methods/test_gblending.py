@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from gradmod import ModulatedModel, MultiLabel, Regression, adapt
@@ -21,6 +22,7 @@ from gradmod.methods.gblending import SMALLEST_OVERFITTING, blending_weights
 from gradmod.methods.step import Step
 from gradmod.models import MLP, EarlyFusion, LateFusion, SumFusion
 from networks import NAMES, SIZES, batch, network
+from processes import on_processes
 
 TWO = NAMES[:2]
 FUSIONS: dict[str, Callable[..., nn.Module]] = {
@@ -409,3 +411,32 @@ def test_what_is_missing_is_said() -> None:
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GBlending(**{"modalities": TWO, **settings})
+
+
+def weights_of_halves(rank: int) -> list[dict[str, float]]:
+    """What one process finds, and what two find in a loop of their own, each with half of every batch."""
+    found = []
+    train, held_out = batches(), batches(seed=3)
+    for alone in (True, False):
+        model = ModulatedModel(fused("late"), GBlending(TWO, super_epoch=2))
+        torch.manual_seed(1)
+        model.give_heads_their_sizes(train[0][0])
+        through = None if alone else DistributedDataParallel(model)
+        if alone:
+            model.method.use_process_group(None)
+        parts = {
+            name: part
+            if alone
+            else [({m: x.chunk(2)[rank] for m, x in i.items()}, t.chunk(2)[rank]) for i, t in part]
+            for name, part in (("train", train), ("held_out", held_out))
+        }
+        model.before_epoch(1, optimizer=sgd(model), through=through, **parts)
+        found.append(method_of(model).weights)
+    return found
+
+
+def test_two_processes_find_the_weights_of_one() -> None:
+    results = on_processes(weights_of_halves, 2)
+    for alone, together in results:
+        assert together == pytest.approx(alone, rel=1e-6)
+    assert results[0][1] == results[1][1]
