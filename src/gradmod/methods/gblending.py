@@ -222,7 +222,7 @@ def blending_weights(
 
     Example:
         >>> from gradmod.methods.gblending import blending_weights
-        >>> blending_weights({"joint": 1.0, "audio": 1.0, "visual": -1.0}, dict(joint=0.5, audio=0.25, visual=0.1), 0.01)
+        >>> blending_weights({"joint": 1.0, "audio": 1.0, "visual": -1.0}, dict(joint=0.5, audio=0.25, visual=1), 0.01)
         {'joint': 0.2, 'audio': 0.8, 'visual': 0.0}
     """
     least = max(least, math.sqrt(sys.float_info.min))
