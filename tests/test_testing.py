@@ -9,15 +9,19 @@ import pytest
 import torch
 
 from gradmod.experiments.methods import METHODS, MethodSettings, build_method
-from gradmod.experiments.methods.between_epochs import DiagnosingRelearningSettings
+from gradmod.experiments.methods.between_epochs import (
+    DiagnosingRelearningSettings,
+    GBlendingSettings,
+)
 from gradmod.experiments.methods.modulating import MSESSettings, MSLRSettings
-from gradmod.methods import Batch, ChangesGradients, Method, Need, View
+from gradmod.methods import Batch, ChangesGradients, Epoch, Method, Need, View
 from gradmod.testing import check_method
 
 SETTINGS: dict[str, MethodSettings] = {
     "mslr": MSLRSettings(initial="audio=0.3"),
     "mses": MSESSettings(patience="2"),
     "diagnosing-relearning": DiagnosingRelearningSettings(every=2),
+    "gblending": GBlendingSettings(super_epoch=2),
 }
 
 
@@ -64,6 +68,17 @@ class FirstFirst(ChangesGradients):
                 parameter.grad *= 2
 
 
+class Trying(Method):
+    """Trains the model on trial, as it says, and does not put it back."""
+
+    needs = frozenset({Need.TRIALS})
+
+    def before_epoch(self, epoch: Epoch) -> bool:
+        assert epoch.trials is not None
+        epoch.trials.train(1)
+        return False
+
+
 class Infinite(Method):
     """Divides by the samples that have the last modality."""
 
@@ -85,6 +100,10 @@ class Infinite(Method):
         (Idle, "is not joint training: does not hold: .*the method did nothing"),
         (Forgetful, "resumes exactly: does not hold: .*away: what the method remembers belongs"),
         (FirstFirst, "does not care for the order of modalities: does not hold"),
+        (
+            Trying,
+            r"changes the model between epochs only .*: does not hold: before_epoch returned False, and changed",
+        ),
         (Infinite, "bears missing modalities: does not hold: weights are not finite"),
     ],
 )

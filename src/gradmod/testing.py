@@ -35,9 +35,10 @@ def check_method(make: MakeMethod, *, counts: Sequence[int] = (1, 2, 3, 6)) -> l
 
     Of every number of modalities in `counts` that the method takes: a step leaves finite weights, and they are not
     those of joint training (for two or more, and unless it is `Joint`); the loss falls; training that is broken off,
-    saved and loaded goes on to the same bits; samples may lack modalities, one of them in the whole batch; bfloat16;
-    parts of a batch; a gradient scaler; the order in which modalities are named makes no difference; in eval mode the
-    model is the network; a copy and a pickle of the state are independent of the original.
+    saved and loaded goes on to the same bits; between epochs the model is changed only where the method says so;
+    samples may lack modalities, one of them in the whole batch; bfloat16; parts of a batch; a gradient scaler; the
+    order in which modalities are named makes no difference; in eval mode the model is the network; a copy and a pickle
+    of the state are independent of the original.
 
     Args:
         make: called with the names of the modalities; returns the method. A class of a method with defaults will do.
@@ -107,6 +108,7 @@ class Trainee:
                 self.model.take_teachers({m: MLP(_SIZES[m], hidden=(8,)) for m in names})
         self.optimizer = torch.optim.SGD(self.model.parameter_groups(), _LR, momentum=0.9)
         self.epoch = 0
+        self.silent_changes: list[str] = []
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -123,8 +125,40 @@ class Trainee:
     def tell_epoch(self) -> None:
         """Tell the method where training is, and the optimizer its learning rates."""
         splits = [[problem(self.names, seed=seed)] for seed in (self.epoch, 1000)]
-        self.model.before_epoch(self.epoch, train=splits[0], validation=splits[1])
+        held_out = [problem(self.names, seed=2000)]
+        before = self.between_epochs()
+        changed = self.model.before_epoch(
+            self.epoch,
+            train=splits[0],
+            validation=splits[1],
+            held_out=held_out,
+            optimizer=self.optimizer,
+        )
+        after = self.between_epochs()
+        if not changed:
+            self.silent_changes += [
+                name
+                for name in before.keys() | after.keys()
+                if name not in before
+                or name not in after
+                or not torch.equal(before[name], after[name])
+            ]
         self.model.set_learning_rate(self.optimizer, _LR)
+
+    def between_epochs(self) -> dict[str, Tensor]:
+        """What a method must leave as it is before an epoch, unless it says that it changed the model."""
+        gathered = self.optimizer.state_dict()["state"]
+        return {
+            **self.weights(),
+            **{f"buffer {n}": b.detach().clone() for n, b in self.network.named_buffers()},
+            **{
+                f"optimizer's {name} of parameter {number}": value.clone()
+                for number, state in gathered.items()
+                for name, value in state.items()
+                if isinstance(value, Tensor)
+            },
+            "random numbers": torch.get_rng_state(),
+        }
 
     def steps(self, count: int, **more: Any) -> list[float]:
         """Train on `count` batches, each an epoch; the losses."""
@@ -200,6 +234,19 @@ def _resumes_exactly(make: MakeMethod, names: Sequence[str], fusion: str) -> boo
     assert distance == 0, (
         f"training that was broken off, saved and loaded ends {distance:.3g} away: what the method remembers belongs "
         "into buffers, or into `memory`"
+    )
+    return True
+
+
+def _changes_the_model_between_epochs_only_where_it_says_so(
+    make: MakeMethod, names: Sequence[str], fusion: str
+) -> bool:
+    trainee = Trainee(make, names, fusion)
+    trainee.steps(4)
+    changes = sorted(set(trainee.silent_changes))
+    assert not changes, (
+        f"before_epoch returned False, and changed {', '.join(changes[:3])}: it must return whether the model was "
+        "changed, and put back what it only tried"
     )
     return True
 
@@ -300,6 +347,7 @@ CHECKS = (
     _trains,
     _is_not_joint_training,
     _resumes_exactly,
+    _changes_the_model_between_epochs_only_where_it_says_so,
     _bears_missing_modalities,
     _bears_bfloat16,
     _gathers_parts_of_a_batch,

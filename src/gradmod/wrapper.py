@@ -25,7 +25,8 @@ from gradmod.methods.base import Method, Need
 from gradmod.methods.epoch import Epoch, read_features
 from gradmod.methods.heads import UniModalHeads
 from gradmod.methods.record import StepRecord, ValidationFigures
-from gradmod.methods.step import Engine, Step
+from gradmod.methods.step import Clip, Engine, Step
+from gradmod.methods.trials import LoaderTrials
 from gradmod.methods.view import Batch, View
 from gradmod.protocols import (
     Output,
@@ -100,7 +101,7 @@ class ModulatedModel(nn.Module):
         # Asked once: torch 2.6 cannot compile a look into a set of enum members.
         self._checks_fusion = check and Need.FUSION in method.needs
         self._watches_backward = Need.COALITIONS in method.needs
-        self._expects_epochs = Need.SPLITS in method.needs
+        self._expects_epochs = bool(method.needs & {Need.SPLITS, Need.TRIALS})
         self._expects_teachers = Need.TEACHERS in method.needs
         encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
         # Modalities may share their encoders, where the method does nothing to encoders.
@@ -185,7 +186,8 @@ class ModulatedModel(nn.Module):
         if self._expects_epochs and self.method.epoch is None:
             raise RuntimeError(
                 f"{type(self.method).__name__} looks at the data between epochs, and was not told of one: call "
-                "model.before_epoch(number, train=loader, validation=loader) before every epoch, counted from 1"
+                f"model.before_epoch(number, train=loader, {_handed_over(self.method)}) before every epoch, counted "
+                "from 1"
             )
         if self._expects_teachers and not self.method.has_teachers:
             raise RuntimeError(
@@ -243,10 +245,6 @@ class ModulatedModel(nn.Module):
                 f"accumulate is {accumulate}; expected the number of calls for each step, 1 or more"
             )
 
-        def clip(parameters: list[nn.Parameter]) -> Tensor:
-            assert clip_norm is not None
-            return nn.utils.clip_grad_norm_(parameters, clip_norm)
-
         if accumulate > 1 and self.method.takes_turns:
             raise ValueError(
                 f"accumulate is {accumulate}; {type(self.method).__name__} makes several optimizer steps in each "
@@ -260,7 +258,7 @@ class ModulatedModel(nn.Module):
             present,
             weight=1 / accumulate,
             is_last=self._gathered == 0,
-            clip=None if clip_norm is None else clip,
+            clip=_clip_to(clip_norm),
         )
         return step.run()
 
@@ -359,13 +357,27 @@ class ModulatedModel(nn.Module):
         """
         self.method.take_teachers(teachers)
 
-    def before_epoch(self, number: int, *, train: Any = None, validation: Any = None) -> bool:
+    def before_epoch(
+        self,
+        number: int,
+        *,
+        train: Any = None,
+        validation: Any = None,
+        held_out: Any = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        through: nn.Module | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+    ) -> bool:
         """Tell the method that an epoch begins.
 
             for number in range(1, epochs + 1):
                 model.before_epoch(number)
 
         AGM and OGM-GE with a window of epochs need the number, Diagnosing & Re-learning and MLA the loaders as well.
+        Gradient Blending trains the model on trial: it needs `train`, `held_out` and `optimizer`, and what else you
+        give to `training_step`. Model, optimizer, loaders and random numbers are afterwards as they were.
 
         Args:
             number: of the epoch, counted from 1.
@@ -373,6 +385,13 @@ class ModulatedModel(nn.Module):
                 may go through it in eval mode, which leaves the model and the random numbers as they were; so a loader
                 without augmentation is best. Its length is the number of steps in the epoch.
             validation: the same of the validation split.
+            held_out: the same of a part of the training split that `train` does not give: you split it yourself, with
+                `torch.utils.data.random_split`, say. Never the validation split, nor the test split.
+            optimizer: as in `training_step`, and so are the rest.
+            through: as in `training_step`.
+            scaler: as in `training_step`.
+            clip_norm: as in `training_step`.
+            accumulate: as in `training_step`.
 
         Returns:
             Whether the model was changed by it.
@@ -387,7 +406,16 @@ class ModulatedModel(nn.Module):
             if loader is not None
         }
         steps = len(train) if isinstance(train, Sized) else None
-        return self.method.begin_epoch(Epoch(number, steps, splits=readers))
+        trials = None
+        if train is not None and held_out is not None and optimizer is not None:
+            trials = LoaderTrials(
+                Engine(self if through is None else through, optimizer, scaler),
+                self,
+                {"train": train, "held_out": held_out},
+                _clip_to(clip_norm),
+                accumulate,
+            )
+        return self.method.begin_epoch(Epoch(number, steps, splits=readers, trials=trials))
 
     def after_backward(self) -> None:
         """Let the method change the gradients: between `backward()` and `optimizer.step()`, before any clipping.
@@ -488,6 +516,22 @@ class ModulatedModel(nn.Module):
             "_backward": BackwardWatch(),
             "_in_training_step": False,
         }
+
+
+def _clip_to(norm: float | None) -> Clip | None:
+    """What clips gradients to a norm of all together; None: nothing."""
+    if norm is None:
+        return None
+    return functools.partial(nn.utils.clip_grad_norm_, max_norm=norm)
+
+
+def _handed_over(method: Method) -> str:
+    """What `before_epoch` wants beside the training split, as it is written."""
+    return (
+        "held_out=loader, optimizer=optimizer"
+        if Need.TRIALS in method.needs
+        else "validation=loader"
+    )
 
 
 def _by_key(batch_axis: int | Mapping[str, int], modalities: Sequence[str]) -> dict[str, int]:

@@ -27,6 +27,7 @@ from gradmod.experiments.training import loop
 from gradmod.experiments.training.optimization import build_optimizer
 from gradmod.experiments.training.parts import build_parts
 from gradmod.experiments.training.run import resume, train
+from gradmod.methods.base import Need
 from gradmod.methods.record import ValidationFigures
 from processes import as_torchrun
 from runs import log_lines, short
@@ -37,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "agm": {"alpha": 2.0},
     "diagnosing-relearning": {"every": 1},
     "opm": {"often": 1.0},
+    "gblending": {"online": True, "super_epoch": 1},
     "tcmax": {"gathered": True},  # so that two processes are one
     "mcr": {"bottleneck": 1.0},  # whose decoder's parameters are the method's own
 }
@@ -268,11 +270,15 @@ def test_a_step_differs_from_joint_on_every_data_set(
         model.set_learning_rate(optimizer, 0.1)
         model.train()
         one = [parts.data.train.read([0])]  # its features are one pure cluster
+        if Need.TRIALS in model.method.needs:  # which trains on them
+            one = [parts.data.train.read(range(6))]
         twice, target = parts.data.train.read([0, 0])
         target[0], target[1] = 0, 1
         impure = [(twice, target)]  # two classes in one place
         for seed in range(2):
-            model.before_epoch(3 + seed, train=one, validation=impure)
+            model.before_epoch(
+                3 + seed, train=one, validation=impure, held_out=impure, optimizer=optimizer
+            )
             torch.manual_seed(seed)
             model.training_step(*parts.data.train.read(range(6)), optimizer)
         weights = {f"model.{name}": p.detach() for name, p in model.model.named_parameters()}

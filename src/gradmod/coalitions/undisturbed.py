@@ -32,7 +32,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     generators = [(generator, generator.get_state()) for generator in _generators(model)]
     model.eval()
     try:
-        with _same_random_numbers():
+        with same_random_numbers():
             yield
     finally:
         if state is not None:
@@ -87,7 +87,8 @@ def _put_back(tensors: list[tuple[Tensor, Tensor]]) -> None:
 
 
 @contextmanager
-def _same_random_numbers() -> Iterator[None]:
+def same_random_numbers() -> Iterator[None]:
+    """On leaving, the random numbers of Python, NumPy and torch go on as if nothing had been drawn meanwhile."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     on_mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None

@@ -6,6 +6,7 @@ from gradmod.methods.changes_gradients import ChangesGradients
 from gradmod.methods.dgl import DGL
 from gradmod.methods.diagnosing_relearning import DiagnosingRelearning
 from gradmod.methods.epoch import Epoch, SplitFeatures
+from gradmod.methods.gblending import GBlending
 from gradmod.methods.joint import Joint
 from gradmod.methods.mcr import MCR
 from gradmod.methods.mla import MLA
@@ -21,6 +22,7 @@ from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Engine, Step
 from gradmod.methods.tcmax import TCMax
 from gradmod.methods.teachers import TaughtMethod
+from gradmod.methods.trials import Trials
 from gradmod.methods.umt import UMT
 from gradmod.methods.uni_modal_losses import UniModalLosses
 from gradmod.methods.view import Batch, View
@@ -43,6 +45,7 @@ __all__ = [
     "DiagnosingRelearning",
     "Engine",
     "Epoch",
+    "GBlending",
     "Joint",
     "MMPareto",
     "Method",
@@ -54,6 +57,7 @@ __all__ = [
     "StepRecord",
     "TCMax",
     "TaughtMethod",
+    "Trials",
     "UniModalLosses",
     "ValidationFigures",
     "View",

@@ -61,14 +61,19 @@ class Averaging:
             return
         self._summed.clear()
         ddp = self._ddp_around(model)
-        if self._chosen is not None:
-            self._groups = _more_than_one(self._chosen)
-        elif ddp is not None:
-            self._groups = _more_than_one((ddp.process_group,))
-        else:
-            self._groups = _more_than_one(self._groups_outside_ddp(model))
+        self._groups = self.groups_of(model, ddp)
         if ddp is not None and self._groups:
             _take_part_in_join(ddp, self, method)
+
+    def groups_of(self, model: nn.Module, ddp: DistributedDataParallel | None) -> Groups:
+        """The groups over which a model is trained, the DDP around it being `ddp`; none where a process is alone."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return ()
+        if self._chosen is not None:
+            return _more_than_one(self._chosen)
+        if ddp is not None:
+            return _more_than_one((ddp.process_group,))
+        return _more_than_one(self._groups_outside_ddp(model))
 
     @property
     def is_across_processes(self) -> bool:

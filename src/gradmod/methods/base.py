@@ -43,6 +43,8 @@ class Need(enum.Enum):
     """Before an epoch it looks at the features of the training and of the validation split."""
     TEACHERS = "teachers"
     """Before the first step it is given encoders that were trained on one modality alone."""
+    TRIALS = "trials"
+    """Before an epoch it trains the model on trial, without a held-out part of the training split."""
 
 
 class Method(MethodState):
@@ -79,6 +81,10 @@ class Method(MethodState):
     counts, and a batch cannot be gathered in parts."""
     has_teachers = False
     """Whether it was given encoders that were trained on one modality alone: see `TaughtMethod`."""
+    held_out = 0.1
+    """Share of the training split that the trainer holds out from trials; for a method that needs them."""
+    trains_on_held_out = True
+    """Whether the training proper sees the samples that are held out from trials."""
     sets_learning_rates = False
     """Whether modalities have learning rates of their own, so that the optimizer needs parameter groups."""
 
@@ -237,9 +243,14 @@ class Method(MethodState):
             raise ValueError(
                 f"epoch is {epoch.number}; expected a number from 1 on: the first epoch is 1"
             )
-        is_resumed = self.epoch == epoch.number
-        self.epoch = epoch.number
-        return not is_resumed and self.before_epoch(epoch)
+        before, self.epoch = self.epoch, epoch.number
+        if before == epoch.number:
+            return False
+        try:
+            return self.before_epoch(epoch)
+        except BaseException:  # what was broken off is done again when it is told again
+            self.epoch = before
+            raise
 
     def before_epoch(self, epoch: Epoch) -> bool:
         """Do what there is to do before an epoch; not called again where a run is resumed in the middle of it.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from gradmod.coalitions.masking import map_tensors
 from gradmod.coalitions.presence import hide_absent, without_missing
 from gradmod.coalitions.undisturbed import undisturbed
 from gradmod.methods.record import ValidationFigures
+
+if TYPE_CHECKING:
+    from gradmod.methods.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class Epoch:
         steps: batches in it; None: not known.
         validation: how well each modality alone predicts on the validation split, after an epoch; else empty.
         splits: what reads the features of a split, by its name.
+        trials: what trains the model on trial; None: the training loop did not hand over what it takes.
     """
 
     number: int
     steps: int | None = None
     validation: Mapping[str, ValidationFigures] = field(default_factory=dict)
     splits: Mapping[str, Callable[[], SplitFeatures]] = field(default_factory=dict)
+    trials: Trials | None = None
 
     def features(self, split: str) -> SplitFeatures:
         """The features of all samples of `train` or `validation`: one pass over it, which leaves nothing changed.
@@ -59,6 +65,27 @@ class Epoch:
                 "model.before_epoch(number, train=loader, validation=loader) before every epoch"
             )
         return self.splits[split]()
+
+    def trial(self, seed: int = 0) -> AbstractContextManager[Trials]:
+        """Training on trial: when left, model, optimizer and random numbers are to the bit as they were.
+
+            with epoch.trial() as trial:
+                trial.train(epochs=10)
+                print(trial.losses("held_out"))
+
+        Args:
+            seed: of what is drawn in it, with the number of the epoch. Trials of one seed see the same batches.
+
+        Raises:
+            RuntimeError: the training loop did not hand over what it takes.
+        """
+        if self.trials is None:
+            raise RuntimeError(
+                "the method trains the model on trial before an epoch, and was not given what that takes: call "
+                "model.before_epoch(number, train=loader, held_out=loader, optimizer=optimizer) before every epoch, "
+                "`held_out` a part of the training split that `train` does not give"
+            )
+        return self.trials.begin((seed, self.number))
 
 
 def read_features(
@@ -75,20 +102,13 @@ def read_features(
         TypeError: a batch is something else, or a feature is no tensor.
         ValueError: there is no batch.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     parts: dict[str, list[Tensor]] = {m: [] for m in modalities}
     has: dict[str, list[Tensor]] = {m: [] for m in modalities}
     targets: list[Tensor] = []
     with undisturbed(model), torch.no_grad():
-        for batch in batches:
-            inputs, target, present = _parts_of(batch)
-            moved = {
-                name: map_tensors(lambda leaf: leaf.to(device), x) for name, x in inputs.items()
-            }
-            absent = without_missing(moved, present, modalities, target)
-            if absent:
-                absent = {m: rows.to(device) for m, rows in absent.items()}
-                moved = dict(hide_absent(model, moved, absent))
+        for inputs, target, present in moved_batches(model, batches):
+            absent = without_missing(inputs, present, modalities, target)
+            moved = dict(hide_absent(model, inputs, absent)) if absent else inputs
             found = features_pass(model, moved, modalities, gradient=False).features
             every = torch.ones(len(target), dtype=torch.bool)
             for m in modalities:
@@ -103,6 +123,24 @@ def read_features(
         torch.cat(targets),
         {m: torch.cat(rows) for m, rows in has.items()} if lacks else None,
     )
+
+
+def moved_batches(
+    model: nn.Module, batches: Iterable[Sequence[Any]]
+) -> Iterator[tuple[dict[str, Any], Tensor, Mapping[str, Tensor] | None]]:
+    """Inputs, target and `present` of each batch, on the device of the model.
+
+    Raises:
+        TypeError: a batch is something else.
+    """
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    for batch in batches:
+        inputs, target, present = _parts_of(batch)
+        yield (
+            {name: map_tensors(lambda leaf: leaf.to(device), x) for name, x in inputs.items()},
+            target.to(device),
+            None if present is None else {m: rows.to(device) for m, rows in present.items()},
+        )
 
 
 def as_feature(feature: Any, modality: str) -> Tensor:

@@ -19,6 +19,9 @@ from gradmod.protocols import Output
 if TYPE_CHECKING:
     from gradmod.wrapper import ModulatedModel
 
+Clip = Callable[[list[nn.Parameter]], Tensor]
+"""Called with the parameters that step, their gradients ready; returns their norm."""
+
 
 class Engine:
     """How a training loop calls the model and steps its optimizer: here with PyTorch alone.
@@ -92,7 +95,7 @@ class Step:
         present: by modality, where samples lack some.
         weight: what every loss is multiplied by: the share of this process, one part of several that add up.
         is_last: whether the optimizer steps after it; False: gradients are gathered.
-        clip: called with the parameters that step, their gradients ready; returns their norm.
+        clip: see `Clip`; None: gradients as they are.
 
     Attributes:
         loss: the batch's loss, detached, `weight` not in it; None before the first backward.
@@ -108,7 +111,7 @@ class Step:
         *,
         weight: float = 1.0,
         is_last: bool = True,
-        clip: Callable[[list[nn.Parameter]], Tensor] | None = None,
+        clip: Clip | None = None,
     ) -> None:
         self.engine = engine
         self.model = model

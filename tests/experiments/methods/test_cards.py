@@ -79,6 +79,8 @@ def test_the_example_of_its_card_trains(name: str) -> None:
         "net": net,
         "loader": batches,
         "validation_loader": batches,
+        "part_loader": batches,
+        "held_out_loader": batches[:1],
         "epochs": 2,
     }
     before = [parameter.clone() for parameter in net.encoders.parameters()]

@@ -89,6 +89,11 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "times": (2, "times", 2),
         "strength": (0.5, "strength", 0.5),
     },
+    "gblending": {
+        "online": (True, "online", True),
+        "super_epoch": (7, "super_epoch", 7),
+        "held_out": (0.2, "held_out", 0.2),
+    },
 }
 
 

@@ -76,6 +76,9 @@ TRAIN = {
     "every 5": ("", "--method diagnosing-relearning"),
     "encoder-lr 0.5": ("--method umt", "--method pretrained"),
     "times 5": ("", "--method diagnosing-relearning"),
+    "online true": ("", "--method gblending"),
+    "super-epoch 5": ("", "--method gblending"),
+    "held-out 0.2": ("", "--method gblending"),
     "coalitions looped": ("--method joint --modality audio", "--method joint"),
     "momentum 0.5": ("--optimizer adam", ""),
     "schedule step": ("--epochs 30", "--epochs 80"),
@@ -147,6 +150,9 @@ def test_a_method_that_does_not_act_is_refused() -> None:
     for words in ("--starts 31", "--method ogm-ge --starts 9 --epochs 8"):
         with pytest.raises(ConfigError, match=r"after the last of .* would be joint training"):
             parse_config(words.split(), "gradmod train")
+    words = "--method gblending --online true --epochs 10"
+    with pytest.raises(ConfigError, match=r"super_epoch is 10 in a run of 10 .* --super-epoch 2"):
+        parse_config(words.split(), "gradmod train")
     assert parse_config(["--modality", "audio"], "gradmod train").data.modality == "audio"
 
 

@@ -48,3 +48,53 @@ DIAGNOSING_RELEARNING = MethodEntry(
     tasks=("classes",),
     search={"strength": (3.0, 1.0, 10.0)},
 )
+
+
+@dataclass(frozen=True)
+class GBlendingSettings(MethodSettings):
+    """Settings of Gradient Blending."""
+
+    online: bool = False
+    """Estimate the weights again every --super-epoch epochs, and hold the held-out part out of training as well."""
+    super_epoch: int = 10
+    """Epochs for which each loss is trained alone on trial; with --online also from one estimation to the next."""
+    held_out: float = 0.1
+    """Share of the training split that trials are measured on and never train on; above 0 and below 1."""
+
+    def __post_init__(self) -> None:
+        checks.flag("gblending.online", self.online)
+        checks.whole("gblending.super_epoch", self.super_epoch, 1)
+        checks.number("gblending.held_out", self.held_out, 0, 1, above=True)
+        if self.held_out == 1:
+            raise ConfigError("gblending.held_out is 1; expected a number > 0 and < 1")
+
+    def check_run(self, run: RunFacts) -> None:
+        """A second estimation must be in a run that is online."""
+        if self.online and self.super_epoch >= run.epochs:
+            raise ConfigError(
+                f"gblending.super_epoch is {self.super_epoch} in a run of {run.epochs} epochs: --online would estimate "
+                f"the weights once, as without it, and train on fewer samples. Expected less than {run.epochs}: "
+                f"--super-epoch {max(run.epochs // 4, 1)}, say, or train longer, or leave --online out"
+            )
+
+    def notes(self, run: RunFacts) -> list[str]:
+        """That a trial is longer than the run."""
+        if self.super_epoch <= run.epochs:
+            return []
+        return [
+            f"gblending trains each loss for {self.super_epoch} epochs on trial, longer than the run of {run.epochs}: "
+            "--super-epoch says how long"
+        ]
+
+
+GBLENDING = MethodEntry(
+    name="gblending",
+    factory="gradmod.methods.gblending:GBlending",
+    settings=GBlendingSettings,
+    summary="weighs the joint and the uni-modal losses by what each is found on trial to gain and to overfit",
+    paper="Wang et al., CVPR 2020",
+    cost="uni-modal heads; M + 1 trials of `super_epoch` epochs, once or (online) again and again",
+    mechanism="loss",
+    needs=("features", "heads", "trials"),
+    search={"super_epoch": (10, 5, 20)},
+)

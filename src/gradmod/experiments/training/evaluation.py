@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gradmod.coalitions.features import features_pass
+from gradmod.coalitions.features import features_pass, uni_modal_pass
 from gradmod.coalitions.presence import hide_absent
 from gradmod.diagnosis.attribution import in_eval_mode
 from gradmod.experiments.errors import ConfigError, TrainingError
@@ -23,6 +23,7 @@ from gradmod.experiments.training.non_finite import samples_not_finite
 from gradmod.experiments.training.sampling import Shard
 from gradmod.methods.epoch import SplitFeatures, as_feature
 from gradmod.methods.record import ValidationFigures
+from gradmod.methods.trials import losses_by_name
 from gradmod.protocols import declares_own_heads, logits_of
 from gradmod.tasks import Task
 from gradmod.wrapper import ModulatedModel
@@ -181,6 +182,28 @@ def split_features(
         found["target"],
         None if table is None else dict(zip(modalities, table, strict=True)),
     )
+
+
+def split_losses(
+    fabric: Fabric, model: ModulatedModel, dataset: Split, *, batch_size: int, workers: int = 0
+) -> dict[str, float]:
+    """Mean losses over a split in eval mode, of the network and of each modality's head; see `Trials.losses`.
+
+    Every process must call it; each gets those of the whole split.
+    """
+    modalities = model.method.modalities
+
+    def read(inputs: dict[str, Any], present: Present) -> dict[str, Tensor]:
+        if present is not None:
+            inputs = dict(hide_absent(model.model, inputs, present))
+        found = uni_modal_pass(model.model, inputs, modalities, model.heads, gradient=False)
+        own = found.logits.float().transpose(0, 1)
+        return {"joint": logits_of(model.model, found.output).float(), "own": own}
+
+    found = _over_split(fabric, model, dataset, read, batch_size, workers)
+    table = _presence_table(dataset, modalities)
+    own, present = found["own"].transpose(0, 1), None if table is None else table.T
+    return losses_by_name(model.task, found["joint"], own, found["target"], present, modalities)
 
 
 def _over_split(

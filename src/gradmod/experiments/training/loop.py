@@ -37,6 +37,7 @@ from gradmod.experiments.training.processes import share_buffers
 from gradmod.experiments.training.progress import RunProgress
 from gradmod.experiments.training.randomness import Stream, seed_all
 from gradmod.experiments.training.sampling import Shard, TrainingBatches
+from gradmod.experiments.training.trials import RunTrials, divide
 from gradmod.methods.base import Need
 from gradmod.methods.epoch import Epoch
 from gradmod.methods.record import ValidationFigures
@@ -88,7 +89,15 @@ class Loop:
         # Synchronised batch norm takes the variance over all processes: one sample each is enough.
         at_least = 1 if train.sync_batch_norm else 2
         self.shard = Shard(self.fabric.global_rank, self.fabric.world_size, at_least)
-        self.order = TrainingBatches(len(self.data.train), train.batch_size, train.seed)
+        self.divided = divide(
+            self.data.train, self.model.method, train.seed, self.fabric.world_size
+        )
+        self.train_split = (
+            self.data.train
+            if self.divided is None or self.model.method.trains_on_held_out
+            else self.divided.trained
+        )
+        self.order = TrainingBatches(len(self.train_split), train.batch_size, train.seed)
         self.steps = self.order.steps
         self.engine = FabricEngine(self.fabric, self.wrapped, self.optimizer)
         self.checkpoints = Checkpoints(self.folder)
@@ -109,7 +118,7 @@ class Loop:
         epochs = self.config.train.epochs
         if here.step == 0:
             self._save()
-        stream = batches(self.fabric, self.data.train, self._requests(), self.workers)
+        stream = batches(self.fabric, self.train_split, self._requests(), self.workers)
         with (
             Interrupts() as interrupts,
             RunProgress(epochs, self.steps, here.step, self.fabric.is_global_zero) as progress,
@@ -135,9 +144,10 @@ class Loop:
         self.model.set_learning_rate(
             self.optimizer, learning_rate(self.config.optimizer, here.epoch, train.epochs)
         )
-        self.model.method.begin_epoch(self._epoch())
-        self.model.train()
         started = time.perf_counter()
+        self.model.train()
+        self.model.method.begin_epoch(self._epoch(trials=self._trials(interrupts)))
+        self.model.train()
         for batch in itertools.islice(stream, self.steps - here.step_in_epoch):
             loss, norm = self._step(batch)
             here.history.add(loss, self.model.last_step)
@@ -166,7 +176,27 @@ class Loop:
                 self._stop_if_asked(interrupts, at_a_meeting_point=logs)
         here.seconds += time.perf_counter() - started
 
-    def _epoch(self, figures: Mapping[str, ValidationFigures] | None = None) -> Epoch:
+    def _trials(self, interrupts: Interrupts) -> RunTrials | None:
+        """What the method trains on trial with; None: it does not."""
+        if self.divided is None:
+            return None
+        return RunTrials(
+            self.engine,
+            self.model,
+            self.fabric,
+            self.divided,
+            self._train_on,
+            lambda ended: self._stop_if_asked(interrupts, at_a_meeting_point=ended),
+            self.shard,
+            self.config.train.batch_size,
+            self.workers,
+        )
+
+    def _epoch(
+        self,
+        figures: Mapping[str, ValidationFigures] | None = None,
+        trials: RunTrials | None = None,
+    ) -> Epoch:
         """The present epoch, as the method sees it."""
         reading = {"batch_size": self.config.train.batch_size, "workers": self.workers}
         splits = {"train": self.data.train, "validation": self.data.validation}
@@ -174,7 +204,7 @@ class Loop:
             name: functools.partial(split_features, self.fabric, self.model, split, **reading)
             for name, split in splits.items()
         }
-        return Epoch(self.position.epoch, self.steps, figures or {}, readers)
+        return Epoch(self.position.epoch, self.steps, figures or {}, readers, trials)
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One optimizer step; this process' share of the loss and the norm of the gradients, unread."""
@@ -182,6 +212,13 @@ class Loop:
         seed_all(self.config.train.seed, Stream.STEP, here.step, self.shard.rank)
         # DDP averages gradients over processes; weighted by their samples, that is the mean over the whole batch.
         share = self.shard.weight(self.order.size(here.step_in_epoch))
+        step = self._train_on(batch, share)
+        loss = cast(Tensor, step.loss)
+        norm = torch.full_like(loss, torch.nan) if step.norm is None else step.norm
+        return loss if share == 1 else loss * share, norm
+
+    def _train_on(self, batch: Batch, share: float) -> Step:
+        """One optimizer step on a batch, of which this process has a part that counts `share`."""
         self.model.method.counts_batch = share > 0
         inputs, target, present = batch
         step = Step(
@@ -192,9 +229,8 @@ class Loop:
             weight=share,
             clip=self._clip,
         )
-        loss = step.run()
-        norm = torch.full_like(loss, torch.nan) if step.norm is None else step.norm
-        return loss if share == 1 else loss * share, norm
+        step.run()
+        return step
 
     def _clip(self, parameters: list[nn.Parameter]) -> Tensor:
         optimizer = self.config.optimizer
@@ -275,7 +311,7 @@ class Loop:
             step_before_epoch=first_unseen,
             epoch=here.epoch,
             model=self.model,
-            data=self.data.train,
+            data=self.train_split,
             samples_of=lambda step: next(self.order.epoch(here.epoch, Shard(), start=step)),
         )
 

@@ -22,6 +22,7 @@ from gradmod.experiments.training.loading import sensible_workers
 from gradmod.experiments.training.network import build_model
 from gradmod.experiments.training.own_network import load_network
 from gradmod.experiments.training.randomness import Stream, seed_all
+from gradmod.experiments.training.trials import divide
 from gradmod.models.masked import MaskedModel
 from gradmod.tasks import Task
 from gradmod.wrapper import ModulatedModel
@@ -97,10 +98,14 @@ def build_parts(config: Config, data: Splits | None = None) -> Parts:
         raise ConfigError(
             f"the training split has {len(data.train)} samples; expected at least 2 for each process"
         )
-    rest = len(data.train) % config.train.batch_size
+    divided = divide(
+        data.train, method, config.train.seed, config.train.devices * config.train.nodes
+    )
+    trained = len(divided.trained if divided and not method.trains_on_held_out else data.train)
+    rest = trained % config.train.batch_size
     if config.train.sync_batch_norm and 2 <= rest < config.train.devices * config.train.nodes:
         raise ConfigError(
-            f"the last batch of an epoch has {rest} samples ({len(data.train)} in all, train.batch_size "
+            f"the last batch of an epoch has {rest} samples ({trained} in all, train.batch_size "
             f"{config.train.batch_size}), fewer than the {config.train.devices * config.train.nodes} processes whose "
             "samples train.sync_batch_norm takes together; choose another --batch-size"
         )

@@ -19,6 +19,8 @@ class Stream(IntEnum):
     """Key: epoch."""
     TRANSFORMS = 3
     """Key: epoch, step, process."""
+    HELD_OUT = 4
+    """What is held out of the training split."""
 
 
 KEY_LENGTH = 3
