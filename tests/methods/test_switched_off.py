@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "diagnosing-relearning": ({"strength": 0.0}, "strength is 0"),
 }
 """A 0 that a method takes for a mistake."""
-NEITHER = {"joint", "tcmax", "mla", "pretrained"}
+NEITHER = {"joint", "tcmax", "mla", "pretrained", "gblending"}
 """They have no strength: what they do stands in the place of joint training."""
 
 
