@@ -84,7 +84,7 @@ def mlp(shape: tuple[int, ...]) -> nn.Module:
 
 AV_MNIST = {"audio": (1, 112, 112), "visual": (1, 28, 28)}
 CASES = {
-    f"resnet-{fusion}": Case("two ResNet-18, AV-MNIST", resnet, AV_MNIST, fusion, 16)
+    f"resnet-{fusion}": Case("two ResNet-18, AV-MNIST", resnet, AV_MNIST, fusion, 32)
     for fusion in FUSIONS
 }
 for kind, encoder, shape in (("cnn", small_cnn, (1, 28, 28)), ("mlp", mlp, (64,))):
@@ -227,17 +227,12 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    cases = {}
-    for key in options.cases:
-        cases[key] = measure(CASES[key], options.methods, options.rounds)
-        for name, row in cases[key].items():
-            shown = f"{row['ratio']:6.2f} x joint" if "ratio" in row else row["refused"][:60]
-            print(f"{key:14} {name:22} {shown}", flush=True)
+    cases: dict[str, Any] = {}
     report = {
         "command": " ".join(["python benchmarks/method_cost.py", *sys.argv[1:]]),
         "hardware": hardware(torch.device("cpu")),
@@ -246,8 +241,13 @@ def main() -> None:
         "cases": cases,
     }
     stem = options.out / "step_cost_methods"
-    stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    stem.with_suffix(".md").write_text(markdown(report))
+    for key in options.cases:
+        cases[key] = measure(CASES[key], options.methods, options.rounds)
+        for name, row in cases[key].items():
+            shown = f"{row['ratio']:6.2f} x joint" if "ratio" in row else row["refused"][:60]
+            print(f"{key:14} {name:22} {shown}", flush=True)
+        stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+        stem.with_suffix(".md").write_text(markdown(report))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
 from gradmod.coalitions.masking import map_tensors, tensor_leaves
+from gradmod.coalitions.permuted import check_terms, logits_of_permuted
 from gradmod.functional import at_least_float32
 from gradmod.methods.base import Method, Need
 from gradmod.methods.draws import generator_of, process_number
@@ -20,11 +21,11 @@ from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.record import StepRecord
 from gradmod.methods.uni_modal_losses import Weight, weights_by_modality
 from gradmod.methods.view import Batch, View
-from gradmod.protocols import declares_own_heads, logits_of
+from gradmod.protocols import declares_own_heads, declares_terms
 from gradmod.tasks import Classification, Task
 
 _ROWS_AT_ONCE = 8192
-"""The fusion and the head are called on at most so many rows, or on one permutation of the batch."""
+"""Permuted rows that are held at once, or one permutation of the batch."""
 
 
 class MCR(Method):
@@ -40,10 +41,11 @@ class MCR(Method):
     others', with the gradient through its own features alone. Fusion and head get no gradient of the game: the terms
     of two encoders are opposite there, and cancel.
 
-    Encoders run once. Fusion and head are called again on permuted features, in eval mode (the joint prediction that
-    the game compares with too), so that running statistics are not moved and nothing is drawn but the permutations.
-    Those are seeded by the step and the process. Features are permuted among the samples that have the modality, and
-    MIPD^m is the mean over those.
+    Encoders run once. Where the network declares its terms (`contribution`: late and sum fusion), those are permuted,
+    and cost little. Other networks' fusion and head are called again on permuted features. Both in eval mode (the joint
+    prediction that the game compares with too), so that running statistics are not moved and nothing is drawn but the
+    permutations. Those are seeded by the step and the process. Features are permuted among the samples that have the
+    modality, and MIPD^m is the mean over those.
 
     Args:
         modalities: names of the inputs; M >= 2.
@@ -98,6 +100,7 @@ class MCR(Method):
         self.permutations, self.seed = permutations, seed
         self.weights = weights_by_modality(weight, self.modalities)
         self._steps = 0
+        self._is_checked = False
         if not any(self.weights.values()):
             self.needs = self.needs - {Need.HEADS}
 
@@ -200,6 +203,10 @@ class MCR(Method):
         flat = [leaf for m in self.modalities for leaf in inputs[m]]
         owners = [m for m in self.modalities for _ in inputs[m]]
         slopes = [torch.zeros_like(at_least_float32(leaf)) for leaf in flat]
+        has_terms = declares_terms(view.model, self.modalities)
+        if has_terms and not self._is_checked:
+            check_terms(view.model, copies, orders)
+            self._is_checked = True
         weights = self._counted(view, batch, flat[0].device)
         parts = max(1, _ROWS_AT_ONCE // max(orders.shape[-1], 1))
         sums = []
@@ -207,7 +214,7 @@ class MCR(Method):
             count = (weights[n].sum() * self.permutations).clamp(min=1)
             total = weights.new_zeros(())
             for part in torch.split(some, parts):
-                divergence = self._divergence(view, copies, moved, part)
+                divergence = self._divergence(view, copies, moved, part, has_terms)
                 summed = (divergence * weights[n]).sum()
                 found = torch.autograd.grad(summed, flat, allow_unused=True)
                 total = total + summed.detach()
@@ -229,28 +236,14 @@ class MCR(Method):
         return carried - carried.detach() + value, dependence
 
     def _divergence(
-        self, view: View, features: Mapping[str, Any], moved: str, orders: Tensor
+        self, view: View, features: Mapping[str, Any], moved: str, orders: Tensor, has_terms: bool
     ) -> Tensor:
         """[R, B, ...] between the prediction and those of R permutations [R, B] of one modality's features."""
-        net: Any = view.model
-        times = len(orders) + 1
-
-        def repeated(leaf: Tensor) -> Tensor:
-            return leaf.expand(times, *leaf.shape).flatten(0, 1)
-
-        def permuted(leaf: Tensor) -> Tensor:
-            return torch.cat([leaf, leaf[orders.flatten().to(leaf.device)]])
-
-        shown = {
-            m: map_tensors(permuted if m == moved else repeated, features[m])
-            for m in self.modalities
-        }
-        logits = logits_of(net, net.head(net.fuse(shown)))
+        log = logits_of_permuted(view.model, features, moved, orders, by_terms=has_terms)
         axis = view.task.output_axis
-        log = at_least_float32(logits)
+        axis = axis if axis < 0 else axis + 1
         log = log.clamp(min=torch.finfo(log.dtype).min / 4).log_softmax(axis)
-        log = log.reshape(times, -1, *log.shape[1:])
-        return jensen_shannon(log[:1], log[1:], axis if axis < 0 else axis + 1)
+        return jensen_shannon(log[:1], log[1:], axis)
 
     def _counted(self, view: View, batch: Batch, device: torch.device) -> Tensor:
         """[M, B, ...] 1 where a sample has the modality, and a target."""
