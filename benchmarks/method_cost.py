@@ -49,13 +49,14 @@ class Batch(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A network for each modality's shape, and the batch size."""
+    """An encoder for each modality's shape, the batch size, and how many rounds are measured."""
 
     title: str
     encoder: Callable[[tuple[int, ...]], nn.Module]
     shapes: Mapping[str, tuple[int, ...]]
     fusion: str
     batch: int
+    rounds: int
 
     def network(self) -> nn.Module:
         """The network, always with the same weights."""
@@ -84,19 +85,21 @@ def mlp(shape: tuple[int, ...]) -> nn.Module:
 
 AV_MNIST = {"audio": (1, 112, 112), "visual": (1, 28, 28)}
 CASES = {
-    f"resnet-{fusion}": Case("two ResNet-18, AV-MNIST", resnet, AV_MNIST, fusion, 32)
+    f"resnet-{fusion}": Case("two ResNet-18, AV-MNIST", resnet, AV_MNIST, fusion, 16, 3)
     for fusion in FUSIONS
 }
-for kind, encoder, shape in (("cnn", small_cnn, (1, 28, 28)), ("mlp", mlp, (64,))):
-    for fusion in FUSIONS:
-        for count in (2, 3, 6):
-            CASES[f"{kind}-{fusion}-{count}"] = Case(
-                {"cnn": "small CNNs, 28 x 28", "mlp": "MLPs of 128 and 64"}[kind],
-                encoder,
-                dict.fromkeys(NAMES[:count], shape),
-                fusion,
-                64,
-            )
+SMALL = {
+    "cnn": ("small CNNs, 28 x 28", small_cnn, (1, 28, 28), 7),
+    "mlp": ("MLPs of 128 and 64", mlp, (64,), 15),
+}
+CASES |= {
+    f"{kind}-{fusion}-{count}": Case(
+        title, encoder, dict.fromkeys(NAMES[:count], shape), fusion, 32, rounds
+    )
+    for kind, (title, encoder, shape, rounds) in SMALL.items()
+    for fusion in FUSIONS
+    for count in (2, 3, 6)
+}
 
 
 class Goal(NamedTuple):
@@ -114,15 +117,21 @@ GOALS = {
 }
 
 
-def begin_first_epoch(model: ModulatedModel, batch: Batch) -> None:
+Preparation = Callable[[ModulatedModel, Batch, torch.optim.Optimizer], object]
+
+
+def show_splits(model: ModulatedModel, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
     """Show the method its data, as a loop does before every epoch."""
     model.before_epoch(1, train=[tuple(batch)], validation=[tuple(batch)])
 
 
-PREPARATIONS: dict[str, Callable[[ModulatedModel, Batch], None]] = {
-    "splits": begin_first_epoch,
-}
-"""What a method must have had before its first step, by what it needs: a value of `Need`."""
+def make_trials(model: ModulatedModel, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+    """Let the method train the model on trial, as a loop does before every epoch."""
+    model.before_epoch(1, train=[tuple(batch)], held_out=[tuple(batch)], optimizer=optimizer)
+
+
+PREPARATIONS: dict[str, Preparation] = {"splits": show_splits, "trials": make_trials}
+"""What is done with a method before its first step, by what it needs: a value of `gradmod.methods.base.Need`."""
 NEEDS_OF_THE_NETWORK = {"coalitions", "features", "fusion", "heads", "modules", "validation"}
 
 
@@ -136,13 +145,13 @@ def step_of(name: str, network: nn.Module, batch: Batch) -> Step:
     method = build_method(name, tuple(batch.inputs))
     model = ModulatedModel(copy.deepcopy(network), method, task=Classification())
     model.give_heads_their_sizes(batch.inputs)
-    for need in sorted(need.value for need in method.needs):
-        if need in PREPARATIONS:
-            PREPARATIONS[need](model, batch)
-        elif need not in NEEDS_OF_THE_NETWORK:
-            raise LookupError(f"it needs {need}, which PREPARATIONS of this file does not know")
     optimizer = torch.optim.SGD(model.parameter_groups(), lr=1e-3, momentum=0.9)
     model.set_learning_rate(optimizer, 1e-3)
+    for need in sorted(need.value for need in method.needs):
+        if need in PREPARATIONS:
+            PREPARATIONS[need](model, batch, optimizer)
+        elif need not in NEEDS_OF_THE_NETWORK:
+            raise LookupError(f"it needs {need}, which PREPARATIONS of this file does not know")
     return partial(_step, model, batch, optimizer)
 
 
@@ -191,12 +200,13 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Cost of a training step of every method, relative to joint training",
         "",
-        f"`{report['command']}` on {report['hardware']}; torch {report['torch']}; median of {report['rounds']} rounds,",
-        "methods in turns. Goals are of two ResNet-18. An empty cell: the method does not go with the network.",
+        f"`{report['command']}` on {report['hardware']}; torch {report['torch']}.",
+        "Medians of rounds in which the methods take turns; seconds of the processor. Goals are of two ResNet-18. An empty",
+        "cell: the method does not go with the network.",
         "",
         *(
-            f"- **{key}**: {case.title}, {case.fusion} fusion, M = {len(case.shapes)}, batch {case.batch}; a joint "
-            f"step takes {cases[key]['joint']['seconds'] * 1000:.1f} ms"
+            f"- **{key}**: {case.title}, {case.fusion} fusion, M = {len(case.shapes)}, batch {case.batch}, "
+            f"{report['rounds'][key]} rounds; a joint step takes {cases[key]['joint']['seconds'] * 1000:.1f} ms"
             for key, case in titles.items()
         ),
         "",
@@ -227,7 +237,7 @@ def main() -> None:
     )
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="in place of each case's own number")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -237,12 +247,12 @@ def main() -> None:
         "command": " ".join(["python benchmarks/method_cost.py", *sys.argv[1:]]),
         "hardware": hardware(torch.device("cpu")),
         "torch": torch.__version__,
-        "rounds": options.rounds,
+        "rounds": {key: options.rounds or CASES[key].rounds for key in options.cases},
         "cases": cases,
     }
     stem = options.out / "step_cost_methods"
     for key in options.cases:
-        cases[key] = measure(CASES[key], options.methods, options.rounds)
+        cases[key] = measure(CASES[key], options.methods, options.rounds or CASES[key].rounds)
         for name, row in cases[key].items():
             shown = f"{row['ratio']:6.2f} x joint" if "ratio" in row else row["refused"][:60]
             print(f"{key:14} {name:22} {shown}", flush=True)
