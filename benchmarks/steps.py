@@ -91,8 +91,16 @@ def variant(case: Case, name: str, device: torch.device, mode: str = "eager") ->
     return variants(case, [name], device, mode)[name]
 
 
-def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every step in each round, each round in a new order."""
+def take_turns(
+    steps: Mapping[str, Step], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of every step in each round, each round in a new order.
+
+    Args:
+        steps: by name.
+        rounds: how many.
+        clock: `time.process_time`, of one thread on the CPU, does not count what other programs of the machine take.
+    """
     for step in steps.values():
         step()
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -101,9 +109,9 @@ def take_turns(steps: Mapping[str, Step], rounds: int) -> dict[str, list[float]]
     for _ in range(rounds):
         shuffle(order)
         for name in order:
-            started = time.perf_counter()
+            started = clock()
             steps[name]()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds
 
 

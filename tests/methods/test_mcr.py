@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from counts import Operators
 from gradmod import Classification, Joint, ModulatedModel, Regression, UniModalLosses
 from gradmod.methods import MCR, permutation_game
 from gradmod.methods.contrastive import contrastive_loss
@@ -99,6 +100,51 @@ def test_every_encoder_gets_the_gradient_of_its_own_game_alone(
     assert method.last_step.ratios is not None
     expected = torch.stack([dependence[m].detach() for m in names])
     torch.testing.assert_close(method.last_step.ratios, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("fusion", [LateFusion, SumFusion])
+@pytest.mark.parametrize("some_lack", [False, True])
+def test_permuted_terms_are_permuted_features(
+    fusion: Any, some_lack: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, target = batch(THREE, 7, 3)
+    has = [{m: torch.arange(7) % (n + 2) > 0 for n, m in enumerate(THREE)}] if some_lack else []
+    found = []
+    for has_terms in (True, False):
+        torch.manual_seed(0)
+        net = fusion({m: MLP(SIZES[m], hidden=(5,)) for m in THREE}, 3).double()
+        monkeypatch.setattr("gradmod.methods.mcr.declares_terms", lambda *_, said=has_terms: said)
+        model = ModulatedModel(net, MCR(THREE, weight=0.0, permutations=4, seed=3))
+        game = losses_of(model, inputs, target, *has)["game"]
+        found.append((game, torch.autograd.grad(game, list(net.encoders.parameters()))))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)
+    assert all(slope.abs().max() > 0 for slope in found[0][1])
+
+
+def test_a_linear_head_sees_no_permutations() -> None:
+    """The products of a step are as many, of as many rows, for 2 and for 32 permutations."""
+    inputs, target = batch(TWO, 8, 3)
+    found = []
+    for permutations in (2, 32):
+        net = LateFusion({m: MLP(SIZES[m], hidden=(5,)) for m in TWO}, 3).double()
+        model = ModulatedModel(net, MCR(TWO, weight=0.0, permutations=permutations))
+        losses_of(model, inputs, target)  # the first step checks the terms
+        with Operators() as counted:
+            losses_of(model, inputs, target)
+        found.append([(counted.calls[name], counted.rows[name]) for name in ("addmm", "mm")])
+    assert found[0] == found[1]
+    assert found[0][0][0] > 0
+
+
+def test_terms_that_are_wrong_are_refused() -> None:
+    class Wrong(LateFusion):
+        def contribution(self, modality: str, feature: Tensor) -> Tensor:
+            """Half of it."""
+            return super().contribution(modality, feature) / 2
+
+    net = Wrong({m: MLP(SIZES[m], hidden=(5,)) for m in TWO}, 3).double()
+    with pytest.raises(ValueError, match=r"the term of 'audio' that Wrong declares"):
+        losses_of(ModulatedModel(net, MCR(TWO)), *batch(TWO, 8, 3))
 
 
 def test_permutations_of_three_samples_by_hand() -> None:

@@ -11,6 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from counts import Operators
 from gradmod import (
     Classification,
     Joint,
@@ -117,8 +118,7 @@ vectors = st.lists(st.floats(-3, 3, allow_nan=False, width=32), min_size=4, max_
 @given(vectors, vectors)
 def test_the_combination_makes_both_losses_fall(first: list[float], second: list[float]) -> None:
     g, h = (torch.tensor(v, dtype=torch.float64) for v in (first, second))
-    combined = g + h
-    share = combine(combined, g, h, [slice(0, 4)], 1.0)
+    (combined,), share = combine([g], [h], 1.0)
     assert combined.isfinite().all()
     assert 0 <= float(share) <= 2
     if g @ h >= 0:
@@ -152,20 +152,40 @@ def test_the_shortest_vector_is_that_of_torchjd(first: list[float], second: list
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rounding_is_not_stretched(dtype: torch.dtype) -> None:
     g = torch.tensor([0.1, 0.2, 0.3], dtype=dtype)
-    combined = g - 3.3 * g
-    combine(combined, g, -3.3 * g, [slice(0, 3)], 1.5)
+    (combined,), _ = combine([g], [-3.3 * g], 1.5)
     assert float(combined.norm()) < 1e-5
 
 
 def test_opposite_gradients_and_none_at_all() -> None:
     g = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    combined = torch.zeros(2, dtype=torch.float64)
-    assert float(combine(combined, g, -g, [slice(0, 2)], 1.5)) == pytest.approx(1.0)
+    (combined,), share = combine([g], [-g], 1.5)
+    assert float(share) == pytest.approx(1.0)
     assert torch.equal(combined, torch.zeros(2, dtype=torch.float64))
-    combined = g.clone()
     # Absent from the batch: the joint gradient alone.
-    combine(combined, g, torch.zeros_like(g), [slice(0, 2)], 1.0)
+    (combined,), _ = combine([g], [torch.zeros_like(g)], 1.0)
     torch.testing.assert_close(combined, g)
+
+
+def test_gradients_are_combined_one_parameter_at_a_time_in_four_writes() -> None:
+    """Networks have tens of millions of parameters: every copy of them all takes as long as a pass."""
+    sizes = (30_000, 20_000, 40_000)
+    joint, alone = ([torch.randn(n) for n in sizes] for _ in range(2))
+    with Operators() as counted:
+        combine(joint, alone, 1.5)
+    assert counted.largest == max(sizes)
+    assert counted.written < 4.1 * sum(sizes)
+
+
+def test_a_frozen_encoder_stays_as_it_is() -> None:
+    model = made(MMPareto)
+    frozen: Any = model.model.encoders["audio"]  # type: ignore[union-attr, index]
+    frozen.requires_grad_(False)
+    before = [parameter.clone() for parameter in frozen.parameters()]
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    model.training_step(*batch(NAMES[:2], 6, 3), optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen.parameters(), strict=True))
+    assert model.last_step is not None
+    assert float(model.last_step.coefficients[0]) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from gradmod.coalitions.features import features_pass
 from gradmod.coalitions.kept_state import NetworkState
 from gradmod.coalitions.masked_passes import masked_passes
+from gradmod.coalitions.permuted import check_terms
 from gradmod.methods.base import Method, Need
 from gradmod.methods.bottleneck import FeatureDecoder, bottleneck_loss
 from gradmod.methods.contrastive import contrastive_loss, features_with_classes
 from gradmod.methods.draws import generator_of, process_number
 from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
-from gradmod.methods.permutation_game import draw_orders, play
+from gradmod.methods.permutation_game import check_rows, draw_orders, play
 from gradmod.methods.record import StepRecord
 from gradmod.methods.uni_modal_losses import Weight, weights_by_modality
 from gradmod.methods.view import Batch, View
-from gradmod.protocols import declares_own_heads
+from gradmod.protocols import declares_own_heads, declares_terms
 from gradmod.tasks import Classification, Task
 
 
@@ -40,10 +41,11 @@ class MCR(Method):
     others', with the gradient through its own features alone. Fusion and head get no gradient of the game: the terms
     of two encoders are opposite there, and cancel.
 
-    Encoders run once. Fusion and head are called again on permuted features, in eval mode (the joint prediction that
-    the game compares with too), so that running statistics are not moved and nothing is drawn but the permutations.
-    Those are seeded by the step and the process. Features are permuted among the samples that have the modality, and
-    MIPD^m is the mean over those.
+    Encoders run once. Where the network declares its terms (`contribution`: late and sum fusion), those are permuted,
+    and cost little. Other networks' fusion and head are called again on permuted features. Both in eval mode (the joint
+    prediction that the game compares with too), so that running statistics are not moved and nothing is drawn but the
+    permutations. Those are seeded by the step and the process. Features are permuted among the samples that have the
+    modality, and MIPD^m is the mean over those.
 
     Args:
         modalities: names of the inputs; M >= 2.
@@ -108,6 +110,7 @@ class MCR(Method):
         self.decoder = FeatureDecoder(self.modalities) if bottleneck else None
         self.weights = weights_by_modality(weight, self.modalities)
         self._steps = 0
+        self._is_checked = False
         if not any(self.weights.values()):
             self.needs = self.needs - {Need.HEADS}
 
@@ -165,8 +168,14 @@ class MCR(Method):
             record = record_of_heads(self, view.task, read, batch, weights)
         if self.strength:
             orders = self._draw(len(batch.target), batch.present)
+            has_terms = declares_terms(view.model, self.modalities)
             with torch.enable_grad(), masked_passes(view.model, before):
-                game, dependence = play(view, features, orders, counted)
+                for m in self.modalities:
+                    check_rows(m, features[m], len(batch.target))
+                if has_terms and not self._is_checked:
+                    check_terms(view.model, features, orders)
+                    self._is_checked = True
+                game, dependence = play(view, features, orders, counted, by_terms=has_terms)
             losses["game"] = self.strength * game
             record = replace(record, ratios=dependence)
         if self.contrastive:

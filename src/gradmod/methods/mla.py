@@ -144,10 +144,10 @@ class MLA(Method):
                 said = output if turn == 0 else step.forward()
                 loss = step.count([said.losses[f"uni_modal.{m}"]])
                 own = [p for p in self.encoder_parameters(m) if id(p) in trained]
-                (gradient,) = step.gradients([loss], [*shared, *own])
+                (gradients,) = step.gradients([loss], [*shared, *own])
                 if self.projection and id(net.weight) in trained:
-                    self._project(gradient, net.weight)
-                step.add_gradients([*shared, *own], gradient)
+                    gradients[0] = self._projected(gradients[0])
+                step.add_gradients([*shared, *own], gradients)
                 step.apply(only=[*shared, *own])
         finally:
             self._turn = 0
@@ -164,8 +164,8 @@ class MLA(Method):
         return sums[:-1] / sums[-1].clamp(min=1)
 
     @torch.no_grad()
-    def _project(self, gradient: Tensor, weight: Tensor) -> None:
-        """Update P by the mean feature of this turn; project the head's part of a flat gradient, which comes first."""
+    def _projected(self, gradient: Tensor) -> Tensor:
+        """The gradient of the head's weight, projected; P has learnt the mean feature of this turn before."""
         assert self._mean is not None
         r = self._mean
         p = self.store.get(_PROJECTION)
@@ -176,8 +176,8 @@ class MLA(Method):
         p = p - torch.outer(k, k) / (a + r @ k)
         p = p / p.norm()
         self.store[_PROJECTION] = p
-        part = gradient[: weight.numel()].view(weight.shape)
-        part.copy_(part.double() @ p.T)
+        projected: Tensor = gradient.double() @ p.T
+        return projected.to(gradient.dtype)
 
     def memory(self) -> dict[str, Any]:
         """The place in the epoch."""

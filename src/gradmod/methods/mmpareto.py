@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradmod.methods.base import Method, Need
 from gradmod.methods.head_losses import record_of_heads, uni_modal_losses
 from gradmod.methods.step import Step, total
+from gradmod.methods.surroundings import where_float64_is
 from gradmod.methods.view import Batch, View
 from gradmod.protocols import Output
 
@@ -86,12 +87,24 @@ class MMPareto(Method):
         own = [losses.pop(f"uni_modal.{m}") for m in self.modalities]
         parameters = step.parameters
         joint, alone = step.gradients([total(losses.values()), total(own)], parameters)
-        combined, shares = joint + alone, []
-        where = _slices(parameters)
+        places = {id(parameter): place for place, parameter in enumerate(parameters)}
+        combined: dict[int, Tensor] = {}
+        shares = []
         for m in self.modalities:
-            encoder = [where[id(p)] for p in self.encoder_parameters(m) if id(p) in where]
-            shares.append(combine(combined, joint, alone, encoder, self.gamma))
-        step.add_gradients(parameters, combined)
+            encoder = [places[id(p)] for p in self.encoder_parameters(m) if id(p) in places]
+            if not encoder:  # frozen
+                device = where_float64_is(output.logits).device
+                shares.append(torch.ones((), dtype=torch.float64, device=device))
+                continue
+            found, share = combine(
+                [joint[i] for i in encoder], [alone[i] for i in encoder], self.gamma
+            )
+            combined |= zip(encoder, found, strict=True)
+            shares.append(share)
+        added = [
+            combined[i] if i in combined else joint[i] + alone[i] for i in range(len(parameters))
+        ]
+        step.add_gradients(parameters, added)
         if self.last_step is not None:
             self.last_step = replace(self.last_step, coefficients=torch.stack(shares))
         step.apply()
@@ -99,44 +112,38 @@ class MMPareto(Method):
 
 @torch.no_grad()
 def combine(
-    combined: Tensor, joint: Tensor, alone: Tensor, encoder: Sequence[slice], gamma: float
-) -> Tensor:
-    """Write an encoder's gradient, of its joint and its own one, into `combined`.
+    joint: Sequence[Tensor], alone: Sequence[Tensor], gamma: float
+) -> tuple[list[Tensor], Tensor]:
+    """Join an encoder's gradients of the joint and of its own loss.
 
     Args:
-        combined: [n] flat gradient of all parameters; changed where the encoder's are.
-        joint: [n] of the joint loss.
-        alone: [n] of the uni-modal losses.
-        encoder: where each parameter of the encoder lies.
-        gamma: what it is multiplied by.
+        joint: of the joint loss, for each of the encoder's parameters.
+        alone: of the uni-modal loss, for the same ones.
+        gamma: what the joint one is multiplied by.
 
     Returns:
-        Scalar, the weight 2 k^m of the modality's own gradient.
+        The gradient of each parameter; and, a scalar, the weight 2 k^m of the modality's own gradient.
     """
-    g = torch.cat([joint[part] for part in encoder]).double()
-    g_own = torch.cat([alone[part] for part in encoder]).double()
-    difference = g - g_own
-    shortest = (
-        ((g_own - g) * g_own).sum() / difference.square().sum().clamp_min(torch.finfo(g.dtype).tiny)
-    ).clamp(0, 1)
-    k = torch.where((g * g_own).sum() < 0, shortest, torch.full_like(shortest, 0.5))
-    for part in encoder:
-        plain = joint[part] + alone[part]
-        weighted = 2 * k.to(plain.dtype) * joint[part] + 2 * (1 - k).to(plain.dtype) * alone[part]
+    # Large gradients are read as few times as can be, and no copy of all of them is made: both take as long as a pass.
+    products = torch.stack([_products(g, g_own) for g, g_own in zip(joint, alone, strict=True)])
+    g_g, g_own_own, g_own = where_float64_is(products).double().sum(0)
+    # Read where they conflict: there the three do not cancel.
+    tiny = torch.finfo(torch.float64).tiny
+    shortest = ((g_own_own - g_own) / (g_g - 2 * g_own + g_own_own).clamp_min(tiny)).clamp(0, 1)
+    k = torch.where(g_own < 0, shortest, torch.full_like(shortest, 0.5))
+    sizes = products[:, :2].sqrt().sum(1)
+    combined = []
+    for g, own, size in zip(joint, alone, sizes, strict=True):
+        weighted = (g * (2 * k).to(g)).addcmul_(own, (2 * (1 - k)).to(g))
         length = weighted.norm()
         # Of gradients that are opposite nothing but rounding is left, which has no direction to be stretched in.
-        noise = 16 * torch.finfo(plain.dtype).eps * (joint[part].norm() + alone[part].norm())
-        stretch = torch.where(
-            length > noise, plain.norm() / length, torch.ones_like(length)
-        ).clamp_min(1)
-        combined[part] = gamma * stretch * weighted
-    return 2 * (1 - k)
+        is_noise = length <= 16 * torch.finfo(g.dtype).eps * size
+        stretch = torch.where(is_noise, torch.ones_like(length), (g + own).norm() / length)
+        combined.append(weighted.mul_(gamma * stretch.clamp_min(1)))
+    return combined, 2 * (1 - k)
 
 
-def _slices(parameters: Sequence[nn.Parameter]) -> dict[int, slice]:
-    """Where each parameter's entries lie in the flat vector."""
-    found, start = {}, 0
-    for parameter in parameters:
-        found[id(parameter)] = slice(start, start + parameter.numel())
-        start += parameter.numel()
-    return found
+def _products(one: Tensor, other: Tensor) -> Tensor:
+    """[3] the first with itself, the second with itself, and one with the other."""
+    first, second = one.flatten(), other.flatten()
+    return torch.stack([first @ first, second @ second, first @ second])

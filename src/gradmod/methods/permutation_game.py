@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from gradmod.coalitions.masking import map_tensors, tensor_leaves
+from gradmod.coalitions.permuted import logits_of_permuted
 from gradmod.functional import at_least_float32
 from gradmod.methods.view import View
-from gradmod.protocols import logits_of
 
 _ROWS_AT_ONCE = 8192
 """The fusion and the head are called on at most so many rows, or on one permutation of the batch."""
@@ -47,7 +47,7 @@ def draw_orders(
 
 
 def play(
-    view: View, features: Mapping[str, Any], orders: Tensor, counted: Tensor
+    view: View, features: Mapping[str, Any], orders: Tensor, counted: Tensor, *, by_terms: bool
 ) -> tuple[Tensor, Tensor]:
     """The game's loss, whose gradient is in the features, each one's of its own encoder's game; and [M] MIPD.
 
@@ -55,12 +55,10 @@ def play(
 
     Args:
         view: whose network fuses, in the mode that it has.
-        features: by modality, of the batch.
+        features: by modality, of the batch; see `check_rows`.
         orders: [M, R, B] of `draw_orders`.
         counted: [M, B, ...] weight of each sample in the mean of a modality's divergences.
-
-    Raises:
-        ValueError: a feature has not the samples on its first axis.
+        by_terms: whether the head is additive, so that the terms of modalities can be permuted in place of features.
     """
     modalities = view.modalities
     inputs: dict[str, list[Tensor]] = {}
@@ -68,7 +66,6 @@ def play(
     for m in modalities:
         copies[m] = map_tensors(_copied, features[m])
         inputs[m] = [leaf for leaf in tensor_leaves(copies[m]) if leaf.requires_grad]
-        _check_rows(m, features[m], orders.shape[-1])
     flat = [leaf for m in modalities for leaf in inputs[m]]
     owners = [m for m in modalities for _ in inputs[m]]
     slopes = [torch.zeros_like(at_least_float32(leaf)) for leaf in flat]
@@ -78,7 +75,7 @@ def play(
         count = (counted[n].sum() * orders.shape[1]).clamp(min=1)
         total = counted.new_zeros(())
         for part in torch.split(some, parts):
-            divergence = _divergence(view, copies, moved, part)
+            divergence = _divergence(view, copies, moved, part, by_terms)
             summed = (divergence * counted[n]).sum()
             found = torch.autograd.grad(summed, flat, allow_unused=True)
             total = total + summed.detach()
@@ -103,34 +100,27 @@ def jensen_shannon(log_p: Tensor, log_q: Tensor, axis: int = -1) -> Tensor:
     return 0.5 * (log_p.exp() * (log_p - mean) + log_q.exp() * (log_q - mean)).sum(axis)
 
 
-def _divergence(view: View, features: Mapping[str, Any], moved: str, orders: Tensor) -> Tensor:
+def _divergence(
+    view: View, features: Mapping[str, Any], moved: str, orders: Tensor, by_terms: bool
+) -> Tensor:
     """[R, B, ...] between the prediction and those of R permutations [R, B] of one modality's features."""
-    net: Any = view.model
-    times = len(orders) + 1
-
-    def repeated(leaf: Tensor) -> Tensor:
-        return leaf.expand(times, *leaf.shape).flatten(0, 1)
-
-    def permuted(leaf: Tensor) -> Tensor:
-        return torch.cat([leaf, leaf[orders.flatten().to(leaf.device)]])
-
-    shown = {
-        m: map_tensors(permuted if m == moved else repeated, features[m]) for m in view.modalities
-    }
-    logits = logits_of(net, net.head(net.fuse(shown)))
+    log = logits_of_permuted(view.model, features, moved, orders, by_terms=by_terms)
     axis = view.task.output_axis
-    log = at_least_float32(logits)
+    axis = axis if axis < 0 else axis + 1
     log = log.clamp(min=torch.finfo(log.dtype).min / 4).log_softmax(axis)
-    log = log.reshape(times, -1, *log.shape[1:])
-    return jensen_shannon(log[:1], log[1:], axis if axis < 0 else axis + 1)
+    return jensen_shannon(log[:1], log[1:], axis)
 
 
 def _copied(leaf: Tensor) -> Tensor:
     return leaf.detach().requires_grad_() if leaf.is_floating_point() else leaf
 
 
-def _check_rows(modality: str, feature: Any, samples: int) -> None:
-    """Raise ValueError unless the feature has a row for each sample."""
+def check_rows(modality: str, feature: Any, samples: int) -> None:
+    """Check that the feature of a modality has a row for each sample.
+
+    Raises:
+        ValueError: it has not.
+    """
     for leaf in tensor_leaves(feature):
         if leaf.dim() == 0 or len(leaf) != samples:
             raise ValueError(

@@ -181,8 +181,8 @@ class Step:
 
     def gradients(
         self, losses: Sequence[Tensor], parameters: Sequence[nn.Parameter]
-    ) -> list[Tensor]:
-        """The gradient of each loss, one flat vector: averaged over processes, the scaler's scale taken out.
+    ) -> list[list[Tensor]]:
+        """The gradient of each loss by parameter: averaged over processes, the scaler's scale taken out.
 
         Nothing is added to `.grad`. The method says `takes_gradients = True`.
 
@@ -191,7 +191,8 @@ class Step:
             parameters: of which; one that a loss does not depend on has gradient 0 there.
 
         Returns:
-            For each loss [n], n the number of all their entries, in float32 or wider.
+            For each loss a tensor for each parameter, of its shape, in float32 or wider. Two of them may be one and the
+            same tensor: do not write into them.
 
         Raises:
             RuntimeError: the parameters are sharded over processes; the method does not say that it takes gradients.
@@ -211,20 +212,19 @@ class Step:
             single = self.engine.gradients(
                 self._weighted(loss), parameters, keep_graph=number < len(losses)
             )
-            found.append(torch.cat([_flat(g, p) for g, p in zip(single, parameters, strict=True)]))
-        together = torch.stack(found)
+            found.append([_entire(g, p) for g, p in zip(single, parameters, strict=True)])
         if self.engine.ddp is not None:
-            group = self.engine.ddp.process_group
-            dist.all_reduce(together, group=group)
-            together /= dist.get_world_size(group)
-        return list(together / self.engine.scale)
+            found = _averaged(found, self.engine.ddp.process_group)
+        scale = self.engine.scale
+        return found if scale == 1 else [[g / scale for g in single] for single in found]
 
-    def add_gradients(self, parameters: Sequence[nn.Parameter], gradient: Tensor) -> None:
-        """Add a flat vector, as `gradients` gives them, to the parameters' gradients."""
-        sizes = [parameter.numel() for parameter in parameters]
-        pieces = torch.split(gradient * self.engine.scale, sizes)
-        for parameter, piece in zip(parameters, pieces, strict=True):
-            own = piece.reshape(parameter.shape).to(parameter.dtype)
+    def add_gradients(
+        self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]
+    ) -> None:
+        """Add to each parameter's gradient one of those that `gradients` gives for a loss."""
+        scale = self.engine.scale
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            own = (gradient if scale == 1 else gradient * scale).to(parameter.dtype)
             parameter.grad = own.clone() if parameter.grad is None else parameter.grad + own
 
     def apply(self, only: Iterable[nn.Parameter] | None = None) -> None:
@@ -252,9 +252,22 @@ def total(losses: Iterable[Tensor]) -> Tensor:
     return functools.reduce(operator.add, (loss.reshape(()) for loss in losses))
 
 
-def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+def _entire(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     dtype = torch.promote_types(parameter.dtype, torch.float32)
-    return (torch.zeros_like(parameter) if gradient is None else gradient).flatten().to(dtype)
+    return torch.zeros_like(parameter, dtype=dtype) if gradient is None else gradient.to(dtype)
+
+
+def _averaged(
+    gradients: Sequence[Sequence[Tensor]], group: dist.ProcessGroup | None
+) -> list[list[Tensor]]:
+    """The mean over processes, of all gradients in one go."""
+    every = [gradient for single in gradients for gradient in single]
+    flat = torch.cat([gradient.flatten() for gradient in every])
+    dist.all_reduce(flat, group=group)
+    flat /= dist.get_world_size(group)
+    pieces = torch.split(flat, [gradient.numel() for gradient in every])
+    shaped = iter([piece.view(g.shape) for piece, g in zip(pieces, every, strict=True)])
+    return [[next(shaped) for _ in single] for single in gradients]
 
 
 @contextmanager
