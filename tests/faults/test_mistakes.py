@@ -33,6 +33,7 @@ from gradmod.experiments.settings.config import (
     TrainConfig,
 )
 from gradmod.experiments.settings.toml import load_config
+from gradmod.experiments.training import conduct
 from gradmod.experiments.training import run as runs
 from gradmod.experiments.training.devices import make_fabric
 from runs import short
@@ -322,7 +323,7 @@ def test_ctrl_c_outside_the_loop(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, moment, interrupted)
+        patch.setattr(conduct, moment, interrupted)
         words = [
             "--device",
             "cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import signal
@@ -15,7 +16,7 @@ from ave_files import ave_arrays, write_ave
 from avmnist_files import avmnist_arrays, write_avmnist
 from cremad_files import write_cremad
 from mosei_files import mosei_files, write_mosei
-from torch import Tensor
+from torch import Tensor, nn
 from urfunny_files import urfunny_content, write_urfunny
 
 from conftest import ROOT
@@ -29,6 +30,8 @@ from gradmod.experiments.training.parts import build_parts
 from gradmod.experiments.training.run import resume, train
 from gradmod.methods.base import Need
 from gradmod.methods.record import ValidationFigures
+from gradmod.protocols import declared_modules
+from gradmod.wrapper import ModulatedModel
 from processes import as_torchrun
 from runs import log_lines, short
 
@@ -236,6 +239,18 @@ CASES = [
 ]
 
 
+def others(model: ModulatedModel) -> dict[str, nn.Module]:
+    """Encoders of the same form with other weights."""
+    encoders = declared_modules(model.model, "encoders", model.method.modalities)
+    assert encoders is not None
+    found = copy.deepcopy(dict(encoders))
+    with torch.no_grad():
+        for encoder in found.values():
+            for parameter in encoder.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+    return found
+
+
 @pytest.mark.parametrize(("dataset", "fusion"), CASES)
 def test_a_step_differs_from_joint_on_every_data_set(
     dataset: str, fusion: str, roots: dict[str, str], tmp_path: Path
@@ -263,6 +278,8 @@ def test_a_step_differs_from_joint_on_every_data_set(
         model = parts.model
         if dataset == "mosei":  # six blocks of width 512 are slow, and one is enough
             model.model.blocks = model.model.blocks[:1]  # type: ignore[index]
+        if Need.TEACHERS in model.method.needs:
+            model.take_teachers(others(model))
         optimizer = build_optimizer(model.parameter_groups(), config.optimizer)
         for worse in (0.0, 1.0):
             model.after_epoch({m: ValidationFigures(1 + worse * (n == 0), 0.5 - 0.2 * worse * (n == 0))

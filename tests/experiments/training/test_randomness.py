@@ -17,6 +17,7 @@ KEYS = {
     Stream.STEP: list(product(range(7), range(3))),
     Stream.ORDER: [(epoch,) for epoch in range(7)],
     Stream.TRANSFORMS: list(product(range(4), range(5), range(3))),
+    Stream.HELD_OUT: [()],
 }
 
 
