@@ -24,6 +24,7 @@ from gradmod.methods.backward_watch import BackwardWatch, refuse_backward
 from gradmod.methods.base import Method, Need
 from gradmod.methods.epoch import Epoch, read_features
 from gradmod.methods.heads import UniModalHeads
+from gradmod.methods.readiness import Readiness
 from gradmod.methods.record import StepRecord, ValidationFigures
 from gradmod.methods.step import Clip, Engine, Step
 from gradmod.methods.trials import LoaderTrials
@@ -101,8 +102,7 @@ class ModulatedModel(nn.Module):
         # Asked once: torch 2.6 cannot compile a look into a set of enum members.
         self._checks_fusion = check and Need.FUSION in method.needs
         self._watches_backward = Need.COALITIONS in method.needs
-        self._expects_epochs = bool(method.needs & {Need.SPLITS, Need.TRIALS})
-        self._expects_teachers = Need.TEACHERS in method.needs
+        self._readiness = Readiness(method)
         encoders, heads = (declared_modules(model, kind, names) for kind in ("encoders", "heads"))
         # Modalities may share their encoders, where the method does nothing to encoders.
         modules = modality_modules(encoders, names, heads, apart=Need.MODULES in method.needs)
@@ -174,27 +174,10 @@ class ModulatedModel(nn.Module):
                 "of the Hugging Face Trainer, a collator), leave them in and let the task smooth them, "
                 "task=Classification(label_smoothing=0.1). A forward for statistics alone goes under torch.no_grad()"
             )
-        if self.method.needs_training_step and not self._in_training_step:
-            raise RuntimeError(
-                f"{type(self.method).__name__} has losses, gradients or optimizer steps of its own, which this loop "
-                "leaves out: call loss = model.training_step(inputs, target, optimizer) in place of the forward, the "
-                "backward and the optimizer's step"
-            )
+        self._readiness.expect(self.method, in_training_step=self._in_training_step)
         if self._checks_fusion and not torch.compiler.is_compiling():
             check_fusion(self._given[0], inputs, self.method.modalities)
             self._checks_fusion = False
-        if self._expects_epochs and self.method.epoch is None:
-            raise RuntimeError(
-                f"{type(self.method).__name__} looks at the data between epochs, and was not told of one: call "
-                f"model.before_epoch(number, train=loader, {_handed_over(self.method)}) before every epoch, counted "
-                "from 1"
-            )
-        if self._expects_teachers and not self.method.has_teachers:
-            raise RuntimeError(
-                f"{type(self.method).__name__} begins with encoders that were trained on one modality alone, and was "
-                "given none: call model.take_teachers({modality: state dict of its encoder, ...}) before the first "
-                "step. `gradmod train` trains them itself"
-            )
         watches = self._watches_backward and not torch.compiler.is_compiling()
         if watches:
             self._backward.refuse_pending(self.model)
@@ -523,15 +506,6 @@ def _clip_to(norm: float | None) -> Clip | None:
     if norm is None:
         return None
     return functools.partial(nn.utils.clip_grad_norm_, max_norm=norm)
-
-
-def _handed_over(method: Method) -> str:
-    """What `before_epoch` wants beside the training split, as it is written."""
-    return (
-        "held_out=loader, optimizer=optimizer"
-        if Need.TRIALS in method.needs
-        else "validation=loader"
-    )
 
 
 def _by_key(batch_axis: int | Mapping[str, int], modalities: Sequence[str]) -> dict[str, int]:
