@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from npz_files import Arrays, npz_arrays, write_npz
 
 from conftest import ROOT
 from gradmod.experiments.cli import main as cli
+from gradmod.experiments.comparison.run import _modalities
 from gradmod.experiments.datasets.check import inspect
 from gradmod.experiments.datasets.load import load_dataset
 from gradmod.experiments.datasets.splits import Splits
 from gradmod.experiments.errors import DataError
+from gradmod.experiments.settings.arguments import parse_settings
+from gradmod.experiments.settings.comparison import Comparison
 
 
 def load(path: str, protocol: str = "heldout", seed: int = 0) -> Splits:
@@ -335,6 +339,45 @@ def test_damage_is_told_in_words(compressed: bool, tmp_path: Path) -> None:
         load(str(path))
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_header_that_promises_more_is_not_believed(compressed: bool, tmp_path: Path) -> None:
+    """Else what lies behind an array in the file would be read as its values."""
+    path = Path(write_npz(tmp_path / "d.npz", npz_arrays()))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    true = members["motion_train.npy"]
+    members["motion_train.npy"] = true.replace(b"(60, 4)", b"(60, 9)")
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match=r"motion_train cannot be read: .*2160 bytes of values"):
+        load(str(path))
+
+
+class Attack:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["motion_train", "y_train", "user_test"])
+def test_nothing_in_a_file_is_run(name: str, tmp_path: Path) -> None:
+    arrays = npz_arrays()
+    arrays[name] = np.array([Attack(tmp_path / "run")] * len(arrays[name]), dtype=object)
+    path = write_npz(tmp_path / "d.npz", arrays)
+    with np.load(path, allow_pickle=True) as file:
+        file[name]
+    (tmp_path / "run").unlink()  # so the attack works
+    with pytest.raises(DataError, match="holds objects, which take a pickle"):
+        load(path)
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_root_and_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.root is empty\. Looked for .* y_train, y_test"):
         load("")
@@ -388,7 +431,9 @@ def test_check_lists_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFix
     assert "strike its row from every array of its split" in text
 
 
-def test_runs_and_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_it_and_what_a_comparison_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_npz(tmp_path / "d.npz", npz_arrays())
     base = ["--dataset", "npz", "--root", path, "--epochs", "1", "--device", "cpu", "--out", "runs"]
@@ -398,7 +443,8 @@ def test_runs_and_a_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert cli.main(["evaluate", "runs/one"]) == 0
     weights = torch.load("runs/one/checkpoints/best.pt", weights_only=True)["model"]
     assert any(key.endswith("encoders.steps.layers.1.running_mean") for key in weights)
-    assert cli.main(["compare", *base, "--methods", "joint", "--seeds", "0", "--name", "two"]) == 0
+    compared = parse_settings(base, "gradmod compare", Comparison())
+    assert _modalities(compared) == ("motion", "steps", "image")
 
 
 def test_norm_without_an_mlp_is_refused_where_samples_tell(
