@@ -44,7 +44,7 @@ class DataConfig:
     dataset: str = "av-digits"
     """Name of the data set; `gradmod list` shows them."""
     root: str = ""
-    """Folder of the data set; not needed where it is embedded."""
+    """Folder (or file) of the data set; not needed where it is embedded."""
     protocol: str = "heldout"
     """heldout: the epoch is chosen on a validation split, the test split is scored once. published: as in the paper,
     the best epoch on the split that is reported."""
