@@ -73,9 +73,29 @@ def test_the_mlp_by_layers() -> None:
     assert net.out_features == 3
 
 
+def test_the_mlp_with_batch_norm_by_layers() -> None:
+    torch.manual_seed(0)
+    net = MLP(6, hidden=(4, 3), norm=True).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+    y = x
+    for linear in (layer for layer in net.layers if isinstance(layer, nn.Linear)):
+        assert linear.bias is None
+        y = y @ linear.weight.T
+        y = (y - y.mean(0)) / (y.var(0, unbiased=False) + 1e-5).sqrt()
+        y = y.relu()
+    torch.testing.assert_close(net(x), y)
+
+
+def test_images_of_one_channel_may_lack_its_axis() -> None:
+    net = SmallCNN(1).eval()
+    x = torch.randn(3, 1, 12, 10)
+    assert torch.equal(net(x[:, 0]), net(x))
+
+
 def test_which_encoders_compute_the_same_in_both_modes() -> None:
     assert same_in_both_modes(MLP(4))
     assert not same_in_both_modes(MLP(4, dropout=0.1))
+    assert not same_in_both_modes(MLP(4, norm=True))
     assert same_in_both_modes(SmallCNN(norm=False))
     assert not same_in_both_modes(SmallCNN())
 

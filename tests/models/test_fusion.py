@@ -120,7 +120,7 @@ def test_published_sizes() -> None:
         (({"a": (1, 8, 8)}, 10, "mlp", "middle"), "model.fusion is 'middle'"),
         (
             ({"a": (12,)}, 10, "small-cnn", "late"),
-            r"takes images \[C, H, W\]; a sample of 'a' is \[12\]: use mlp",
+            r"takes images \[C, H, W\] and \[H, W\]; a sample of 'a' is \[12\]: use mlp",
         ),
     ],
 )

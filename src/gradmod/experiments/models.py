@@ -41,7 +41,9 @@ ENCODERS = _by_name(
         "layers of self-attention over a sequence; --width (768), --layers (8)",
     ),
     ModelInfo(
-        "mlp", "gradmod.models.mlp:MLP", "two linear layers; --width: units of the first (128)"
+        "mlp",
+        "gradmod.models.mlp:MLP",
+        "two linear layers; --width: units of the first (128), --norm: batch norm",
     ),
 )
 FUSIONS = _by_name(

@@ -9,18 +9,23 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers with ReLU after each.
+    """Linear layers with ReLU after each; with `norm` batch norm between the two.
 
     Args:
         in_features: numbers in a sample.
         hidden: width of each layer; the last is the number of features.
         dropout: after each ReLU.
+        norm: batch norm; the linear layers then have no biases.
     """
 
     forward_ignores_mode = True
 
     def __init__(
-        self, in_features: int, hidden: Sequence[int] = (128, 64), dropout: float = 0.0
+        self,
+        in_features: int,
+        hidden: Sequence[int] = (128, 64),
+        dropout: float = 0.0,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         if in_features < 1 or not hidden or min(hidden) < 1:
@@ -30,7 +35,10 @@ class MLP(nn.Module):
         sizes = [in_features, *hidden]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(sizes):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            layers.append(nn.Linear(inputs, outputs, bias=not norm))
+            if norm:
+                layers.append(nn.BatchNorm1d(outputs))
+            layers.append(nn.ReLU())
             if dropout:
                 layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers)

@@ -55,7 +55,9 @@ class SmallCNN(nn.Module):
         self.out_features = channels[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [B, out_features] of images [B, in_channels, H, W]."""
+        """Features [B, out_features] of images [B, in_channels, H, W]; of one channel also [B, H, W]."""
+        if x.ndim == 3 and self.in_channels == 1:
+            x = x[:, None]
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"images have shape {list(x.shape)}; expected [B, {self.in_channels}, H, W]"

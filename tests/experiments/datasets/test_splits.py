@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradmod.experiments.datasets.registry import DATASETS, dataset_info
 from gradmod.experiments.datasets.split import ArraySource, Split
-from gradmod.experiments.datasets.splits import by_group, heldout, nine_tenths_of_both
+from gradmod.experiments.datasets.splits import by_group, heldout, joined, nine_tenths_of_both
 from gradmod.experiments.errors import ConfigError, DataError
 
 
@@ -67,6 +67,15 @@ def test_subsets_of_subsets_read_the_right_rows(rows: list[int], more: list[int]
 def test_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match=r"sources have \{'x': 3\} samples and targets 2"):
         Split({"x": ArraySource(np.zeros((3, 1)), (1,))}, np.zeros(2))
+
+
+def test_groups_that_share_samples_go_together() -> None:
+    """In a chain, too: the first sample and the fourth share neither speaker nor room."""
+    speakers = np.array(["a", "a", "b", "b", "c", "d"])
+    rooms = np.array([5, 6, 6, 7, 8, 8])
+    assert joined([speakers, rooms]).tolist() == joined([rooms, speakers]).tolist()
+    assert joined([speakers, rooms]).tolist() == [0, 0, 0, 0, 4, 4]
+    assert joined([speakers]).tolist() == [0, 0, 2, 2, 4, 5]
 
 
 def test_unknown_and_later_data_sets() -> None:

@@ -44,6 +44,8 @@ TRAIN = {
     "fusion late": (MOSEI, ""),
     "layers 2": ("", "--dataset ur-funny --root x"),
     "padding masked": ("--encoder mlp", "--encoder audio=mlp,visual=transformer"),
+    "norm true": ("--encoder small-cnn", "--encoder audio=small-cnn,visual=mlp"),
+    "norm false": ("--dataset ave --root x", "--dataset own.py:load --root x"),
     "alpha 0.5": ("--method joint", ""),
     "alpha 1": ("--method mses", "--method ogm-ge"),
     "alpha 2": ("--modality audio", ""),

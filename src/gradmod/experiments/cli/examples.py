@@ -18,7 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "attribute": ("", "runs/RUN --split validation --noise-levels 0,1"),
     "competition": ("", "runs/RUN --concept features"),
     "report": ("", "runs/ONE runs/OTHER --out page.html"),
-    "check": ("av-mnist FOLDER", "mosei FOLDER --labels emotions"),
+    "check": ("av-mnist FOLDER", "npz FILE.npz", "mosei FOLDER --labels emotions"),
     "list": ("", "agm"),
 }
 """Of each command; the words behind its name."""

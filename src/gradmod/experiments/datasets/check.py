@@ -129,11 +129,13 @@ class DatasetFacts:
             if kind not in self.info.mixes:
                 yield f"the same {kind} is in two splits: {', '.join(listed)}"
         train = self.classes.get("train")
-        if train is not None and len(train) == 1 and not self.info.is_own:
+        if train is not None and len(train) == 1 and self.info.classes:
             yield f"all samples of train are of one class, {next(iter(train))}"
         for part, counts in self.classes.items():
             lacking = [c for c in counts or {} if train is not None and c not in train]
-            if lacking and not self.info.is_own:  # of the user's own, the loader's notes say it
+            if (
+                lacking and self.info.classes
+            ):  # where only the data tell them, the loader's notes say it
                 yield f"{part} has classes that train lacks: {', '.join(lacking[:MOST_SHOWN])}"
 
     def remarks(self) -> Iterator[str]:

@@ -99,7 +99,7 @@ def _checked(splits: Splits) -> Splits:
                     f"a sample of the input {name!r} has the shape {list(shape)} in {part} and "
                     f"{list(splits.train.shapes[name])} in train; expected the same in all splits"
                 )
-    _check_names(names, splits.modalities)
+    check_names(names, splits.modalities)
     problems, done = Problems(), splits
     for part, split in splits.items():
         for name in names:
@@ -144,8 +144,12 @@ def _check_kinds(splits: Splits) -> None:
             raise DataError(f"{field} is {value!r}; expected a tuple of texts: ({value!r},)")
 
 
-def _check_names(names: list[str], modalities: tuple[str, ...] | None) -> None:
-    """Names of inputs, that modules can be called as."""
+def check_names(names: list[str], modalities: tuple[str, ...] | None) -> None:
+    """Check that inputs are called as modules can be, and that the modalities are among them.
+
+    Raises:
+        DataError: one is not.
+    """
     if not names:
         raise DataError("train has no input; expected one source for each modality")
     taken = nn.ModuleDict()

@@ -20,8 +20,8 @@ class DatasetInfo:
     Attributes:
         name: on the command line.
         title: in the literature.
-        modalities: names of its inputs.
-        classes: number of classes.
+        modalities: names of its inputs; none where only its files tell.
+        classes: number of classes; 0 where only its files tell.
         summary: one line.
         layout: the files that the loader looks for, as a tree; empty where there are none.
         how_to_get: where it comes from.
@@ -195,6 +195,21 @@ DATASETS = {
             network="gradmod.models.coattention:CoAttention",
             card="docs/datasets/mosei.md",
             options=("labels", "video", "embeddings"),
+        ),
+        DatasetInfo(
+            "npz",
+            "Arrays in one file",
+            (),
+            0,
+            "arrays of your own in one .npz file: any modalities, any classes",
+            "<root>      one .npz file, as np.savez writes it: y_train, y_test [N] classes; <modality>_train, "
+            "<modality>_test [N, ...] numbers",
+            "see docs/datasets/npz.md",
+            "gradmod.experiments.datasets.npz:load",
+            files=(".",),
+            encoder="mlp",
+            card="docs/datasets/npz.md",
+            leaving_out="strike its row from every array of its split",
         ),
     )
 }

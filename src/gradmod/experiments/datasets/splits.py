@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gradmod.experiments.datasets.contents import content_hash
 from gradmod.experiments.datasets.split import Indices, Split
@@ -99,6 +100,27 @@ def nine_tenths_of_both(train: int, test: int) -> tuple[Indices, Indices, Indice
     cut, test_cut = int(train * 0.9), train + int(test * 0.9)
     predictor = np.concatenate([np.arange(cut, train), np.arange(test_cut, train + test)])
     return np.arange(cut), np.arange(train, test_cut), predictor
+
+
+def joined(groups: Sequence[npt.NDArray[Any]]) -> Indices:
+    """Which samples belong together: those of one group, of whatever kind, and those that these belong to in turn.
+
+    Args:
+        groups: of each kind (speaker, room), [N] the group of each sample.
+
+    Returns:
+        [N] the first sample of those that a sample belongs to.
+    """
+    together = np.arange(len(groups[0]))
+    codes = [np.unique(of, return_inverse=True)[1].reshape(-1) for of in groups]
+    while True:
+        before = together
+        for code in codes:
+            first = np.full(int(code.max()) + 1, len(code))
+            np.minimum.at(first, code, together)
+            together = first[code]
+        if np.array_equal(before, together):
+            return together
 
 
 def by_group(groups: Sequence[str], shares: Sequence[float], seed: int) -> tuple[Indices, ...]:

@@ -23,12 +23,16 @@ def show_catalogue() -> None:
         "data sets (--dataset)", "name", "what it is", "modalities", "classes", "needs"
     )
     for info in DATASETS.values():
-        needs = "--root FOLDER" if info.layout else "nothing"
+        root = "--root FILE" if info.files == (".",) else "--root FOLDER"
         datasets.add_row(
-            info.name, info.summary, ", ".join(info.modalities), str(info.classes), needs
+            info.name,
+            info.summary,
+            ", ".join(info.modalities) or "its own",
+            str(info.classes or "its own"),
+            root if info.layout else "nothing",
         )
     console.print(datasets)
-    console.print("What lies in a FOLDER and where it comes from: docs/datasets/NAME.md\n")
+    console.print("What lies in a FOLDER or FILE and where it comes from: docs/datasets/NAME.md\n")
     models = _table("models (--encoder, --fusion)", "name", "what it is")
     for model in (*ENCODERS.values(), *FUSIONS.values()):
         models.add_row(model.name, model.summary)

@@ -44,7 +44,7 @@ class DataConfig:
     dataset: str = "av-digits"
     """Name of the data set; `gradmod list` shows them."""
     root: str = ""
-    """Folder of the data set; not needed where it is embedded."""
+    """Folder (or file) of the data set; not needed where it is embedded."""
     protocol: str = "heldout"
     """heldout: the epoch is chosen on a validation split, the test split is scored once. published: as in the paper,
     the best epoch on the split that is reported."""
@@ -110,6 +110,8 @@ class ModelConfig:
     """Layers of a transformer; none: its own default."""
     padding: str = "masked"
     """masked: attention looks away from padding; published: it does not, as in the published networks."""
+    norm: bool = False
+    """Batch norm in MLPs, before each ReLU."""
 
     def __post_init__(self) -> None:
         checks.text("model.model", self.model)
@@ -127,6 +129,7 @@ class ModelConfig:
         if self.layers is not None:
             checks.whole("model.layers", self.layers, 1)
         checks.one_of("model.padding", self.padding, PADDING)
+        checks.flag("model.norm", self.norm)
 
     @property
     def label(self) -> str:

@@ -96,14 +96,18 @@ def _of_model(config: Config) -> Reasons:
             "width": "width",
             "layers": "layers",
             "padding": "masks_padding",
+            "norm": "norm",
         }
         return {
             f"model.{name}": reason for name, argument in settings.items() if argument not in takes
         }
     kinds = {info.encoder if kind == "auto" else kind for kind in model.encoders.values()}
+    listed = ", ".join(sorted(kinds))
     if "transformer" not in kinds:
         for name in ("layers", "padding"):
-            found[f"model.{name}"] = f"to --encoder {', '.join(sorted(kinds))}; transformer has it"
+            found[f"model.{name}"] = f"to --encoder {listed}; transformer has it"
+    if not kinds & {"mlp", "auto"}:  # what auto is where the data set names none, its samples tell
+        found["model.norm"] = f"to --encoder {listed}; mlp has it"
     if model.fusion == "sum":
         found["optimizer.clip_when"] = "to --fusion sum, which has no one head"
     return found

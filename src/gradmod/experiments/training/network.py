@@ -30,6 +30,7 @@ def build_model(
     width: int | None = None,
     layers: int | None = None,
     masks_padding: bool = True,
+    norm: bool = False,
 ) -> LateFusion | SumFusion | EarlyFusion:
     """Make a network with one encoder for each modality.
 
@@ -44,6 +45,7 @@ def build_model(
         width: scales the encoder; None: its own default.
         layers: of a transformer; None: its own default.
         masks_padding: whether a transformer's attention looks away from padding.
+        norm: whether MLPs have batch norm.
 
     Raises:
         ConfigError: unknown name, no modality, or an input that the encoder does not take.
@@ -55,9 +57,12 @@ def build_model(
         raise ConfigError(
             f"model.encoder names {', '.join(kinds)}; expected one for each of {', '.join(shapes)}"
         )
-    kinds = {m: _suitable(shapes[m]) if kind == "auto" else kind for m, kind in kinds.items()}
+    kinds = {
+        m: suitable_encoder(shapes[m]) if kind == "auto" else kind for m, kind in kinds.items()
+    }
     encoders = {
-        m: _maker(kinds[m], width, layers, masks_padding)(shape, m) for m, shape in shapes.items()
+        m: _maker(kinds[m], width, layers, masks_padding, norm)(shape, m)
+        for m, shape in shapes.items()
     }
     if fusion == "late":
         return LateFusion(encoders, classes)
@@ -69,12 +74,13 @@ def build_model(
     raise ConfigError(f"model.fusion is {fusion!r}; expected one of {', '.join(FUSIONS)}")
 
 
-def _suitable(shape: tuple[int, ...]) -> str:
+def suitable_encoder(shape: tuple[int, ...]) -> str:
+    """The encoder that `auto` stands for where the data set names none, by the shape of a sample."""
     return "small-cnn" if len(shape) == 3 else "mlp"
 
 
 def _maker(
-    name: str, width: int | None, layers: int | None, masks_padding: bool
+    name: str, width: int | None, layers: int | None, masks_padding: bool, norm: bool
 ) -> Callable[[tuple[int, ...], str], nn.Module]:
     """What makes the encoder of a modality from a sample's shape and the modality's name."""
 
@@ -86,18 +92,19 @@ def _maker(
 
     def mlp(shape: tuple[int, ...], modality: str) -> nn.Module:
         first = width or 128
-        return MLP(math.prod(shape), hidden=(first, max(first // 2, 1)))
+        return MLP(math.prod(shape), hidden=(first, max(first // 2, 1)), norm=norm)
 
     def resnet18(shape: tuple[int, ...], modality: str) -> nn.Module:
         expect(shape, modality, (3, 4), "images [C, H, W] and frames [C, T, H, W]")
         return ResNet18(in_channels=shape[0], width=width or 64)
 
     def small_cnn(shape: tuple[int, ...], modality: str) -> nn.Module:
-        expect(shape, modality, (3,), "images [C, H, W]")
+        expect(shape, modality, (2, 3), "images [C, H, W] and [H, W]")
         first = width or 8
-        stride = 4 if min(shape[1:]) >= LARGE_IMAGE else 2
+        stride = 4 if min(shape[-2:]) >= LARGE_IMAGE else 2
+        channels = shape[0] if len(shape) == 3 else 1
         return SmallCNN(
-            in_channels=shape[0], widths=(first, 2 * first, 4 * first, 8 * first), stride=stride
+            in_channels=channels, widths=(first, 2 * first, 4 * first, 8 * first), stride=stride
         )
 
     def transformer(shape: tuple[int, ...], modality: str) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from gradmod.experiments.methods.registry import build_method
 from gradmod.experiments.models import ENCODERS
 from gradmod.experiments.settings.config import Config, ModelConfig
 from gradmod.experiments.training.loading import sensible_workers
-from gradmod.experiments.training.network import build_model
+from gradmod.experiments.training.network import build_model, suitable_encoder
 from gradmod.experiments.training.own_network import load_network
 from gradmod.experiments.training.randomness import Stream, seed_all
 from gradmod.experiments.training.trials import divide
@@ -152,6 +152,7 @@ def _network(
         taken = modalities if alone == "multimodal" or masks else (alone,)
         encoder = _encoder_setting(model, info, modalities, taken)
         _refuse_other_encoders(encoder, data, taken)
+        _refuse_norm_without_mlp(model, info, data.train.shapes, modalities)
         network = build_model(
             {m: data.train.shapes[m] for m in taken},
             outputs,
@@ -160,6 +161,7 @@ def _network(
             width=model.width,
             layers=model.layers,
             masks_padding=model.padding == "masked",
+            norm=model.norm,
         )
     if info.initialisation is not None and not model.model:
         load_object(info.initialisation)(network)
@@ -180,6 +182,31 @@ def _refuse_other_encoders(
                 else "no sequences: use mlp"
             )
             raise ConfigError(f"model.encoder is {kind!r} for {m!r}, whose samples are {what}")
+
+
+def _refuse_norm_without_mlp(
+    model: ModelConfig,
+    info: DatasetInfo,
+    shapes: Mapping[str, tuple[int, ...]],
+    modalities: Sequence[str],
+) -> None:
+    """Where `auto` is chosen by the shape of a sample, so that settings alone do not tell. Of all modalities, whichever
+    is trained: one alone has the settings of all."""
+    if not model.norm:
+        return
+    encoder = _encoder_setting(model, info, modalities, modalities)
+    kinds = dict.fromkeys(modalities, encoder) if isinstance(encoder, str) else encoder
+    found = {
+        m: suitable_encoder(shapes[m]) if kind == "auto" else kind
+        for m, kind in kinds.items()
+        if m in shapes
+    }
+    if "mlp" not in found.values():
+        listed = ", ".join(f"{m}={kind}" for m, kind in found.items())
+        raise ConfigError(
+            f"model.norm is true and makes no difference: it is batch norm in MLPs, and the encoders are {listed}. "
+            "Leave it out, or choose --encoder mlp"
+        )
 
 
 def _encoder_setting(
