@@ -12,7 +12,7 @@ import torch
 from processes import torchrun
 
 SCRIPT = """
-import copy, json, sys
+import copy, os, json, sys
 import torch, torch.distributed as dist, torch.nn.functional as F
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -59,6 +59,8 @@ if rank == 0:
     print(json.dumps(apart))
 dist.barrier()
 dist.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)  # torch's own threads abort a process now and then that ends in the usual way
 """
 
 
