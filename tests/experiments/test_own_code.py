@@ -85,6 +85,7 @@ def test_the_method_of_the_example_is_right(monkeypatch: pytest.MonkeyPatch) -> 
     assert any("is not joint training" in line for line in check_method(WorstFirst, counts=(2,)))
 
 
+@pytest.mark.slow
 def test_a_comparison_of_both(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
         "--methods",

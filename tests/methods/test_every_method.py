@@ -91,7 +91,7 @@ def of_the_network(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         (2, "late"),
         pytest.param(2, "sum", marks=pytest.mark.slow),
         pytest.param(2, "early", marks=pytest.mark.slow),
-        (3, "early"),
+        pytest.param(3, "early", marks=pytest.mark.slow),
         pytest.param(6, "late", marks=pytest.mark.slow),
     ],
 )
@@ -155,6 +155,7 @@ def test_it_resumes_exactly(method: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert log_lines(tmp_path / "cut") == log_lines(tmp_path / "whole")
 
 
+@pytest.mark.slow  # of every method; without a trainer, `check_method` does it
 @pytest.mark.parametrize("method", METHODS)
 def test_it_trains_under_bf16(method: str, tmp_path: Path) -> None:
     summary = train(own(tmp_path, method, 2, precision="bf16-mixed"))

@@ -37,11 +37,21 @@ def run(out: Path, root: str, method: str, **changes: Any) -> Path:
     return out / "run"
 
 
+OF_EACH_KIND = {"joint", "agm", "uni-modal-losses", "mla", "umt", "gblending", "opm"}
+"""One for each way to read the inputs; the others take longer together than these."""
+
+
 def result(folder: Path) -> Any:
     return json.loads((folder / "result.json").read_text())["splits"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        method if method in OF_EACH_KIND else pytest.param(method, marks=pytest.mark.slow)
+        for method in METHODS
+    ],
+)
 def test_what_stands_in_their_place_is_not_looked_at(method: str, tmp_path: Path) -> None:
     nan, number = (run(tmp_path / root, root, method) for root in ("nan", "7"))
     weights = [read_checkpoint(f / "checkpoints" / "last.pt")["model"] for f in (nan, number)]
