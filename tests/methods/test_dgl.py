@@ -32,7 +32,9 @@ def ours(net: nn.Module, inputs: Any, target: Tensor, **settings: Any) -> dict[s
     return {name.removeprefix("model."): gradient for name, gradient in found.items()}
 
 
-def by_hand(net: Any, inputs: Any, target: Tensor, weights: dict[str, float]) -> dict[str, Tensor]:
+def by_hand(
+    net: Any, inputs: Any, target: Tensor, weights: dict[str, float], hidden: str
+) -> dict[str, Tensor]:
     """Joint training for fusion and head; then, on copies in eval mode, one pass for each modality alone."""
     joint = copy.deepcopy(net)
     torch.manual_seed(0)
@@ -45,6 +47,8 @@ def by_hand(net: Any, inputs: Any, target: Tensor, weights: dict[str, float]) ->
             single.eval()
             x = inputs[j] if j == m else torch.zeros_like(inputs[j])
             features[j] = single.encode(j, x)
+            if j != m and hidden == "features":
+                features[j] = torch.zeros_like(features[j])
         logits = single.head(
             single.fuse({j: f if j == m else f.detach() for j, f in features.items()})
         )
@@ -55,16 +59,20 @@ def by_hand(net: Any, inputs: Any, target: Tensor, weights: dict[str, float]) ->
     return found
 
 
+@pytest.mark.parametrize("hidden", ["features", "inputs"])
 @pytest.mark.parametrize("late", [True, False])
 @pytest.mark.parametrize("modalities", [TWO, THREE, NAMES])
-def test_it_is_two_backward_passes_written_out(modalities: tuple[str, ...], late: bool) -> None:
+def test_it_is_two_backward_passes_written_out(
+    modalities: tuple[str, ...], late: bool, hidden: str
+) -> None:
     net = network(modalities, late=late, layer="layer-norm")
     for module in net.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     inputs, target = batch(modalities, 8, 3)
     weights = {m: 0.5 + n for n, m in enumerate(modalities)}
-    assert_same(ours(net, inputs, target, weight=weights), by_hand(net, inputs, target, weights))
+    found = ours(net, inputs, target, weight=weights, hidden=hidden)
+    assert_same(found, by_hand(net, inputs, target, weights, hidden))
 
 
 @pytest.mark.parametrize("late", [True, False])
@@ -89,15 +97,16 @@ def test_the_head_learns_as_in_joint_training() -> None:
     assert not torch.allclose(found["encoders.audio.0.weight"], expected["encoders.audio.0.weight"])
 
 
-def test_a_network_that_only_names_its_encoders_runs_whole_for_each() -> None:
+@pytest.mark.parametrize("hidden", ["features", "inputs"])
+def test_a_network_that_only_names_its_encoders_runs_whole_for_each(hidden: str) -> None:
     net = network(TWO, late=False, layer="layer-norm")
     for module in net.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     inputs, target = batch(TWO, 8, 3)
     opaque = gradmod.adapt(net, lambda net, x: net(x), encoders=dict(net.encoders.items()))
-    found = ours(opaque, inputs, target)
-    expected = ours(net, inputs, target)
+    found = ours(opaque, inputs, target, hidden=hidden)
+    expected = ours(net, inputs, target, hidden=hidden)
     assert_same({name.removeprefix("net."): tensor for name, tensor in found.items()}, expected)
 
 
@@ -127,5 +136,7 @@ def test_what_is_refused() -> None:
         ValueError, match="weight is 0 for audio, whose encoder would learn nothing"
     ):
         DGL(TWO, weight={"audio": 0.0})
+    with pytest.raises(ValueError, match="hidden is 'zeros'; expected one of features, inputs"):
+        DGL(TWO, hidden="zeros")
     with pytest.raises(ValueError, match="does not say which they are"):
         ModulatedModel(nn.Linear(2, 2), DGL(TWO))

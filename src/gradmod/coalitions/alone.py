@@ -30,17 +30,18 @@ class DisentangledPass(NamedTuple):
 
 
 def disentangled_pass(
-    model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]
+    model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str], *, zero: bool
 ) -> DisentangledPass:
     """Run the network's own forward on features without gradient, and its fusion on each modality alone.
 
-    Alone means that the others are masked, in eval mode, as in every masked pass. A network that says how it encodes
-    runs each encoder once; another one runs whole for every modality.
+    The passes alone are in eval mode, as every masked pass is. A network that says how it encodes runs each encoder
+    once; another one runs whole for every modality.
 
     Args:
         model: the network; declares its `encoders`.
         inputs: the batch, by modality.
         modalities: their order.
+        zero: alone means that the features of the others are zeros; else that their inputs are masked.
 
     Raises:
         RuntimeError: see `features_pass`.
@@ -49,8 +50,9 @@ def disentangled_pass(
     output, features = features_pass(model, inputs, modalities, change=_without_gradient)
     with _held_fixed(model, modalities), masked_passes(model, before):
         if declares_encoding(model, modalities):
-            return DisentangledPass(output, _through_fusion(model, inputs, modalities, features))
-        return DisentangledPass(output, _through_network(model, inputs, modalities))
+            hidden = _zeros(features) if zero else _masked(model, inputs, modalities)
+            return DisentangledPass(output, _through_fusion(model, modalities, features, hidden))
+        return DisentangledPass(output, _through_network(model, inputs, modalities, zero))
 
 
 @torch.no_grad()
@@ -71,18 +73,25 @@ def say_alone(
         before: the network's state before they were encoded.
     """
     with masked_passes(model, before):
-        return _through_fusion(model, inputs, modalities, features)
+        return _through_fusion(model, modalities, features, _masked(model, inputs, modalities))
+
+
+@torch.no_grad()
+def _masked(model: Any, inputs: Mapping[str, Any], modalities: Sequence[str]) -> dict[str, Any]:
+    """The feature of each modality's masked input."""
+    return {
+        m: masked_feature(model, m, inputs[m], first_row(inputs[m]) is not None) for m in modalities
+    }
+
+
+def _zeros(features: Mapping[str, Any]) -> dict[str, Any]:
+    return {m: map_tensors(torch.zeros_like, feature) for m, feature in features.items()}
 
 
 def _through_fusion(
-    model: Any, inputs: Mapping[str, Any], modalities: Sequence[str], features: Mapping[str, Any]
+    model: Any, modalities: Sequence[str], features: Mapping[str, Any], hidden: Mapping[str, Any]
 ) -> Tensor:
-    """One pass of fusion and head over the samples once for each modality."""
-    with torch.no_grad():
-        hidden = {
-            m: masked_feature(model, m, inputs[m], first_row(inputs[m]) is not None)
-            for m in modalities
-        }
+    """One pass of fusion and head over the samples once for each modality, the others as in `hidden`."""
     stacked = {
         m: stack_coalitions(features[m], hidden[m], [m == shown for shown in modalities])
         for m in modalities
@@ -92,16 +101,20 @@ def _through_fusion(
 
 
 def _through_network(
-    model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str]
+    model: nn.Module, inputs: Mapping[str, Any], modalities: Sequence[str], zero: bool
 ) -> Tensor:
-    """The whole network once for each modality; the others' features are held back."""
+    """The whole network once for each modality; the others' features are zeros, or held back."""
     hidden = {m: mask(model, m, inputs[m]) for m in modalities}
 
     def said_of(shown: str) -> Tensor:
         seen = with_items(inputs, {m: hidden[m] for m in modalities if m != shown})
 
         def change(modality: str, feature: Any) -> Any:
-            return feature if modality == shown else _without_gradient(modality, feature)
+            if modality == shown:
+                return feature
+            if zero:
+                return map_tensors(torch.zeros_like, feature)
+            return _without_gradient(modality, feature)
 
         return logits_of(model, features_pass(model, seen, modalities, change=change).output)
 

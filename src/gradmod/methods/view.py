@@ -105,14 +105,18 @@ class View:
             present=batch.present,
         )
 
-    def disentangled(self, batch: Batch) -> DisentangledPass:
+    def disentangled(self, batch: Batch, *, zero: bool = True) -> DisentangledPass:
         """The network's output on features without gradient, and what it says of each modality alone, held fixed.
+
+        Args:
+            batch: the batch.
+            zero: alone means that the features of the others are zeros; else that their inputs are masked.
 
         Returns:
             The output, whose loss reaches fusion and head alone; and logits [M, B, ..., K], each of whose losses
             reaches the encoder of its modality alone.
         """
-        return disentangled_pass(self.model, batch.inputs, self.modalities)
+        return disentangled_pass(self.model, batch.inputs, self.modalities, zero=zero)
 
     def uni_modal(self, batch: Batch, gradient: bool = True) -> UniModalPass:
         """The network's output, and what a head says of each modality's own feature in that same pass.

@@ -65,7 +65,10 @@ OTHER: dict[str, dict[str, tuple[Any, str, Any]]] = {
         "starts": (2, "epochs", (2, 3)),
         "ends": (3, "epochs", (2, 3)),
     },
-    "dgl": {"weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5})},
+    "dgl": {
+        "weight": ("audio=2,visual=0.5", "weights", {"audio": 2.0, "visual": 0.5}),
+        "hidden": ("inputs", "hidden", "inputs"),
+    },
     "mlb": {"strength": (2.0, "strength", 2.0), "fastest": (1.0, "fastest", 1.0)},
     "mcr": {
         "strength": (0.5, "strength", 0.5),

@@ -67,6 +67,7 @@ TRAIN = {
     "permutations 5": ("--method mlb", "--method mcr"),
     "contrastive 0.1": ("--method mlb", "--method mcr"),
     "bottleneck 0.1": ("--method mlb", "--method mcr"),
+    "hidden inputs": ("--method mlb", "--method dgl"),
     "gathered true": ("--method dgl", "--method tcmax"),
     "projection true": ("--method dgl", "--method mla"),
     "weighting mean": ("", "--method mla"),

@@ -9,6 +9,7 @@ from gradmod.experiments import checks
 from gradmod.experiments.methods.entry import MethodEntry, MethodSettings, PerModality
 
 WEIGHTINGS = ("entropy", "mean")
+HIDDEN = ("features", "inputs")
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,18 @@ class DGLSettings(MethodSettings):
 
     weight: PerModality = "1"
     """Weight of each modality's own loss, above 0: one number, or as in audio=4,visual=2."""
+    hidden: str = "features"
+    """What the head says of a modality alone: with the features of the others zeros, or with their inputs masked."""
 
     def __post_init__(self) -> None:
         for value in checks.by_name("dgl.weight", self.weight, float).values():
             checks.number("dgl.weight", value, 0, above=True)
+        checks.one_of("dgl.hidden", self.hidden, HIDDEN)
 
     def arguments(self) -> dict[str, Any]:
         """The weight as one number, or as numbers by modality."""
-        return {"weight": checks.one_or_by_name("dgl.weight", self.weight, float)}
+        weight = checks.one_or_by_name("dgl.weight", self.weight, float)
+        return {**super().arguments(), "weight": weight}
 
 
 DGL = MethodEntry(
