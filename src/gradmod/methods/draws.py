@@ -1,6 +1,8 @@
-"""Random numbers of a method's own: seeded by the run and the step, so that a resumed run draws what it would have."""
+"""Random numbers that are seeded by the run and the step, so that a resumed run draws what it would have."""
 
 from __future__ import annotations
+
+import random
 
 import numpy as np
 import torch
@@ -27,3 +29,12 @@ def generator_of(*key: int, device: torch.device | str = "cpu") -> torch.Generat
     """
     mixed = np.random.SeedSequence(key).generate_state(1)
     return torch.Generator(device).manual_seed(int(mixed[0]))
+
+
+def seed_generators(sequence: np.random.SeedSequence) -> None:
+    """Seed the generators that everybody shares, of Python, NumPy and torch (every device), from a seed sequence."""
+    state = sequence.generate_state(2)
+    seed = int(state[0]) << 32 | int(state[1])
+    random.seed(seed)
+    np.random.seed(int(state[0]))  # models of others may draw from the global generator
+    torch.manual_seed(seed)

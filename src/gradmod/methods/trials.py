@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from gradmod.coalitions.features import uni_modal_pass
 from gradmod.coalitions.presence import hide_absent, presence_table, without_missing
 from gradmod.coalitions.undisturbed import same_random_numbers, undisturbed
-from gradmod.methods.draws import process_number
+from gradmod.methods.draws import process_number, seed_generators
 from gradmod.methods.epoch import moved_batches
 from gradmod.methods.head_losses import uni_modal_losses
 from gradmod.methods.step import Clip, Engine, Step
@@ -84,7 +83,7 @@ class Trials(ABC):
             else:
                 self.model.train()
             self.key = key
-            seed_all(*key, process_number())
+            seed_generators(np.random.SeedSequence((*key, process_number())))
             yield self
 
     def seed(self) -> int:
@@ -237,14 +236,6 @@ def losses_by_name(
     losses = uni_modal_losses(task, own, Batch({}, target, present), modalities)
     losses[JOINT] = task.loss(joint, target)
     return {name: float(loss) for name, loss in losses.items()}
-
-
-def seed_all(*key: int) -> None:
-    """Seed the generators of Python, NumPy and torch, on every device."""
-    state = np.random.SeedSequence(key).generate_state(2)
-    random.seed(int(state[0]))
-    np.random.seed(int(state[0]))
-    torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
 @contextmanager

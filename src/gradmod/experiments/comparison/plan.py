@@ -63,6 +63,16 @@ def trials(
     return found
 
 
+def trial_runs(comparison: Comparison) -> list[PlannedRun]:
+    """All runs of `trials`."""
+    return [
+        run
+        for candidates in trials(comparison).values()
+        for _, members in candidates
+        for run in members
+    ]
+
+
 def planned_runs(
     comparison: Comparison, modalities: Sequence[str], chosen: Mapping[tuple[str, str], Overrides]
 ) -> list[PlannedRun]:

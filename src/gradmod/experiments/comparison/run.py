@@ -11,7 +11,7 @@ from typing import Any
 from gradmod.experiments.comparison.claims import SETTINGS, refuse_foreign_comparison
 from gradmod.experiments.comparison.kept_trials import take_trials_over
 from gradmod.experiments.comparison.launchers import Launcher, LocalLauncher, SubmititLauncher
-from gradmod.experiments.comparison.plan import planned_runs, trials
+from gradmod.experiments.comparison.plan import planned_runs, trial_runs, trials
 from gradmod.experiments.comparison.scheduling import FAILED, FINISHED, State, run_all
 from gradmod.experiments.datasets.registry import dataset_info
 from gradmod.experiments.errors import ConfigError, TrainingError, damage_in
@@ -82,8 +82,7 @@ def run_comparison(comparison: Comparison, follow: Follower | None = None) -> Co
     save_config(comparison, folder / SETTINGS)
     chosen = choose(comparison, folder, launcher, follow)
     runs = planned_runs(comparison, modalities, chosen)
-    tried = [run for found in trials(comparison).values() for _, of in found for run in of]
-    take_trials_over(runs, tried, folder / TRIALS, folder / "runs")
+    take_trials_over(runs, trial_runs(comparison), folder / TRIALS, folder / "runs")
     states = run_all(runs, folder / "runs", launcher, settings.jobs, lambda now: follow(RUNS, now))
     finished = [_record(state) for state in states if state.status == FINISHED]
     failed = [state for state in states if state.status == FAILED]
@@ -105,9 +104,8 @@ def choose(comparison: Comparison, folder: Path, launcher: Launcher, follow: Fol
     planned = trials(comparison)
     if not planned:
         return {}
-    runs = [run for candidates in planned.values() for _, members in candidates for run in members]
     ended = run_all(
-        runs,
+        trial_runs(comparison),
         folder / TRIALS,
         launcher,
         comparison.compare.jobs,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from enum import IntEnum
 
 import numpy as np
-import torch
+
+from gradmod.methods.draws import seed_generators
 
 
 class Stream(IntEnum):
@@ -47,11 +47,7 @@ def sequence(seed: int, stream: Stream, *key: int) -> np.random.SeedSequence:
 
 def seed_all(seed: int, stream: Stream, *key: int) -> None:
     """Seed the generators of Python, NumPy and torch (every device); see `sequence`."""
-    state = sequence(seed, stream, *key).generate_state(2)
-    seed = int(state[0]) << 32 | int(state[1])
-    random.seed(seed)
-    np.random.seed(int(state[0]))  # models of others may draw from the global generator
-    torch.manual_seed(seed)
+    seed_generators(sequence(seed, stream, *key))
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
